@@ -1,0 +1,1 @@
+"""Engines: what turns a list of messages with images into streamed text."""

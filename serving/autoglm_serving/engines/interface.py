@@ -1,0 +1,126 @@
+"""What every engine offers: messages with images in, text deltas out."""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Role = Literal["system", "user", "assistant"]
+FinishReason = Literal["stop", "length"]
+
+
+class PromptTooLong(ValueError):
+    """The prompt leaves no room for one answer token within the engine's context."""
+
+    def __init__(self, prompt_tokens: int, limit: int) -> None:
+        super().__init__(
+            f"the prompt has {prompt_tokens} tokens, the engine takes at most {limit} "
+            "for prompt and answer together"
+        )
+        self.prompt_tokens = prompt_tokens
+        self.limit = limit
+
+
+class EngineOverloaded(RuntimeError):
+    """All places to run and to wait are taken: try again later or elsewhere."""
+
+
+class EngineDead(RuntimeError):
+    """The engine cannot serve any request again: its process should be replaced."""
+
+
+class GenerationFailed(RuntimeError):
+    """This one request failed inside the engine; other requests go on."""
+
+
+@dataclass(frozen=True)
+class TextPart:
+    """A piece of text of one message."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class ImagePart:
+    """A decoded RGB image of one message."""
+
+    image: "Image"
+
+
+Part = TextPart | ImagePart
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of the conversation, with its parts in the client's order."""
+
+    role: Role
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """One generation. `max_pixels` bounds width x height of each image; None is the model's own bound."""
+
+    request_id: str
+    messages: tuple[Message, ...]
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    frequency_penalty: float = 0.0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    max_pixels: int | None = None
+
+
+@dataclass(frozen=True)
+class Delta:
+    """New text since the last delta, with the counts so far. The last one alone has a finish reason."""
+
+    text: str
+    finish_reason: FinishReason | None
+    prompt_tokens: int
+    completion_tokens: int
+    image_tokens: int
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """Load of one engine now. `kv_tokens`: tokens of prompt and answer held by running requests."""
+
+    running: int
+    waiting: int
+    max_running: int
+    max_waiting: int
+    kv_tokens: int
+    finished_total: int
+    cancelled_total: int
+    refused_total: int
+    failed_total: int
+    prompt_tokens_total: int
+    completion_tokens_total: int
+
+
+class Engine(Protocol):
+    """One model ready to answer. All methods are called from one event loop."""
+
+    async def start(self) -> None:
+        """Load the model; raises ModelNotFound, ModelInvalid or EngineDead."""
+
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
+        """Stream the answer; closing the generator cancels the request.
+
+        The first step raises PromptTooLong, EngineOverloaded or EngineDead; later steps may raise
+        GenerationFailed (this request alone) or EngineDead.
+        """
+
+    async def check(self) -> None:
+        """Raise EngineDead if no request can be served again."""
+
+    async def close(self) -> None:
+        """Cancel what runs and free the model. Idempotent."""
+
+    def stats(self) -> EngineStats:
+        """Load figures, cheap enough for every request."""
