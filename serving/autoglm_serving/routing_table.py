@@ -1,0 +1,169 @@
+"""The routing table: what the operator tells a gateway, and what the gateway tells it back.
+
+A table is signed with a key that the operator and the gateway share, and carries `(epoch, version)`, which only grows. So a
+gateway can keep the last good table on disk, and neither a stranger nor a delayed operator can make it go back.
+"""
+
+import hashlib
+import hmac
+from datetime import datetime
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
+
+from autoglm_serving.config import Limits
+
+Tier = Literal["cloud", "edge"]
+Policy = Literal["leastWork", "roundRobin"]
+AdmissionState = Literal["Probing", "Admitted", "ProbeFailed"]
+Generation = tuple[int, int]
+
+
+class TableRefused(ValueError):
+    """A table was not taken. The message says why in words that an operator's status can show."""
+
+
+class Part(BaseModel):
+    """Base of everything here: frozen, strict about unknown keys, camelCase on the wire."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True
+    )
+
+
+class Endpoint(Part):
+    """One path to the application of a deployment: a site may have several."""
+
+    site: str
+    url: str
+    """`http://host:port/NAMESPACE.NAME`. A URL that cannot be used costs this endpoint only, never the table."""
+    revision: str
+    """The revision that the operator saw there when it wrote the table."""
+    tier: Tier = "cloud"
+    bandwidth_bps: Annotated[float, Field(gt=0)] | None = None
+    """Bits per second from the gateway to the site. None: not a limit."""
+    rtt_s: Annotated[float, Field(ge=0)] | None = None
+    price: Annotated[float, Field(ge=0)] = 0.0
+
+
+class ResolutionPolicy(Part):
+    """Bounds of the resolution that the gateway chooses; sides in pixels."""
+
+    mode: Literal["fixed", "dynamic"] = "fixed"
+    min_short_side: Annotated[int, Field(ge=28)] = 480
+    max_short_side: Annotated[int, Field(ge=28)] = 1080
+    alpha: Annotated[float, Field(ge=0, le=1)] = 0.6
+    """Weight of bandwidth against load."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_short_side > self.max_short_side:
+            raise ValueError("minShortSide must not be above maxShortSide")
+        return self
+
+
+class Route(Part):
+    """Everything the gateway needs to serve one deployment."""
+
+    deployment: str
+    """`NAMESPACE/NAME`."""
+    model: str
+    """The model name that clients send."""
+    uid: str
+    revision: str
+    """The revision that clients shall get. Endpoints that answer with another one are not admitted."""
+    endpoints: tuple[Endpoint, ...] = ()
+    policy: Policy = "leastWork"
+    ttft_target_s: Annotated[float, Field(gt=0)] | None = None
+    timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    retries: Annotated[int, Field(ge=0, le=5)] = 1
+    """Further attempts, each on another endpoint, before the first byte of an answer."""
+    limits: Limits = Limits()
+    resolution: ResolutionPolicy = ResolutionPolicy()
+    suspended: bool = False
+
+
+class RoutingTable(Part):
+    """All routes of one gateway. `(epoch, version)` orders tables; `written_at` gives the age."""
+
+    epoch: Annotated[int, Field(ge=0)]
+    version: Annotated[int, Field(ge=0)]
+    written_at: datetime
+    routes: tuple[Route, ...] = ()
+
+    @property
+    def generation(self) -> Generation:
+        """What orders tables: a new leader raises the epoch, every table it writes raises the version."""
+        return (self.epoch, self.version)
+
+    def for_model(self, model: str) -> Route | None:
+        """The route that serves a model name. If two claim one name, the first in deployment order wins."""
+        claims = [route for route in self.routes if route.model == model]
+        return min(claims, key=lambda route: route.deployment) if claims else None
+
+
+class SignedTable(Part):
+    """A routing table as it travels and as it lies on disk."""
+
+    payload: str
+    """JSON of RoutingTable; exactly these bytes (UTF-8) are signed."""
+    signature: str
+    """Hex HMAC-SHA256."""
+
+
+class Admission(Part):
+    """What the gateway knows about one deployment at one site."""
+
+    deployment: str
+    site: str
+    revision: str
+    """The revision that answered the last probe; the empty string before the first answer."""
+    state: AdmissionState
+    message: str
+    observed_at: datetime
+    ttft_s: float | None = None
+
+
+class GatewayReport(Part):
+    """A gateway's answer to the operator."""
+
+    table_epoch: int
+    table_version: int
+    admissions: tuple[Admission, ...]
+    started_at: datetime
+
+
+def sign(table: RoutingTable, key: bytes) -> SignedTable:
+    """Serialise and sign a table."""
+    payload = table.model_dump_json(by_alias=True)
+    return SignedTable(payload=payload, signature=_hmac(payload, key))
+
+
+def verify(signed: SignedTable, key: bytes) -> RoutingTable:
+    """Check the signature, then read the table. Raises TableRefused; nothing unsigned is ever parsed."""
+    if not key:
+        raise TableRefused(
+            "the shared key is empty: give the gateway and the operator the same token file"
+        )
+    if not hmac.compare_digest(
+        _hmac(signed.payload, key).encode(), signed.signature.encode()
+    ):
+        raise TableRefused(
+            "the signature does not match: the operator and the gateway hold different keys"
+        )
+    try:
+        return RoutingTable.model_validate_json(signed.payload)
+    except ValidationError as error:
+        raise TableRefused(
+            f"the table is not valid: {_first_problem(error)}"
+        ) from error
+
+
+def _hmac(payload: str, key: bytes) -> str:
+    return hmac.new(key, payload.encode(), hashlib.sha256).hexdigest()
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
