@@ -65,7 +65,11 @@ class Worker(Frozen):
 
 
 class AppConfig(Frozen):
-    """Everything one Serve application needs. `deployment` is "namespace/name" of the resource that asked for it."""
+    """Everything one Serve application needs. `deployment` is "namespace/name" of the resource that asked for it.
+
+    `replicas` counts for a first start alone. Serve restarts every replica when any argument changes, so whoever scales
+    leaves `replicas` as it is and sets `num_replicas` of `Engine` in the schema's `deployments`: that happens in place.
+    """
 
     deployment: str = Field(min_length=1)
     uid: str
