@@ -1,0 +1,237 @@
+"""What was observed, and what shall be done about it: the frozen data between the shell and the decisions.
+
+The shell fills `Observed`, `reconcile` turns it into a `Plan`, the shell carries the plan out. Nothing here decides, and
+nothing here does I/O. Every figure travels with the time at which it was seen; `None` means "never seen", which is not zero.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from autoglm_operator.api import (
+    AutoGLMDeployment,
+    AutoGLMSite,
+    DeploymentStatus,
+    ObjectMeta,
+    Problem,
+    SiteStatus,
+)
+from autoglm_serving.routing_table import GatewayReport, Route
+
+IMPORT_PATH = "autoglm_serving.app:build"
+"""The application that this operator deploys. Another import path is another owner's application."""
+
+FINALIZER = "serving.autoglm.dev/applications"
+"""Held on deployments and sites while applications of ours may still be on a Ray cluster."""
+
+ApplicationStatus = Literal["NOT_STARTED", "DEPLOYING", "RUNNING", "UNHEALTHY", "DEPLOY_FAILED", "DELETING"]
+
+
+@dataclass(frozen=True)
+class SiteError:
+    """Why the last attempt to talk to a Ray cluster failed."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class ApplicationView:
+    """One Serve application as a Ray cluster reports it.
+
+    `route_prefix`, `import_path`, `args` and `deployments` are the configuration that was submitted (Ray's
+    `deployed_app_config`), not what Ray made of it. `message` holds Ray's words: the application's, then those of each
+    unhealthy deployment in it. The replicas are those of the engine.
+    """
+
+    name: str
+    import_path: str
+    status: ApplicationStatus
+    message: str = ""
+    route_prefix: str | None = None
+    args: Mapping[str, Any] | None = None
+    deployments: tuple[Mapping[str, Any], ...] = ()
+    ready_replicas: int = 0
+    target_replicas: int = 0
+
+    @property
+    def owner_uid(self) -> str | None:
+        """The resource that asked for this application; None for an application that is not ours."""
+        return self._arg("uid") if self.import_path == IMPORT_PATH else None
+
+    @property
+    def revision(self) -> str | None:
+        """The revision that was last submitted, whether or not it already answers."""
+        return self._arg("revision") if self.import_path == IMPORT_PATH else None
+
+    def _arg(self, key: str) -> str | None:
+        value = (self.args or {}).get(key)
+        return value if isinstance(value, str) and value else None
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """Resources of a Ray cluster in Ray's units."""
+
+    total: Mapping[str, float]
+    available: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class SiteView:
+    """What is known about one site. `applications` and `observed_at` belong to the last observation that succeeded.
+
+    `error` is set while the latest attempt failed; `failures` counts the attempts that failed since the last success.
+    """
+
+    site: AutoGLMSite
+    applications: tuple[ApplicationView, ...] | None = None
+    observed_at: datetime | None = None
+    error: SiteError | None = None
+    failures: int = 0
+    ray_version: str | None = None
+    capacity: Capacity | None = None
+
+    @property
+    def name(self) -> str:
+        """The site's name, which is unique in the Kubernetes cluster."""
+        return self.site.metadata.name
+
+
+@dataclass(frozen=True)
+class GatewayView:
+    """The last report of one gateway, with the time it was fetched. `error` is set while the latest attempt failed."""
+
+    name: str
+    report: GatewayReport | None = None
+    observed_at: datetime | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Published:
+    """The routing table in which this deployment's present routes first stood."""
+
+    epoch: int
+    version: int
+    routes: tuple[Route, ...]
+
+
+@dataclass(frozen=True)
+class InvalidDeployment:
+    """A stored deployment whose spec cannot be used. It still has a status to write and a deletion to finish."""
+
+    metadata: ObjectMeta
+    problems: tuple[Problem, ...]
+    status: DeploymentStatus | None = None
+
+
+@dataclass(frozen=True)
+class InvalidSite:
+    """A stored site whose spec cannot be used."""
+
+    metadata: ObjectMeta
+    problems: tuple[Problem, ...]
+    status: SiteStatus | None = None
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Everything that the decision about one deployment may look at.
+
+    `sites`, `invalid_sites` and `gateways` are all there are. `deployments` are all stored deployments, this one included
+    or not. `published` is None until a table with routes of this deployment was written. `failures` counts the passes over
+    this deployment that failed since one succeeded.
+    """
+
+    sites: tuple[SiteView, ...] = ()
+    invalid_sites: tuple[InvalidSite, ...] = ()
+    gateways: tuple[GatewayView, ...] = ()
+    deployments: tuple[AutoGLMDeployment | InvalidDeployment, ...] = ()
+    published: Published | None = None
+    failures: int = 0
+
+
+@dataclass(frozen=True)
+class ApplyApplication:
+    """Put one application (a dict in the form of Ray's ServeApplicationSchema) on a site.
+
+    Whoever carries it out reads the cluster first and refuses if an application of that name belongs to somebody else.
+    """
+
+    site: str
+    application: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The application's name."""
+        return str(self.application["name"])
+
+    @property
+    def uid(self) -> str:
+        """The owner that the application names."""
+        return str(self.application["args"]["uid"])
+
+
+@dataclass(frozen=True)
+class DeleteApplication:
+    """Remove one application from a site, if it still belongs to the resource with this uid."""
+
+    site: str
+    name: str
+    uid: str
+
+
+ApplicationChange = ApplyApplication | DeleteApplication
+
+
+@dataclass(frozen=True)
+class Event:
+    """A Kubernetes event: something that happened, told once."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do about one deployment. Carrying it out twice does no harm.
+
+    `status` is the whole status; write it only if it differs from the stored one. `routes` replace the deployment's routes
+    in the routing table; none means that the deployment leaves the table.
+    """
+
+    status: DeploymentStatus
+    requeue_after: timedelta
+    applications: tuple[ApplicationChange, ...] = ()
+    add_finalizer: bool = False
+    remove_finalizer: bool = False
+    events: tuple[Event, ...] = ()
+    routes: tuple[Route, ...] = ()
+
+
+@dataclass(frozen=True)
+class SitePlan:
+    """What to do about one site. Carrying it out twice does no harm."""
+
+    status: SiteStatus
+    requeue_after: timedelta
+    deletions: tuple[DeleteApplication, ...] = ()
+    add_finalizer: bool = False
+    remove_finalizer: bool = False
+    events: tuple[Event, ...] = ()
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """What the decision about one site may look at beside its own view.
+
+    `complete` says that `deployments` is the full list of the Kubernetes cluster. Without it no application is ever taken
+    for an orphan: its owner may merely not have been read.
+    """
+
+    sites: tuple[AutoGLMSite, ...] = ()
+    deployments: tuple[AutoGLMDeployment | InvalidDeployment, ...] = ()
+    complete: bool = False
