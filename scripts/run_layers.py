@@ -1,0 +1,89 @@
+"""Runs the named make targets one after the other and prints what each took, also when one fails.
+
+Later layers still run after a failure, so that one run shows everything. The exit code is 1 if any layer failed.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+# Far beyond what a layer takes, so that a hang ends with pytest's summary rather than with somebody's patience.
+LAYER_LIMIT_S = 60 * 60
+INTERRUPT_GRACE_S = 120
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one layer."""
+
+    layer: str
+    seconds: float
+    outcome: str
+
+    @property
+    def passed(self) -> bool:
+        return self.outcome == "passed"
+
+
+def run_layer(layer: str) -> Result:
+    print(f"\n===== {layer} =====", flush=True)
+    started = time.monotonic()
+    process = subprocess.Popen(["make", "--no-print-directory", layer], start_new_session=True)
+    outcome = _outcome(process)
+    seconds = time.monotonic() - started
+    print(f"===== {layer}: {outcome} in {_clock(seconds)} =====", flush=True)
+    return Result(layer, seconds, outcome)
+
+
+def _outcome(process: subprocess.Popen[bytes]) -> str:
+    try:
+        status = process.wait(LAYER_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        _end(process)
+        return f"stopped after {_clock(LAYER_LIMIT_S)}"
+    except KeyboardInterrupt:
+        _end(process)
+        return "interrupted"
+    return "passed" if status == 0 else f"failed ({status})"
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """An interrupt lets pytest end its processes and close its report; a kill comes only when that does not help."""
+    os.killpg(process.pid, signal.SIGINT)
+    try:
+        process.wait(INTERRUPT_GRACE_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60} min {seconds % 60:04.1f} s"
+
+
+def table(results: list[Result]) -> str:
+    width = max(len("layer"), *(len(result.layer) for result in results))
+    rows = [f"{result.layer:<{width}}  {_clock(result.seconds):>14}  {result.outcome}" for result in results]
+    total = sum(result.seconds for result in results)
+    rows.append(f"{'total':<{width}}  {_clock(total):>14}")
+    return "\n".join([f"{'layer':<{width}}  {'time':>14}  outcome", *rows])
+
+
+def main(layers: list[str]) -> int:
+    results: list[Result] = []
+    try:
+        for layer in layers:
+            results.append(run_layer(layer))
+            if results[-1].outcome == "interrupted":
+                break
+    finally:
+        if results:
+            print(f"\n{table(results)}", flush=True)
+    return 0 if len(results) == len(layers) and all(result.passed for result in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
