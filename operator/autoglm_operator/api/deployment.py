@@ -1,0 +1,386 @@
+"""`AutoGLMDeployment`: a model that shall answer at some sites, and how."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from autoglm_operator.api.base import API_VERSION, Check, Model, NotYet, Rule, Unique
+from autoglm_operator.api.deployment_status import DeploymentStatus
+from autoglm_operator.api.metadata import ObjectMeta
+from autoglm_operator.api.text import (
+    Bytes,
+    Cpus,
+    Deadline,
+    DnsLabel,
+    LatencyTarget,
+    ModelName,
+    ModelUri,
+    OptionName,
+    RequestTimeout,
+    ResourceName,
+)
+
+AcceleratorType = Literal["cpu", "gpu", "npu"]
+Percent = Annotated[int, Field(ge=0, le=100)]
+LabelValue = Annotated[str, Field(max_length=63)]
+
+_OPTION_NAMES = Check(
+    "self.all(name, name.matches('^[a-zA-Z][a-zA-Z0-9_]{0,63}$'))",
+    lambda options: all(name.isascii() and name.isidentifier() and name[0] != "_" for name in options),
+    "must have option names of letters, digits and _ only, such as max_num_seqs",
+)
+
+
+class ModelVariant(Model):
+    """One way to store the weights."""
+
+    name: DnsLabel
+    """Name of the variant, unique in the deployment."""
+    quantization: Annotated[str, Field(max_length=32)] | None = None
+    """How the weights are quantized, such as "int4-awq"; absent means not at all."""
+    uri: ModelUri
+    """Where the weights of this variant come from."""
+    quality: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Measured share of tasks that this variant solves, against the unquantized model."""
+
+
+class ModelSpec(Model):
+    """The model to serve."""
+
+    name: ModelName
+    """Model id by which clients ask for it, such as "autoglm-phone-9b"."""
+    uri: ModelUri
+    """Where the weights come from: builtin://autoglm-tiny (a tiny model for trying things out), file:///absolute/path
+    (a folder on the site's machines) or hf://organisation/model (a Hugging Face repository)."""
+    variants: Annotated[
+        Annotated[tuple[ModelVariant, ...], Field(max_length=8), Unique("name")] | None,
+        NotYet("remove it and name the weights to serve in spec.model.uri"),
+    ] = None
+    """Other forms of the weights, from which placement may choose per site."""
+
+
+class Parallelism(Model):
+    """How one replica is split over accelerators."""
+
+    tensor: Annotated[int, Field(ge=1, le=64)] = 1
+    """Tensor parallel size: over how many accelerators one replica splits each layer."""
+
+
+class EngineSpec(Model):
+    """What runs the model."""
+
+    name: Literal["transformers", "vllm"] = "transformers"
+    """Engine: transformers (runs everywhere) or vllm (fast; needs the vllm extra in the site's image)."""
+    parallelism: Parallelism = Parallelism()
+    """How one replica is split over accelerators."""
+    max_model_len: Annotated[int, Field(ge=512, le=1_048_576)] = 25480
+    """Longest prompt plus answer, in tokens, images included."""
+    max_concurrency: Annotated[int, Field(ge=1, le=1024)] = 4
+    """How many requests one replica works on at the same time; more wait in the queue."""
+    options: Annotated[
+        dict[OptionName, Annotated[int | Annotated[str, Field(max_length=256)], Field()]],
+        Field(max_length=32),
+        _OPTION_NAMES,
+    ] = Field(default={})
+    """Further options of the engine. Write fractions and booleans as text, such as "0.9" or "true"."""
+
+    rules = (
+        Rule(
+            "self.name == 'vllm' || self.parallelism.tensor == 1",
+            lambda engine: engine.name == "vllm" or engine.parallelism.tensor == 1,
+            "must be 1 with the transformers engine: set it to 1, or spec.engine.name to vllm",
+            "parallelism.tensor",
+        ),
+    )
+
+
+class AcceleratorSpec(Model):
+    """The accelerators of one replica."""
+
+    type: AcceleratorType = "cpu"
+    """Kind of accelerator: cpu (none), gpu or npu."""
+    resource_name: ResourceName | None = None
+    """Ray resource that is counted, where it is not the usual one (GPU for gpu, NPU for npu)."""
+    count: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Accelerators of one replica. Absent means as many as spec.engine.parallelism.tensor; must be absent for cpu."""
+
+    rules = (
+        Rule(
+            "self.type != 'cpu' || !has(self.count)",
+            lambda accelerator: accelerator.type != "cpu" or accelerator.count is None,
+            "must be absent with type cpu: remove it, or set spec.worker.accelerator.type to gpu or npu",
+            "count",
+        ),
+        Rule(
+            "self.type != 'cpu' || !has(self.resourceName)",
+            lambda accelerator: accelerator.type != "cpu" or accelerator.resource_name is None,
+            "must be absent with type cpu: remove it, or set spec.worker.accelerator.type to gpu or npu",
+            "resourceName",
+        ),
+    )
+
+
+class ResourceSpec(Model):
+    """What one replica takes from its machine besides accelerators."""
+
+    cpu: Cpus = 1
+    """CPU cores of one replica, such as 2, "1.5" or "500m"."""
+    memory: Annotated[Bytes | None, NotYet("remove it; Ray does not hold replicas to a memory limit")] = None
+    """Memory of one replica, such as "16Gi"."""
+
+
+class WorkerSpec(Model):
+    """What one replica needs to run."""
+
+    accelerator: AcceleratorSpec = AcceleratorSpec()
+    """The accelerators of one replica."""
+    resources: ResourceSpec = ResourceSpec()
+    """CPU of one replica."""
+    template: Annotated[dict[str, Any] | None, NotYet("remove it and configure the pods of the site's Ray cluster")] = (
+        None
+    )
+    """Pod template of the workers, merged over the default one."""
+
+
+class SiteSelector(Model):
+    """Chooses sites by their labels."""
+
+    match_labels: Annotated[dict[Annotated[str, Field(max_length=317)], LabelValue], Field(max_length=16)] = Field(
+        default={}
+    )
+    """Labels that a site must have, all of them. Empty matches every site."""
+
+
+class SitesSpec(Model):
+    """Where the model runs. Absent means every site."""
+
+    names: Annotated[tuple[DnsLabel, ...], Field(min_length=1, max_length=64), Unique()] | None = None
+    """Names of the sites."""
+    selector: SiteSelector | None = None
+    """Labels of the sites; a site that gets the labels later joins."""
+
+    rules = (
+        Rule(
+            "!(has(self.names) && has(self.selector))",
+            lambda sites: sites.names is None or sites.selector is None,
+            "names and selector exclude each other: remove one of them",
+        ),
+    )
+
+
+class ScalingTarget(Model):
+    """What scaling keeps to."""
+
+    ttft: LatencyTarget | None = None
+    """Time to first token at the 95th percentile, such as "2s"."""
+    queue: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Waiting requests for each replica."""
+
+
+class ScalingForecast(Model):
+    """Scaling ahead of the load."""
+
+    enabled: bool = True
+    """Whether scaling looks ahead."""
+    horizon: LatencyTarget = "5m"
+    """How far ahead; at least the time that a replica takes to start."""
+
+
+class ScalingSpec(Model):
+    """Replicas that follow the load."""
+
+    min: Annotated[int, Field(ge=0, le=1000)] = 1
+    """Fewest replicas on each site."""
+    max: Annotated[int, Field(ge=1, le=1000)]
+    """Most replicas on each site."""
+    target: ScalingTarget = ScalingTarget()
+    """What scaling keeps to."""
+    forecast: ScalingForecast | None = None
+    """Scaling ahead of the load."""
+
+
+class ResolutionSpec(Model):
+    """In which resolution the model sees screenshots. Answers use relative coordinates, so clients see no difference."""
+
+    mode: Literal["fixed", "dynamic"] = "fixed"
+    """fixed: always maxShortSide. dynamic: between the two bounds, by bandwidth and load."""
+    min_short_side: Annotated[int, Field(ge=28, le=4096)] = 480
+    """Lowest resolution: pixels of an image's short side."""
+    max_short_side: Annotated[int, Field(ge=28, le=4096)] = 1080
+    """Highest resolution: pixels of an image's short side. Smaller images are never enlarged."""
+    alpha: Annotated[float, Field(ge=0, le=1)] = 0.6
+    """Weight of bandwidth against load when mode is dynamic: 1 looks at bandwidth alone, 0 at load alone."""
+    quality_floor: Annotated[Annotated[float, Field(ge=0, le=1)] | None, NotYet()] = None
+    """Lowest share of solved tasks, against full resolution, that a choice may cost."""
+
+    rules = (
+        Rule(
+            "self.minShortSide <= self.maxShortSide",
+            lambda resolution: resolution.min_short_side <= resolution.max_short_side,
+            "must not be above spec.resolution.maxShortSide: lower it",
+            "minShortSide",
+        ),
+    )
+
+
+class SloSpec(Model):
+    """What clients are promised."""
+
+    ttft: LatencyTarget | None = None
+    """Target for the time to the first token, such as "2s": the cheapest endpoint that meets it is chosen."""
+    latency: Annotated[LatencyTarget | None, NotYet("remove it and set spec.routing.slo.ttft")] = None
+    """Target for the time to the last token."""
+
+
+class SpilloverSpec(Model):
+    """Sending requests to another site when one is full."""
+
+    sites: Annotated[tuple[DnsLabel, ...], Field(max_length=64), Unique()] | None = None
+    """Sites that may take what spills over; absent means all sites of the deployment."""
+
+
+class MirrorSpec(Model):
+    """Sending copies of requests to another deployment, whose answers are dropped."""
+
+    name: DnsLabel
+    """Name of the deployment that gets the copies, in the same namespace."""
+    percent: Percent
+    """Share of requests that is copied."""
+
+
+class CanarySpec(Model):
+    """Sending a share of requests to another deployment."""
+
+    name: DnsLabel
+    """Name of the deployment that gets the share, in the same namespace."""
+    percent: Percent
+    """Share of requests that is sent there."""
+
+
+class RoutingSpec(Model):
+    """How the gateway chooses an endpoint for a request."""
+
+    policy: Literal["leastWork", "roundRobin"] = "leastWork"
+    """leastWork: the endpoint that is predicted to answer first. roundRobin: one after the other."""
+    slo: SloSpec = SloSpec()
+    """What clients are promised."""
+    retries: Annotated[int, Field(ge=0, le=5)] = 1
+    """How often a request that failed before its first byte is tried on another endpoint."""
+    timeout: RequestTimeout = "10m"
+    """Longest time for one request, from its arrival to the last byte of the answer."""
+    spillover: Annotated[SpilloverSpec | None, NotYet("remove it; requests already go to every site in spec.sites")] = (
+        None
+    )
+    """Sending requests to another site when one is full."""
+    mirror: Annotated[MirrorSpec | None, NotYet()] = None
+    """Sending copies of requests to another deployment."""
+    canary: Annotated[CanarySpec | None, NotYet()] = None
+    """Sending a share of requests to another deployment."""
+
+
+class RolloutStep(Model):
+    """One step of a rollout."""
+
+    percent: Percent
+    """Share of requests that the new revision gets in this step."""
+    pause: LatencyTarget | None = None
+    """How long the step lasts at least."""
+
+
+class RolloutGate(Model):
+    """A measurement that the new revision has to pass."""
+
+    metric: Literal["ttft", "errors"]
+    """What is measured."""
+    maximum: Annotated[float, Field(ge=0)]
+    """Highest value that passes: seconds for ttft, a share from 0 to 1 for errors."""
+
+
+class RolloutSpec(Model):
+    """How a new revision replaces the old one."""
+
+    max_surge: Annotated[int, Field(ge=0, le=100)] = 0
+    """How many replicas there may be beyond the wanted number, on each site."""
+    max_unavailable: Annotated[int, Field(ge=0, le=100)] = 1
+    """How many replicas may be missing, on each site."""
+    steps: Annotated[tuple[RolloutStep, ...], Field(max_length=16)] = ()
+    """Steps by which traffic moves."""
+    gates: Annotated[tuple[RolloutGate, ...], Field(max_length=8)] = ()
+    """Measurements that each step has to pass."""
+
+
+class LimitsSpec(Model):
+    """Bounds on one request. Gateway and application refuse what is beyond them, and name the bound."""
+
+    max_body_bytes: Annotated[int, Field(ge=1024, le=67_108_864)] = 16 * 1024 * 1024
+    """Largest request body, in bytes."""
+    max_images: Annotated[int, Field(ge=1, le=64)] = 10
+    """Most images in one request."""
+    max_image_pixels: Annotated[int, Field(ge=784, le=200_000_000)] = 50_000_000
+    """Largest image, in pixels, read from its header before anything is decoded."""
+    max_image_side: Annotated[int, Field(ge=28, le=65_535)] = 16384
+    """Longest side of an image, in pixels."""
+    max_new_tokens: Annotated[int, Field(ge=1, le=65_536)] = 4096
+    """Longest answer, in tokens."""
+    max_queue: Annotated[int, Field(ge=1, le=10_000)] = 64
+    """Most requests that wait for a replica on one site; further ones get 503 with Retry-After."""
+
+
+class DeploymentSpec(Model):
+    """What shall be served, where and how."""
+
+    model: ModelSpec
+    """The model to serve."""
+    engine: EngineSpec = EngineSpec()
+    """What runs the model."""
+    worker: WorkerSpec = WorkerSpec()
+    """What one replica needs to run."""
+    sites: SitesSpec = SitesSpec()
+    """Where the model runs. Absent means every site."""
+    replicas: Annotated[int, Field(ge=0, le=1000)] = 1
+    """Replicas on each selected site. 0 keeps the application and serves nothing. `kubectl scale` sets it."""
+    scaling: Annotated[ScalingSpec | None, NotYet("remove it and set spec.replicas")] = None
+    """Replicas that follow the load."""
+    resolution: ResolutionSpec = ResolutionSpec()
+    """In which resolution the model sees screenshots."""
+    routing: RoutingSpec = RoutingSpec()
+    """How the gateway chooses an endpoint for a request."""
+    limits: LimitsSpec = LimitsSpec()
+    """Bounds on one request."""
+    rollout: Annotated[RolloutSpec | None, NotYet("remove it; Ray Serve replaces replicas one after the other")] = None
+    """How a new revision replaces the old one."""
+    suspend: bool = False
+    """true takes the model off every site and out of the gateway, and keeps the resource."""
+    deletion_deadline: Deadline = "5m"
+    """How long deletion waits for sites that cannot be reached before it gives up on cleaning them."""
+
+    rules = (
+        Rule(
+            "self.worker.accelerator.type != 'cpu' || self.engine.parallelism.tensor == 1",
+            lambda spec: spec.worker.accelerator.type != "cpu" or spec.engine.parallelism.tensor == 1,
+            "must be 1 on cpu: set it to 1, or spec.worker.accelerator.type to gpu or npu",
+            "engine.parallelism.tensor",
+        ),
+        Rule(
+            "!has(self.worker.accelerator.count) || self.worker.accelerator.count == self.engine.parallelism.tensor",
+            lambda spec: spec.worker.accelerator.count in (None, spec.engine.parallelism.tensor),
+            "must be spec.engine.parallelism.tensor, over which a replica is split: set both to the same number,"
+            " or remove it",
+            "worker.accelerator.count",
+        ),
+    )
+
+
+class AutoGLMDeployment(Model):
+    """An AutoGLM model that answers screenshots at some sites."""
+
+    api_version: Literal["serving.autoglm.dev/v1alpha1"] = API_VERSION
+    """Version of this schema."""
+    kind: Literal["AutoGLMDeployment"] = "AutoGLMDeployment"
+    """Kind of this object."""
+    metadata: ObjectMeta
+    """Standard Kubernetes object metadata."""
+    spec: DeploymentSpec
+    """What shall be served, where and how."""
+    status: DeploymentStatus | None = None
+    """What the operator observed. Written by the operator alone."""

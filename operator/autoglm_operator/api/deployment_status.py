@@ -1,0 +1,78 @@
+"""What the operator reports about a deployment."""
+
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, Field, computed_field
+
+from autoglm_operator.api.base import Reported, Unique
+from autoglm_operator.api.conditions import DeploymentCondition
+
+SiteState = Literal[
+    "Pending", "Deploying", "Ready", "Degraded", "Failed", "Conflict", "Stale", "Unreachable", "Suspended", "Deleting"
+]
+Count = Annotated[int, Field(ge=0)]
+
+
+class DeploymentSiteStatus(Reported):
+    """One site of a deployment, as last observed."""
+
+    name: Annotated[str, Field(max_length=63)]
+    """Name of the site."""
+    desired: Count = 0
+    """Replicas that shall run there."""
+    ready: Count = 0
+    """Replicas that ran there when last observed."""
+    revision: Annotated[str, Field(max_length=64)] | None = None
+    """Revision that was last submitted there."""
+    state: SiteState
+    """Where this site stands."""
+    message: Annotated[str, Field(max_length=4096)] = ""
+    """Why, in a sentence for people."""
+    observed_at: AwareDatetime | None = None
+    """When these figures were seen; absent means never."""
+
+
+class GatewayTable(Reported):
+    """The routing table that carries this deployment."""
+
+    epoch: Count
+    """Raised by each new leader of the operator."""
+    version: Count
+    """Raised by each table."""
+    observed_at: AwareDatetime | None = None
+    """When a gateway last said that it had this table."""
+
+
+class DeploymentStatus(Reported):
+    """What the operator observed. Every figure has the time at which it was seen."""
+
+    observed_generation: Count = 0
+    """The metadata.generation that this status is about."""
+    revision: Annotated[str, Field(max_length=64)] | None = None
+    """Revision that shall run: a hash of everything that needs new replicas."""
+    replicas: Count = 0
+    """Replicas that run, on all sites together."""
+    ready_replicas: Count = 0
+    """Replicas that are ready, on all sites together."""
+    selector: Annotated[str, Field(max_length=512)] | None = None
+    """Label selector of the replicas, for the scale subresource."""
+    conditions: Annotated[tuple[DeploymentCondition, ...], Field(max_length=8), Unique("type")] = ()
+    """Facts about the deployment. Ready stands on SitesReady and GatewayReady."""
+    sites: Annotated[tuple[DeploymentSiteStatus, ...], Field(max_length=256), Unique("name")] = ()
+    """One entry for each selected site."""
+    ttft_p95: Annotated[str, Field(max_length=16)] | None = None
+    """Time to the first token at the 95th percentile, as gateways measured it, such as "820ms"."""
+    gateway_table: GatewayTable | None = None
+    """The routing table that carries this deployment."""
+
+    @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorator above property; pydantic documents this form
+    @property
+    def sites_ready(self) -> Annotated[str, Field(max_length=16)]:
+        """Ready sites out of selected sites, such as "1/2"."""
+        return f"{sum(site.state == 'Ready' for site in self.sites)}/{len(self.sites)}"
+
+    @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorator above property; pydantic documents this form
+    @property
+    def replicas_ready(self) -> Annotated[str, Field(max_length=16)]:
+        """Ready replicas out of wanted replicas, such as "3/4"."""
+        return f"{self.ready_replicas}/{sum(site.desired for site in self.sites)}"

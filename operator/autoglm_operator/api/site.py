@@ -1,0 +1,176 @@
+"""`AutoGLMSite`: a place with a Ray cluster where deployments can run."""
+
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, Field
+
+from autoglm_operator.api.base import API_VERSION, Model, NotYet, Reported, Rule, Unique
+from autoglm_operator.api.conditions import SiteCondition
+from autoglm_operator.api.deployment import AcceleratorType, LabelValue
+from autoglm_operator.api.metadata import ObjectMeta
+from autoglm_operator.api.text import Bandwidth, DnsLabel, HttpAddress, ResourceName, RoundTrip, SecretKey
+
+SitePhase = Literal["Connected", "Stale", "Unreachable"]
+
+
+class SecretReference(Model):
+    """A key of a Secret."""
+
+    namespace: DnsLabel
+    """Namespace of the Secret."""
+    name: Annotated[str, Field(min_length=1, max_length=253)]
+    """Name of the Secret."""
+    key: SecretKey = "token"
+    """Key in the Secret."""
+
+
+class RayTls(Model):
+    """How the operator checks the Ray cluster's certificate."""
+
+    ca_secret: SecretReference
+    """Secret with the certificates (PEM) that are trusted."""
+
+
+class RayBackend(Model):
+    """An existing Ray cluster, reached over its Serve REST API."""
+
+    address: HttpAddress
+    """Address of the Ray dashboard, such as "http://10.0.0.5:8265"."""
+    serve_addresses: Annotated[tuple[HttpAddress, ...], Field(min_length=1, max_length=16), Unique()]
+    """Addresses of Ray Serve's HTTP proxies, such as "http://10.0.0.5:8000". Give at least two, on different nodes:
+    a dead proxy stays down for half a minute."""
+    token_secret: SecretReference | None = None
+    """Secret with the token of the Ray cluster."""
+    allow_open_cluster: bool = False
+    """true uses a Ray cluster that answers without a token. Anyone who reaches it can then run code on it."""
+    tls: RayTls | None = None
+    """How the certificate is checked; absent means by the system's authorities."""
+
+    rules = (
+        Rule(
+            "has(self.tokenSecret) || self.allowOpenCluster",
+            lambda ray: ray.token_secret is not None or ray.allow_open_cluster,
+            "spec.backend.ray.tokenSecret is missing: name the Secret with the cluster's token,"
+            " or set spec.backend.ray.allowOpenCluster to true",
+        ),
+        Rule(
+            "!has(self.tls) || self.address.startsWith('https://')",
+            lambda ray: ray.tls is None or ray.address.startswith("https://"),
+            "needs an https:// address: change spec.backend.ray.address, or remove it",
+            "tls",
+        ),
+    )
+
+
+class KubeRayBackend(Model):
+    """Ray clusters that the operator makes with KubeRay."""
+
+    namespace: DnsLabel
+    """Namespace of the RayServices."""
+    node_selector: Annotated[dict[Annotated[str, Field(max_length=317)], LabelValue], Field(max_length=16)] = Field(
+        default={}
+    )
+    """Labels of the nodes that pods may run on."""
+    kubeconfig_secret: SecretReference | None = None
+    """Secret with the kubeconfig of another Kubernetes cluster; absent means this one."""
+
+
+class BackendSpec(Model):
+    """What runs the applications at this site."""
+
+    ray: RayBackend | None = None
+    """An existing Ray cluster."""
+    kube_ray: Annotated[KubeRayBackend | None, NotYet("remove it and set spec.backend.ray")] = None
+    """Ray clusters that the operator makes with KubeRay."""
+
+    rules = (
+        Rule(
+            "has(self.ray) || has(self.kubeRay)",
+            lambda backend: backend.ray is not None or backend.kube_ray is not None,
+            "needs spec.backend.ray: set it",
+        ),
+    )
+
+
+class LinkSpec(Model):
+    """The network between the gateway and this site."""
+
+    bandwidth: Bandwidth | None = None
+    """Bandwidth towards the site, such as "100Mbit"; absent means that it does not limit."""
+    rtt: RoundTrip | None = None
+    """Round trip time, such as "20ms"; absent means that it does not matter."""
+
+
+class SiteAccelerator(Model):
+    """Accelerators of one kind that the site has."""
+
+    type: AcceleratorType
+    """Kind of accelerator."""
+    count: Annotated[int, Field(ge=1, le=100_000)]
+    """How many there are."""
+    resource_name: ResourceName | None = None
+    """Ray resource that counts them, where it is not the usual one (GPU for gpu, NPU for npu)."""
+    model: Annotated[str, Field(max_length=64)] | None = None
+    """What they are, such as "H100" or "Ascend 910B", for people."""
+
+
+class SiteSpec(Model):
+    """A place with a Ray cluster."""
+
+    tier: Literal["cloud", "edge"] = "cloud"
+    """cloud (large, far from devices) or edge (small, near devices)."""
+    backend: BackendSpec
+    """What runs the applications at this site."""
+    link: LinkSpec = LinkSpec()
+    """The network between the gateway and this site."""
+    accelerators: Annotated[tuple[SiteAccelerator, ...], Field(max_length=16)] = ()
+    """What the site has; empty means that nothing is known and Ray is asked."""
+    price: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
+    """Price of one replica for one hour, in any currency that all sites share; the cheapest good choice wins."""
+
+
+class SiteCapacity(Reported):
+    """One resource of the Ray cluster, in Ray's units."""
+
+    resource: Annotated[str, Field(max_length=128)]
+    """Name of the resource, such as "CPU" or "GPU"."""
+    total: float
+    """How much there is."""
+    available: float
+    """How much of it is free."""
+
+
+class SiteStatus(Reported):
+    """What the operator observed. Every figure has the time at which it was seen."""
+
+    observed_generation: Annotated[int, Field(ge=0)] = 0
+    """The metadata.generation that this status is about."""
+    conditions: Annotated[tuple[SiteCondition, ...], Field(max_length=8), Unique("type")] = ()
+    """Facts about the site."""
+    phase: SitePhase | None = None
+    """Connected, Stale (not seen for a while) or Unreachable; absent means not looked at yet."""
+    observed_at: AwareDatetime | None = None
+    """When the Ray cluster last answered; absent means never."""
+    applications: Annotated[int, Field(ge=0)] | None = None
+    """Serve applications of this operator that were there."""
+    ray_version: Annotated[str, Field(max_length=64)] | None = None
+    """Version of Ray that the cluster runs."""
+    message: Annotated[str, Field(max_length=4096)] = ""
+    """What is wrong, in a sentence for people; empty when nothing is."""
+    capacity: Annotated[tuple[SiteCapacity, ...], Field(max_length=64), Unique("resource")] = ()
+    """Resources of the Ray cluster."""
+
+
+class AutoGLMSite(Model):
+    """A place with a Ray cluster where deployments can run."""
+
+    api_version: Literal["serving.autoglm.dev/v1alpha1"] = API_VERSION
+    """Version of this schema."""
+    kind: Literal["AutoGLMSite"] = "AutoGLMSite"
+    """Kind of this object."""
+    metadata: ObjectMeta
+    """Standard Kubernetes object metadata."""
+    spec: SiteSpec
+    """What the site is and how it is reached."""
+    status: SiteStatus | None = None
+    """What the operator observed. Written by the operator alone."""
