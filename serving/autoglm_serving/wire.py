@@ -44,9 +44,7 @@ RETRY_AFTER_SECONDS: dict[ErrorCode, int] = {"overloaded": 1, "not_ready": 5}
 class ApiError(Exception):
     """A refusal that a client may see. `message` must be fit for strangers."""
 
-    def __init__(
-        self, status: int, code: ErrorCode, message: str, param: str | None = None
-    ) -> None:
+    def __init__(self, status: int, code: ErrorCode, message: str, param: str | None = None) -> None:
         super().__init__(status, code, message, param)
         self.status = status
         self.code: ErrorCode = code
@@ -94,6 +92,4 @@ def error_object(error: ApiError) -> dict[str, dict[str, str | None]]:
 
 def error_body(error: ApiError) -> bytes:
     """The body of an error answer, in UTF-8."""
-    return json.dumps(error_object(error), ensure_ascii=False).encode(
-        "utf-8", errors="replace"
-    )
+    return json.dumps(error_object(error), ensure_ascii=False).encode("utf-8", errors="replace")

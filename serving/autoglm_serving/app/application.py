@@ -1,0 +1,89 @@
+"""The Serve application: deployments `Ingress` (HTTP) and `Engine` (replicas), and how Serve runs them."""
+
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp
+
+from autoglm_serving.app.engine_replica import EngineReplica
+from autoglm_serving.app.http import create_app
+from autoglm_serving.app.replicas import Replicas
+from autoglm_serving.config import AppConfig, Worker
+
+MAX_CONSTRUCTOR_TRIES = 3
+"""A model that is not there is not there at the fourth look either; then the application's message says so."""
+DRAIN_S = 120.0
+"""A stopping replica may finish what it runs for so long."""
+HEALTH_PERIOD_S = 5.0
+HEALTH_TIMEOUT_S = 30.0
+INGRESS_REQUESTS = 1024
+"""Requests in one ingress at once, waiting ones included. Beyond it Serve itself answers 503."""
+
+_LOGGING = {"encoding": "JSON", "log_level": "INFO", "enable_access_log": False}
+
+
+class Engine(EngineReplica):
+    """The replica as Serve makes it: ready when its model is loaded."""
+
+    async def __init__(self, args: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits constructors
+        super().__init__(args)
+        await self.start()
+
+    async def __del__(self) -> None:
+        await self.close()
+
+
+class Ingress:
+    """The HTTP side as Serve makes it."""
+
+    def __init__(self, args: dict[str, Any], engine: DeploymentHandle) -> None:
+        self._config = AppConfig.model_validate(args)
+        self._engine = engine
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        return create_app(self._config, Replicas(self._engine))
+
+
+def build_application(args: dict[str, Any]) -> Application:
+    """The application for `args`; raises pydantic's ValidationError when they are no AppConfig."""
+    config = AppConfig.model_validate(args)
+    plain = config.model_dump(mode="json", by_alias=True)
+    engine = serve.deployment(
+        Engine,
+        name="Engine",
+        num_replicas=max(1, config.replicas),
+        ray_actor_options=actor_options(config.worker),
+        max_ongoing_requests=config.max_ongoing_requests,
+        max_queued_requests=config.limits.max_queue,
+        max_constructor_retry_count=MAX_CONSTRUCTOR_TRIES,
+        graceful_shutdown_timeout_s=DRAIN_S,
+        graceful_shutdown_wait_loop_s=0.5,
+        health_check_period_s=HEALTH_PERIOD_S,
+        health_check_timeout_s=HEALTH_TIMEOUT_S,
+        logging_config=_LOGGING,
+    )
+    ingress = serve.deployment(
+        serve.ingress()(Ingress),
+        name="Ingress",
+        num_replicas=min(2, max(1, config.replicas)),
+        ray_actor_options={"num_cpus": 0},
+        max_ongoing_requests=INGRESS_REQUESTS,
+        max_queued_requests=config.limits.max_queue,
+        backpressure_config={"status_code": 503, "retry_after_s": 1.0},
+        max_constructor_retry_count=MAX_CONSTRUCTOR_TRIES,
+        graceful_shutdown_timeout_s=DRAIN_S,
+        graceful_shutdown_wait_loop_s=0.5,
+        health_check_period_s=HEALTH_PERIOD_S,
+        logging_config=_LOGGING,
+    )
+    return ingress.bind(plain, engine.bind(plain))
+
+
+def actor_options(worker: Worker) -> dict[str, Any]:
+    """What one engine replica takes from the cluster, in Ray's names."""
+    options: dict[str, Any] = {"num_cpus": worker.cpus, "num_gpus": worker.gpus}
+    if worker.custom:
+        options["resources"] = dict(worker.custom)
+    return options

@@ -1,0 +1,143 @@
+"""One engine replica: a process that holds the model, decodes images and generates."""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Any
+
+from autoglm_serving.app.calls import Accepted, Call, EncodedImage, Event, Failure, Turn
+from autoglm_serving.app.decoding import Decoder
+from autoglm_serving.app.logs import log_engine_dead, log_unexpected
+from autoglm_serving.config import AppConfig
+from autoglm_serving.engines.interface import (
+    Engine,
+    EngineDead,
+    EngineOverloaded,
+    GenerateRequest,
+    GenerationFailed,
+    ImagePart,
+    Message,
+    PromptTooLong,
+)
+from autoglm_serving.model.errors import ModelInvalid, ModelNotFound
+from autoglm_serving.wire import ApiError
+
+EXIT_ENGINE_DEAD = 70
+EXIT_DELAY_S = 0.2
+"""Time for the last events to leave. Without it they are lost, which callers treat the same way."""
+
+
+class ModelUnavailable(RuntimeError):
+    """The model cannot be used. Serve shows this text in the application's message: its last line is the reason."""
+
+
+def end_process() -> None:
+    """End this replica's process. Serve starts another at once; a dead engine would only swallow requests."""
+    os._exit(EXIT_ENGINE_DEAD)
+
+
+class EngineReplica:
+    """The class of the Serve deployment `Engine`. `args` is an AppConfig."""
+
+    def __init__(
+        self,
+        args: dict[str, Any],
+        create: Callable[[AppConfig], Engine] | None = None,
+        end: Callable[[], None] = end_process,
+    ) -> None:
+        self._config = AppConfig.model_validate(args)
+        self._engine = _create(self._config, create)
+        self._end = end
+        self._decoder = Decoder()
+
+    async def start(self) -> None:
+        """Load the model; raises ModelUnavailable when that can never work."""
+        try:
+            await self._engine.start()
+        except (ModelNotFound, ModelInvalid) as error:
+            raise ModelUnavailable(_one_line(error)) from None
+
+    async def generate(self, call: Call) -> AsyncGenerator[Event, None]:
+        """Accepted, then deltas, or a Failure. Closing or cancelling it frees the engine's place."""
+        yield Accepted()
+        try:
+            request = await self._request(call)
+            async with aclosing(self._engine.generate(request)) as deltas:
+                async for delta in deltas:
+                    yield delta
+        except Exception as error:  # noqa: BLE001 - failures travel as values, so that no exception text leaves this process
+            yield self._failure(error)
+
+    async def check(self) -> str:
+        """This replica's revision, if its engine works."""
+        await self._engine.check()
+        return self._config.revision
+
+    async def check_health(self) -> None:
+        """Serve calls this again and again; it raises when the replica must be replaced."""
+        await self._engine.check()
+
+    async def close(self) -> None:
+        """Stop the engine. Idempotent."""
+        self._decoder.close()
+        await self._engine.close()
+
+    async def _request(self, call: Call) -> GenerateRequest:
+        return GenerateRequest(
+            request_id=call.request_id,
+            messages=tuple([await self._message(turn) for turn in call.turns]),
+            max_new_tokens=call.max_new_tokens,
+            temperature=call.temperature,
+            top_p=call.top_p,
+            frequency_penalty=call.frequency_penalty,
+            stop=call.stop,
+            seed=call.seed,
+            max_pixels=call.max_pixels,
+        )
+
+    async def _message(self, turn: Turn) -> Message:
+        parts = [
+            ImagePart(await self._decoder.decode(part)) if isinstance(part, EncodedImage) else part
+            for part in turn.parts
+        ]
+        return Message(turn.role, tuple(parts))
+
+    def _failure(self, error: Exception) -> Failure:
+        match error:
+            case ApiError():
+                return Failure(error.code, error.message, error.param)
+            case PromptTooLong():
+                return Failure(
+                    "context_length_exceeded",
+                    f"the prompt has {error.prompt_tokens} tokens, and at most {error.limit} are allowed for prompt and "
+                    "answer together: shorten the history or send a smaller image",
+                    "messages",
+                )
+            case EngineOverloaded():
+                return Failure("overloaded", "the replica is full: try again in a moment")
+            case EngineDead():
+                log_engine_dead(error)
+                asyncio.get_running_loop().call_later(EXIT_DELAY_S, self._end)
+                return Failure("upstream_failed", "the model's process ended", elsewhere=True)
+            case GenerationFailed():
+                log_unexpected(error)
+                return Failure("upstream_failed", "the model failed on this request: send it again")
+            case _:
+                log_unexpected(error)
+                return Failure("internal_error", "the server failed on this request: send it again")
+
+
+def _create(config: AppConfig, create: Callable[[AppConfig], Engine] | None) -> Engine:
+    if create is None:
+        from autoglm_serving.engines.factory import create_engine
+
+        create = create_engine
+    try:
+        return create(config)
+    except (ModelNotFound, ModelInvalid) as error:
+        raise ModelUnavailable(_one_line(error)) from None
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

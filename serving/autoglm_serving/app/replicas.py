@@ -1,0 +1,106 @@
+"""The engine replicas, reached through a Serve handle."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+
+from autoglm_serving.app.calls import Accepted, Call, Event, Failure, ReplicaLost
+from autoglm_serving.app.logs import log_lost
+from autoglm_serving.engines.interface import Delta
+from autoglm_serving.wire import api_error
+
+ACCEPT_TIMEOUT_S = 60.0
+"""How long a call may wait for a replica with a free place."""
+STALL_TIMEOUT_S = 600.0
+"""How long a replica may take for the next token. Real clients give up reading after 600 s."""
+CHECK_TIMEOUT_S = 5.0
+FRESH_S = 10.0
+"""For so long a sign of life of any replica counts."""
+
+
+class Replicas:
+    """Backend over `handle`, a Serve DeploymentHandle of the engine replicas."""
+
+    def __init__(self, handle: Any, accept_timeout_s: float = ACCEPT_TIMEOUT_S) -> None:
+        self._handle = handle
+        self._streaming = handle.options(stream=True)
+        self._accept_timeout_s = accept_timeout_s
+        self._last_sign: float | None = None
+
+    async def generate(self, call: Call) -> AsyncGenerator[Delta, None]:
+        """One attempt on the replica that Serve chooses; see Backend."""
+        response = self._streaming.generate.remote(call)
+        finished = False
+        try:
+            await self._accepted(response)
+            while not finished:
+                event = await self._next(response, STALL_TIMEOUT_S)
+                if isinstance(event, Failure):
+                    finished = True
+                    if event.elsewhere:
+                        raise ReplicaLost
+                    raise event.error()
+                if isinstance(event, Delta):
+                    finished = event.finish_reason is not None
+                    yield event
+        except TimeoutError:
+            raise api_error("timeout", "the model produced nothing for too long: try again with less input") from None
+        finally:
+            if not finished:
+                response.cancel()
+
+    async def healthy(self) -> bool:
+        """Whether a replica has answered within FRESH_S, or answers a check now."""
+        if self._last_sign is not None and time.monotonic() - self._last_sign < FRESH_S:
+            return True
+        response = self._handle.check.remote()
+        try:
+            async with asyncio.timeout(CHECK_TIMEOUT_S):
+                await response
+        except Exception:  # noqa: BLE001 - whatever it is, no replica has answered
+            response.cancel()
+            return False
+        self._sign()
+        return True
+
+    async def _accepted(self, response: Any) -> None:
+        try:
+            event = await self._next(response, self._accept_timeout_s)
+        except TimeoutError:
+            raise api_error(
+                "overloaded", "no replica of the model became free in time: try again in a moment"
+            ) from None
+        if isinstance(event, Failure):
+            raise ReplicaLost if event.elsewhere else event.error()
+        assert isinstance(event, Accepted)
+
+    async def _next(self, response: Any, timeout_s: float) -> Event:
+        """The replica's next event; raises TimeoutError, ApiError or ReplicaLost."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                event: Event = await anext(response)
+        except TimeoutError:
+            raise
+        except BackPressureError:
+            raise api_error(
+                "overloaded", "all replicas are busy and the queue is full: try again in a moment"
+            ) from None
+        except DeploymentUnavailableError:
+            raise api_error("not_ready", "the model is not running: try again later") from None
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            log_lost(error)  # the replica cancelled it, not our client: it is being stopped
+            raise ReplicaLost from None
+        except Exception as error:  # noqa: BLE001 - Ray reports a dead process by many types; all mean the same to a call
+            log_lost(error)
+            raise ReplicaLost from None
+        self._sign()
+        return event
+
+    def _sign(self) -> None:
+        self._last_sign = time.monotonic()

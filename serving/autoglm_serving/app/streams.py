@@ -1,0 +1,100 @@
+"""Answers as server-sent events, and work that ends when its client does."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing, suppress
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+from typing_extensions import override
+
+from autoglm_serving.app.attempts import lost
+from autoglm_serving.app.calls import ReplicaLost
+from autoglm_serving.engines.interface import Delta
+from autoglm_serving.protocol import DONE, Answer, Usage, error_event, event
+from autoglm_serving.wire import ApiError
+
+T = TypeVar("T")
+
+
+class EventStream(Response):
+    """An answer as events. It ends, and frees the engine, as soon as the client is gone."""
+
+    def __init__(self, answer: Answer, first: Delta, rest: AsyncGenerator[Delta, None]) -> None:
+        super().__init__(headers={"cache-control": "no-cache"}, media_type="text/event-stream")
+        del self.headers["content-length"]
+        self._answer = answer
+        self._first = first
+        self._rest = rest
+
+    @override
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._rest):
+            with suppress(ClientDisconnect):
+                await unless_gone(self._send(scope, send), receive)
+
+    async def _send(self, scope: Scope, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async for item in events(self._answer, self._first, self._rest):
+            if isinstance(item, Delta):
+                scope["autoglm.last"] = item
+            elif isinstance(item, ApiError):
+                scope["autoglm.code"] = item.code
+            else:
+                await send({"type": "http.response.body", "body": item, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def events(
+    answer: Answer, first: Delta, rest: AsyncGenerator[Delta, None]
+) -> AsyncGenerator[bytes | Delta | ApiError, None]:
+    """The events of a stream, and at its end, for the log, the last Delta or the error.
+
+    After a fault comes an error event and no [DONE], so that no client takes half an answer for a whole one.
+    """
+    delta = first
+    yield event(answer.first())
+    try:
+        while True:
+            if delta.text:
+                yield event(answer.text(delta.text))
+            if delta.finish_reason is not None:
+                break
+            delta = await anext(rest)
+    except (ApiError, ReplicaLost, StopAsyncIteration) as fault:
+        error = fault if isinstance(fault, ApiError) else lost()
+        yield error_event(error)
+        yield error
+        return
+    yield event(answer.last(delta.finish_reason))
+    if answer.include_usage:
+        yield event(answer.usage(usage(delta)))
+    yield DONE
+    yield delta
+
+
+async def unless_gone(work: Coroutine[Any, Any, T], receive: Receive) -> T:
+    """The result of `work`; cancels it and raises ClientDisconnect when the client goes first."""
+    task = asyncio.create_task(work)
+    gone = asyncio.create_task(_disconnected(receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        for each in (task, gone):
+            each.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def usage(delta: Delta) -> Usage:
+    """The counts so far, as OpenAI writes them."""
+    return Usage(delta.prompt_tokens, delta.completion_tokens, delta.image_tokens)
