@@ -211,7 +211,7 @@ class ResolutionSpec(Model):
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.6
     """Weight of bandwidth against load when mode is dynamic: 1 looks at bandwidth alone, 0 at load alone."""
     quality_floor: Annotated[Annotated[float, Field(ge=0, le=1)] | None, NotYet()] = None
-    """Lowest share of solved tasks, against full resolution, that a choice may cost."""
+    """Share of the tasks solved at full resolution that a chosen resolution must still solve."""
 
     rules = (
         Rule(

@@ -9,7 +9,7 @@ from autoglm_operator.api import quantities
 from autoglm_operator.api.base import Check
 
 _LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
-_PATH = r"[^\s\x00-\x1f?#]"
+_PATH = r"[^\x00-\x20\x7f?#]"
 
 
 def _matches(pattern: str, message: str, *, unless: str | None = None) -> Check:
