@@ -1,0 +1,307 @@
+"""A Ray head on this machine, with a token, on free ports, that leaves nothing behind."""
+
+import json
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from autoglm_operator.local.ports import LOOPBACK, free_ports
+from autoglm_operator.local.process_group import Identity, ProcessGroup, stop_group
+
+MAX_STARTS = 4
+START_DEADLINE_S = 180.0
+SERVE_DEADLINE_S = 180.0
+POLL_S = 0.25
+OBJECT_STORE_BYTES = 200 * 1024 * 1024
+STATE_FILE = "ray.json"
+
+# Ray's own limits suit a quiet server; a laptop that also runs a browser is not one. Seconds.
+PATIENCE = {
+    "RAY_gcs_server_port_wait_time_s": "90",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
+}
+
+
+class RayStartError(RuntimeError):
+    """Ray could not be started; the message ends with the tail of its log."""
+
+
+@dataclass(frozen=True)
+class RayResources:
+    """What the head offers to applications. `custom` are Ray resources by name, for example {"NPU": 8}."""
+
+    num_cpus: float
+    num_gpus: float | None = None
+    custom: Mapping[str, float] = field(default_factory=dict)
+    object_store_bytes: int = OBJECT_STORE_BYTES
+
+
+class RayHead:
+    """One head node. `start` may be called again after `kill`: the two addresses stay the same."""
+
+    def __init__(
+        self,
+        state_dir: Path,
+        num_cpus: float,
+        token: str | None = None,
+        *,
+        resources: RayResources | None = None,
+        progress: Callable[[str], None] = lambda _line: None,
+    ) -> None:
+        """`state_dir` keeps the log and what is needed to clean up after a crash of this process."""
+        self.state_dir = state_dir
+        self.token = token or secrets.token_hex(32)
+        self._resources = resources or RayResources(num_cpus)
+        self._progress = progress
+        self._group: ProcessGroup | None = None
+        self._temp_dir: Path | None = None
+        self._dashboard_port = 0
+        self._serve_port = 0
+
+    @property
+    def address(self) -> str:
+        """URL of the dashboard with the Serve REST API."""
+        return f"http://{LOOPBACK}:{self._dashboard_port}"
+
+    @property
+    def serve_address(self) -> str:
+        """URL of the Serve HTTP proxy."""
+        return f"http://{LOOPBACK}:{self._serve_port}"
+
+    @property
+    def log_path(self) -> Path:
+        """Output of `ray start`; Ray's own logs are under `temp_dir`."""
+        return self.state_dir / "ray.log"
+
+    @property
+    def temp_dir(self) -> Path | None:
+        """Ray's folder of sockets and logs while it runs."""
+        return self._temp_dir
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the outermost process while it runs."""
+        return self._group.pid if self._group else None
+
+    @property
+    def running(self) -> bool:
+        """Whether the head's outermost process lives."""
+        return self._group is not None and self._group.running
+
+    def start(self) -> None:
+        """Start Ray and Serve's proxy and wait until both answer. Raises RayStartError."""
+        self.state_dir.mkdir(parents=True, exist_ok=True)
+        clean_up_after_crash(self.state_dir)
+        keep_addresses = self._dashboard_port != 0
+        reason = ""
+        for attempt in range(1, MAX_STARTS + 1):
+            if not keep_addresses:
+                self._dashboard_port, self._serve_port = free_ports(2)
+            self._launch()
+            reason = self._wait_until_up()
+            if not reason:
+                return
+            tail = self._log_tail()
+            self.kill()
+            self._progress(
+                f"Ray did not start ({reason}); try {attempt} of {MAX_STARTS}"
+            )
+            reason = f"{reason}\n{tail}"
+        raise RayStartError(f"Ray did not start after {MAX_STARTS} tries: {reason}")
+
+    def stop(self) -> None:
+        """End every process of this head and remove its files. Safe to call twice."""
+        if self._group is not None:
+            self._group.stop()
+        self._forget()
+
+    def kill(self) -> None:
+        """End every process at once, as a power cut would, and remove its files."""
+        if self._group is not None:
+            self._group.kill()
+        self._forget()
+
+    def __enter__(self) -> "RayHead":
+        """Start it."""
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop it."""
+        self.stop()
+
+    def _forget(self) -> None:
+        self._group = None
+        if self._temp_dir is not None:
+            shutil.rmtree(self._temp_dir, ignore_errors=True)
+            self._temp_dir = None
+        (self.state_dir / STATE_FILE).unlink(missing_ok=True)
+
+    def _launch(self) -> None:
+        # Directly under /tmp: the path of a Unix socket may have 107 bytes, and Ray appends about 70.
+        self._temp_dir = Path(tempfile.mkdtemp(prefix="agr-", dir="/tmp"))
+        (self._temp_dir / "t").mkdir()
+        self.log_path.write_bytes(b"")
+        self._group = ProcessGroup(
+            self._command(self._temp_dir),
+            self._environment(self._temp_dir),
+            self.log_path,
+        )
+        record = {
+            "pid": self._group.identity.pid,
+            "started": self._group.identity.started,
+            "tempDir": str(self._temp_dir),
+        }
+        (self.state_dir / STATE_FILE).write_text(json.dumps(record))
+
+    def _command(self, temp_dir: Path) -> list[str]:
+        ports = free_ports(6)
+        options = {
+            "node-ip-address": LOOPBACK,
+            "port": ports[0],
+            "ray-client-server-port": ports[1],
+            "dashboard-agent-listen-port": ports[2],
+            "dashboard-agent-grpc-port": ports[3],
+            "runtime-env-agent-port": ports[4],
+            "metrics-export-port": ports[5],
+            "dashboard-host": LOOPBACK,
+            "dashboard-port": self._dashboard_port,
+            "include-dashboard": "true",
+            "include-log-monitor": "false",
+            "num-cpus": int(self._resources.num_cpus),
+            "object-store-memory": self._resources.object_store_bytes,
+            "temp-dir": temp_dir,
+            "resources": json.dumps(dict(self._resources.custom)),
+        }
+        if self._resources.num_gpus is not None:
+            options["num-gpus"] = int(self._resources.num_gpus)
+        flags = [f"--{name}={value}" for name, value in options.items()]
+        return [
+            sys.executable,
+            "-m",
+            "ray.scripts.scripts",
+            "start",
+            "--head",
+            "--block",
+            "--disable-usage-stats",
+            *flags,
+        ]
+
+    def _environment(self, temp_dir: Path) -> dict[str, str]:
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("RAY_")
+        }
+        path = os.pathsep.join(
+            [str(Path(sys.executable).parent), inherited.get("PATH", "")]
+        )
+        own = {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self.token,
+            "TMPDIR": str(temp_dir / "t"),
+            "PATH": path,
+        }
+        return {**inherited, **PATIENCE, **own}
+
+    def _wait_until_up(self) -> str:
+        """Empty when Ray and Serve answer, else what was waited for in vain."""
+        if not self._wait_for(self._dashboard_answers, START_DEADLINE_S):
+            return (
+                f"the dashboard at {self.address} did not answer"
+                if self.running
+                else "`ray start` ended"
+            )
+        if not self._wait_for(self._serve_started, SERVE_DEADLINE_S):
+            return "Serve did not start"
+        if not self._wait_for(self._proxy_answers, SERVE_DEADLINE_S):
+            return f"Serve's proxy at {self.serve_address} did not answer"
+        return ""
+
+    def _wait_for(self, condition: Callable[[], bool], deadline_s: float) -> bool:
+        end = time.monotonic() + deadline_s
+        while self.running and time.monotonic() < end:
+            if condition():
+                return True
+            time.sleep(POLL_S)
+        return False
+
+    def _dashboard_answers(self) -> bool:
+        return (
+            self._http("GET", f"{self.address}/api/serve/applications/", timeout_s=30)
+            == 200
+        )
+
+    def _serve_started(self) -> bool:
+        # The port of Serve's proxy is fixed by whoever starts Serve first: an empty configuration does.
+        body = {
+            "proxy_location": "HeadOnly",
+            "http_options": {"host": LOOPBACK, "port": self._serve_port},
+            "applications": [],
+        }
+        return (
+            self._http(
+                "PUT", f"{self.address}/api/serve/applications/", body, timeout_s=120
+            )
+            == 200
+        )
+
+    def _proxy_answers(self) -> bool:
+        return self._http("GET", f"{self.serve_address}/-/healthz", timeout_s=5) == 200
+
+    def _http(
+        self, method: str, url: str, body: object = None, *, timeout_s: float
+    ) -> int:
+        """Status code, 0 when there was no answer."""
+        data = None if body is None else json.dumps(body).encode()
+        headers = {
+            "Authorization": f"Bearer {self.token}",
+            "Content-Type": "application/json",
+        }
+        request = urllib.request.Request(url, data=data, method=method, headers=headers)
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(request, timeout=timeout_s) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            return 0
+
+    def _log_tail(self) -> str:
+        return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-15:])
+
+
+def clean_up_after_crash(state_dir: Path) -> None:
+    """End the head that a killed process left behind, if the recorded process is still that one, and remove its files."""
+    path = state_dir / STATE_FILE
+    try:
+        record = json.loads(path.read_text())
+        identity, temp_dir = (
+            Identity(int(record["pid"]), str(record["started"])),
+            Path(str(record["tempDir"])),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        path.unlink(missing_ok=True)
+        return
+    if identity.alive():
+        stop_group(identity.pid, True, 0, lambda seconds: _wait_gone(identity, seconds))
+    if temp_dir.name.startswith("agr-"):
+        shutil.rmtree(temp_dir, ignore_errors=True)
+    path.unlink(missing_ok=True)
+
+
+def _wait_gone(identity: Identity, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while identity.alive() and time.monotonic() < end:
+        time.sleep(0.05)
+    return not identity.alive()
