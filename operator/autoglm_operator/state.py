@@ -12,9 +12,12 @@ from typing import Any, Literal
 from autoglm_operator.api import (
     AutoGLMDeployment,
     AutoGLMSite,
+    ConditionStatus,
+    DeploymentSiteStatus,
     DeploymentStatus,
     ObjectMeta,
     Problem,
+    Reason,
     SiteStatus,
 )
 from autoglm_serving.routing_table import GatewayReport, Route
@@ -30,9 +33,26 @@ ApplicationStatus = Literal["NOT_STARTED", "DEPLOYING", "RUNNING", "UNHEALTHY", 
 
 @dataclass(frozen=True)
 class SiteError:
-    """Why the last attempt to talk to a Ray cluster failed."""
+    """Why the last attempt to talk to a Ray cluster failed: one of the reasons from Unreachable to InvalidAnswer."""
 
-    reason: str
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True)
+class GatewayError:
+    """Why the last attempt to talk to a gateway failed: GatewayUnreachable, TableRefused or Unauthorized."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome of one check: a condition before it has a time and a generation."""
+
+    status: ConditionStatus
+    reason: Reason
     message: str
 
 
@@ -42,7 +62,8 @@ class ApplicationView:
 
     `route_prefix`, `import_path`, `args` and `deployments` are the configuration that was submitted (Ray's
     `deployed_app_config`), not what Ray made of it. `message` holds Ray's words: the application's, then those of each
-    unhealthy deployment in it. The replicas are those of the engine.
+    unhealthy deployment in it. The replicas are those of the engine. `deployed_at` is when the configuration was last
+    submitted, by Ray's clock.
     """
 
     name: str
@@ -54,6 +75,7 @@ class ApplicationView:
     deployments: tuple[Mapping[str, Any], ...] = ()
     ready_replicas: int = 0
     target_replicas: int = 0
+    deployed_at: datetime | None = None
 
     @property
     def owner_uid(self) -> str | None:
@@ -106,7 +128,7 @@ class GatewayView:
     name: str
     report: GatewayReport | None = None
     observed_at: datetime | None = None
-    error: str | None = None
+    error: GatewayError | None = None
 
 
 @dataclass(frozen=True)
@@ -140,7 +162,7 @@ class InvalidSite:
 class Observed:
     """Everything that the decision about one deployment may look at.
 
-    `sites`, `invalid_sites` and `gateways` are all there are. `deployments` are all stored deployments, this one included
+    `sites`, `invalid_sites` and `gateways` are all there are, each looked at once or more before the first decision. `deployments` are all stored deployments, this one included
     or not. `published` is None until a table with routes of this deployment was written. `failures` counts the passes over
     this deployment that failed since one succeeded.
     """
@@ -196,11 +218,27 @@ class Event:
 
 
 @dataclass(frozen=True)
+class SiteOutcome:
+    """Where one site of a deployment stands, why, and what to change there."""
+
+    status: DeploymentSiteStatus
+    reason: Reason
+    live: bool
+    change: ApplicationChange | None = None
+
+    @property
+    def name(self) -> str:
+        """The site's name."""
+        return self.status.name
+
+
+@dataclass(frozen=True)
 class Plan:
     """What to do about one deployment. Carrying it out twice does no harm.
 
-    `status` is the whole status; write it only if it differs from the stored one. `routes` replace the deployment's routes
-    in the routing table; none means that the deployment leaves the table.
+    Order: the finalizer is added before anything else, and removed after everything else. `status` is the whole status;
+    write it only if it differs from the stored one. `routes` replace the deployment's routes in the routing table; none
+    means that the deployment leaves the table.
     """
 
     status: DeploymentStatus
@@ -228,8 +266,9 @@ class SitePlan:
 class Fleet:
     """What the decision about one site may look at beside its own view.
 
-    `complete` says that `deployments` is the full list of the Kubernetes cluster. Without it no application is ever taken
-    for an orphan: its owner may merely not have been read.
+    `sites` and `deployments` are all stored ones. `complete` says that `deployments` is the full list, over all namespaces,
+    and was read after the site was. Without it no application is taken for an orphan: its owner may merely not have been
+    read.
     """
 
     sites: tuple[AutoGLMSite, ...] = ()
