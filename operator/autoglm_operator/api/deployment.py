@@ -338,7 +338,7 @@ class DeploymentSpec(Model):
     sites: SitesSpec = SitesSpec()
     """Where the model runs. Absent means every site."""
     replicas: Annotated[int, Field(ge=0, le=1000)] = 1
-    """Replicas on each selected site. 0 keeps the application and serves nothing. `kubectl scale` sets it."""
+    """Replicas on each selected site. 0 takes the application off the sites and serves nothing. `kubectl scale` sets it."""
     scaling: Annotated[ScalingSpec | None, NotYet("remove it and set spec.replicas")] = None
     """Replicas that follow the load."""
     resolution: ResolutionSpec = ResolutionSpec()

@@ -59,7 +59,7 @@ class DeploymentStatus(Reported):
     conditions: Annotated[tuple[DeploymentCondition, ...], Field(max_length=8), Unique("type")] = ()
     """Facts about the deployment. Ready stands on SitesReady and GatewayReady."""
     sites: Annotated[tuple[DeploymentSiteStatus, ...], Field(max_length=256), Unique("name")] = ()
-    """One entry for each selected site."""
+    """One entry for each selected site, and for each site that is being left."""
     ttft_p95: Annotated[str, Field(max_length=16)] | None = None
     """Time to the first token at the 95th percentile, as gateways measured it, such as "820ms"."""
     gateway_table: GatewayTable | None = None
@@ -68,8 +68,9 @@ class DeploymentStatus(Reported):
     @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorator above property; pydantic documents this form
     @property
     def sites_ready(self) -> Annotated[str, Field(max_length=16)]:
-        """Ready sites out of selected sites, such as "1/2"."""
-        return f"{sum(site.state == 'Ready' for site in self.sites)}/{len(self.sites)}"
+        """Ready sites out of selected sites, such as "1/2"; sites that are being left do not count."""
+        selected = [site for site in self.sites if site.state != "Deleting"]
+        return f"{sum(site.state == 'Ready' for site in selected)}/{len(selected)}"
 
     @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorator above property; pydantic documents this form
     @property
