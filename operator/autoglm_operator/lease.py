@@ -50,6 +50,12 @@ class LeaseTimes:
     retry: float = 2.0
     margin: float = 3.0
 
+    @classmethod
+    def of_duration(cls, duration_s: float) -> "LeaseTimes":
+        """The usual proportions for another duration."""
+        share = duration_s / 15.0
+        return cls(duration_s, 10.0 * share, 2.0 * share, 3.0 * share)
+
 
 @dataclass(frozen=True)
 class LeaseName:
@@ -98,7 +104,9 @@ class Elector:
                 await self._release()
 
     async def _acquire(self) -> None:
-        while not await self._try():
+        while True:
+            if await self._try():
+                return
             await asyncio.sleep(self.times.retry)
 
     async def _renew_while(self, leading: "asyncio.Future[None]") -> None:
@@ -148,12 +156,10 @@ class Elector:
         try:
             written = await self.api.replace(self._body(lease, transitions))
         except Conflict:
-            return None if holder != self.me.identity else self._raise_conflict()
+            if holder == self.me.identity:
+                raise  # somebody wrote into our lease: the next attempt reads who holds it now
+            return None
         return self._note(written)
-
-    def _raise_conflict(self) -> int:
-        # Somebody wrote into our lease. The next attempt reads who holds it now.
-        raise Conflict("the lease changed while it was renewed")
 
     def _observe(self, spec: dict[str, Any], now: float) -> None:
         if spec != self._seen:

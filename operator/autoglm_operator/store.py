@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
+from typing_extensions import override
+
 from autoglm_operator.state import Event
 
 JsonObject = dict[str, Any]
@@ -34,7 +36,9 @@ class ObjectKey:
         metadata = raw.get("metadata") or {}
         return cls(kind, metadata.get("namespace") or "", metadata.get("name") or "")
 
+    @override
     def __str__(self) -> str:
+        """For logs and messages."""
         path = f"{self.namespace}/{self.name}" if self.namespace else self.name
         return f"{self.kind} {path}"
 
@@ -57,7 +61,11 @@ class Store(Protocol):
     All methods may raise `StoreError`; writes may raise `Conflict` when the object is no longer as `seen`.
     """
 
-    async def list(self, kind: Kind) -> tuple[JsonObject, ...]:
+    @property
+    def complete(self) -> bool:
+        """Whether `list_all` gives every deployment there is. Only then may an application without one be removed."""
+
+    async def list_all(self, kind: Kind) -> tuple[JsonObject, ...]:
         """All objects of the kind that this operator looks after, as they are now."""
 
     async def get(self, key: ObjectKey) -> JsonObject | None:

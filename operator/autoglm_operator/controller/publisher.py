@@ -1,0 +1,163 @@
+"""Hands the routing table to the gateways and fetches their reports.
+
+The table is all routes of all deployments. It gets a new version when its content changes, and `(epoch, version)` only
+grows: the epoch is that of the leadership. A gateway that shows a table which we did not give it, and which is not
+older than ours, got it from an earlier leader whose count was lost (the Lease was deleted, or `autoglm up` was started
+anew): then our table is lifted above it. That cannot help a leader that was deposed, since it may not write at all.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from autoglm_operator import routes as core
+from autoglm_operator.controller.parts import Parts
+from autoglm_operator.gateway_client import GatewayClient, GatewayFailed
+from autoglm_operator.state import GatewayError, GatewayView, Published
+from autoglm_operator.store import ObjectKey
+from autoglm_operator.telemetry import log
+from autoglm_serving.routing_table import Admission, GatewayReport, Route, RoutingTable, SignedTable, sign
+
+Generation = tuple[int, int]
+
+
+@dataclass
+class _Gateway:
+    """One gateway: how to reach it, what it last said, and the table that we last gave it."""
+
+    client: GatewayClient
+    view: GatewayView
+    given: Generation | None = None
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Publisher:
+    """The routing table of one leadership. Nothing is handed over before `open`."""
+
+    def __init__(self, parts: Parts, on_change: Callable[[frozenset[str]], None]) -> None:
+        """`on_change` hears of deployments ("namespace/name") about which a gateway says something new."""
+        clients = [GatewayClient(url, parts.gateway_token) for url in parts.gateways]
+        self._gateways = [_Gateway(client, GatewayView(client.url)) for client in clients]
+        self._key = parts.gateway_token
+        self._fence = parts.fence
+        self._now = parts.now
+        self._on_change = on_change
+        self._pace = parts.pace
+        self._metrics = parts.metrics
+        self._routes: dict[ObjectKey, tuple[Route, ...]] = {}
+        self._published: dict[ObjectKey, Published] = {}
+        self._generation: Generation = (parts.fence.epoch() or 0, 0)
+        self._table: RoutingTable | None = None
+        self._signed: SignedTable | None = None
+        self._opened = False
+
+    def views(self) -> tuple[GatewayView, ...]:
+        """What the gateways last said."""
+        return tuple(gateway.view for gateway in self._gateways)
+
+    def published(self, key: ObjectKey) -> Published | None:
+        """The table in which the present routes of a deployment first stood."""
+        return self._published.get(key)
+
+    def set_routes(self, key: ObjectKey, routes: tuple[Route, ...]) -> None:
+        """The routes of one deployment; none takes it out of the table."""
+        if self._routes.get(key, ()) == routes:
+            return
+        if routes:
+            self._routes[key] = routes
+        else:
+            del self._routes[key]
+        self._published.pop(key, None)
+        if self._opened:
+            self._renew()
+
+    def open(self) -> None:
+        """Every deployment has been decided once: from now on the table is whole and may be handed over."""
+        if not self._opened:
+            self._opened = True
+            self._renew()
+
+    async def run(self) -> None:
+        """Looks after all gateways until it is cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for gateway in self._gateways:
+                    group.create_task(self._look_after(gateway), name=f"gateway {gateway.client.url}")
+        finally:
+            for gateway in self._gateways:
+                await gateway.client.close()
+
+    def _renew(self, above: Generation | None = None) -> None:
+        """Makes the next table from the present routes."""
+        epoch, version = max(self._generation, above or self._generation)
+        self._generation = (epoch, version + 1)
+        routes = [route for key in sorted(self._routes) for route in self._routes[key]]
+        self._table = core.table(routes, epoch, version + 1, self._now())
+        self._signed = sign(self._table, self._key().encode())
+        for key, own in self._routes.items():
+            if above is not None or key not in self._published:
+                self._published[key] = Published(epoch, version + 1, own)
+        for gateway in self._gateways:
+            gateway.wake.set()
+
+    async def _look_after(self, gateway: _Gateway) -> None:
+        while True:
+            gateway.wake.clear()
+            before = gateway.view
+            try:
+                report = await self._exchange(gateway)
+                gateway.view = replace(before, report=report, observed_at=self._now(), error=None)
+            except GatewayFailed as failure:
+                gateway.view = replace(before, error=failure.error)
+            except Exception as error:  # noqa: BLE001 - one gateway's trouble must not end the operator
+                log.exception("a gateway could not be looked after", extra={"fields": {"gateway": before.name}})
+                gateway.view = replace(before, error=GatewayError("InternalError", type(error).__name__))
+            self._tell(before, gateway.view)
+            try:
+                async with asyncio.timeout(self._pace.gateway_poll_s):
+                    await gateway.wake.wait()
+            except TimeoutError:
+                continue
+
+    async def _exchange(self, gateway: _Gateway) -> GatewayReport:
+        """One look: fetch the report, and hand over the table if the gateway does not have it."""
+        report = await gateway.client.report()
+        shown = (report.table_epoch, report.table_version)
+        if self._signed is None or self._fence.epoch() is None:
+            return report
+        if shown >= self._generation and shown != gateway.given:
+            self._renew(above=shown)
+        if shown < self._generation:
+            generation = self._generation
+            report = await gateway.client.put_table(self._signed)
+            gateway.given = generation
+            fields = {"gateway": gateway.client.url, "epoch": generation[0], "version": generation[1]}
+            log.info("gave a routing table", extra={"fields": fields})
+        return report
+
+    def _tell(self, before: GatewayView, after: GatewayView) -> None:
+        report = after.report
+        current = after.error is None and report is not None and _generation(report) == self._generation
+        self._metrics.gateway_behind.labels(after.name).set(0 if current else 1)
+        if current and after.observed_at is not None:
+            self._metrics.gateway_confirmed.labels(after.name).set(after.observed_at.timestamp())
+        changed = _admissions_changed(before.report, report)
+        if before.error != after.error or _generation(before.report) != _generation(report):
+            changed |= {route.deployment for routes in self._routes.values() for route in routes}
+        if changed:
+            self._on_change(frozenset(changed))
+
+
+def _generation(report: GatewayReport | None) -> Generation | None:
+    return None if report is None else (report.table_epoch, report.table_version)
+
+
+def _admissions_changed(before: GatewayReport | None, after: GatewayReport | None) -> set[str]:
+    """Deployments of which an admission came, went or changed; a newer figure for the same fact is no change."""
+    old = {_fact(admission) for admission in (before.admissions if before else ())}
+    new = {_fact(admission) for admission in (after.admissions if after else ())}
+    return {deployment for deployment, *_ in old ^ new}
+
+
+def _fact(admission: Admission) -> tuple[str, str, str, str, str]:
+    return (admission.deployment, admission.site, admission.revision, admission.state, admission.message)
