@@ -54,7 +54,7 @@ _COPIED = (
 )
 _HEADER = "# Made by `make crds` from operator/autoglm_operator/api. Do not edit.\n"
 _NAME_RULE: Json = {
-    "rule": "self.metadata.name.size() <= 63 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
+    "rule": "self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
     "message": 'must be a DNS label: at most 63 of a-z, 0-9 and "-", with a letter or digit at both ends',
     "fieldPath": ".metadata.name",
 }
@@ -159,7 +159,7 @@ def _version(
         "properties": {
             "apiVersion": {"type": "string", "description": descriptions["api_version"]},
             "kind": {"type": "string", "description": descriptions["kind"]},
-            "metadata": {"type": "object", "properties": {"name": {"type": "string"}}},
+            "metadata": {"type": "object", "properties": {"name": {"type": "string", "maxLength": 63}}},
             "spec": structural(spec, "spec") | {"description": descriptions["spec"]},
             "status": structural(status, "status", "serialization") | {"description": descriptions["status"]},
         },

@@ -136,10 +136,11 @@ class Unique:
 
     def _keep(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
         seen = set()
-        for value in values:
+        for index, value in enumerate(values):
             name = getattr(value, self.key) if self.key else value
             if name in seen:
-                raise PydanticCustomError("duplicate", "Duplicate value: {shown}", {"shown": self._shown(name)})
+                context = {"shown": self._shown(name), "index": index}
+                raise PydanticCustomError("duplicate", "Duplicate value: {shown}", context)
             seen.add(name)
         return values
 

@@ -51,7 +51,9 @@ def parse_metadata(obj: Mapping[str, Any]) -> ObjectMeta:
     try:
         return _parse(ObjectMeta, _part(obj, "metadata"))
     except InvalidResource as invalid:
-        problems = [Problem(f"metadata.{problem.field}", problem.message) for problem in invalid.problems]
+        problems = [
+            Problem(".".join(filter(None, ["metadata", field])), message) for field, message in invalid.problems
+        ]
         raise InvalidResource(problems) from None
 
 
@@ -122,6 +124,10 @@ def _translated(details: ErrorDetails, obj: object) -> Iterator[Problem]:
                 yield Problem(".".join(filter(None, [path, field])), message)
         case "not_supported":
             yield Problem(path, f"{path} is not supported yet: {context['remedy']}")
+        case "duplicate":
+            yield Problem(f"{path}[{context['index']}]", f"Duplicate value: {context['shown']}")
+        case "too_short" if len(details["input"]) >= context["min_length"]:
+            return  # pydantic counts valid entries only; what is wrong with the others is told
         case "extra_forbidden":
             yield Problem(path, f'unknown field "{path}"')
         case kind:

@@ -1,0 +1,388 @@
+"""Manifests that the API takes and manifests that it refuses, for pydantic and for a real API server alike."""
+
+import copy
+from typing import Any, NamedTuple
+
+Json = dict[str, Any]
+
+UNKNOWN = "unknown field"
+
+
+class Refused(NamedTuple):
+    """A change to a good manifest that makes it bad; `field` and `message` are what the user reads."""
+
+    name: str
+    kind: str
+    changes: Json
+    field: str
+    message: str
+
+
+class Accepted(NamedTuple):
+    """A change to a good manifest that keeps it good."""
+
+    name: str
+    kind: str
+    changes: Json
+
+
+def deployment(name: str = "phones", **spec: Any) -> Json:
+    """A small valid AutoGLMDeployment; `spec` replaces fields of it."""
+    model = {"name": "autoglm-phone-9b", "uri": "builtin://autoglm-tiny"}
+    return _object("AutoGLMDeployment", name, {"model": model, **spec})
+
+
+def site(name: str = "region-1", **spec: Any) -> Json:
+    """A small valid AutoGLMSite; `spec` replaces fields of it."""
+    return _object("AutoGLMSite", name, {"backend": {"ray": ray()}, **spec})
+
+
+def ray(**changes: Any) -> Json:
+    """A valid `backend.ray`; a change to None removes a field."""
+    backend: Json = {
+        "address": "http://10.0.0.5:8265",
+        "serveAddresses": ["http://10.0.0.5:8000"],
+        "tokenSecret": {"namespace": "autoglm", "name": "ray"},
+    }
+    return {key: value for key, value in (backend | changes).items() if value is not None}
+
+
+def manifest(case: Refused | Accepted) -> Json:
+    """The manifest of a case. A key with dots reaches into it; None removes."""
+    made = deployment() if case.kind == "deployment" else site()
+    for path, value in copy.deepcopy(case.changes).items():
+        *parents, last = path.split(".")
+        place = made
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        if value is None:
+            del place[last]
+        else:
+            place[last] = value
+    return made
+
+
+def _object(kind: str, name: str, spec: Json) -> Json:
+    return {"apiVersion": "serving.autoglm.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec}
+
+
+def _d(name: str, changes: Json, field: str, message: str) -> Refused:
+    return Refused(name, "deployment", changes, field, message)
+
+
+def _s(name: str, changes: Json, field: str, message: str) -> Refused:
+    return Refused(name, "site", changes, field, message)
+
+
+def _not_yet(kind: str, field: str, value: Any, remedy: str = "remove it") -> Refused:
+    return Refused(f"{field} has no effect yet", kind, {field: value}, field, f"{field} is not supported yet: {remedy}")
+
+
+_LABEL = "must be a DNS label: at most 63 of a-z, 0-9"
+_URI = "must be builtin://autoglm-tiny, file:///absolute/path or hf://organisation/model"
+_MODEL = 'must be a model id such as "autoglm-phone-9b"'
+_CPU = 'must be CPU cores above zero, such as 2, "1.5" or "500m"'
+_ADDRESS = "must be http://HOST:PORT or https://HOST:PORT, with the port and without a path"
+_BANDWIDTH = 'must be a bandwidth above zero, such as "800kbit", "100Mbit" or "1Gbit"'
+_NO_CPU = "must be absent with type cpu: remove it, or set spec.worker.accelerator.type to gpu or npu"
+_SECRET = {"namespace": "autoglm", "name": "ca", "key": "ca.crt"}
+_GPU = {"type": "gpu"}
+
+REFUSED_DEPLOYMENTS = (
+    _not_yet("deployment", "spec.scaling", {"max": 3}, "remove it and set spec.replicas"),
+    _not_yet("deployment", "spec.scaling", {}, "remove it and set spec.replicas")._replace(name="empty scaling"),
+    _not_yet(
+        "deployment",
+        "spec.model.variants",
+        [{"name": "int4"}],
+        "remove it and name the weights to serve in spec.model.uri",
+    ),
+    _not_yet(
+        "deployment", "spec.worker.template", {"spec": {}}, "remove it and configure the pods of the site's Ray cluster"
+    ),
+    _not_yet(
+        "deployment", "spec.worker.resources.memory", "16Gi", "remove it; Ray does not hold replicas to a memory limit"
+    ),
+    _not_yet("deployment", "spec.resolution.qualityFloor", 0.9),
+    _not_yet("deployment", "spec.routing.slo.latency", "5s", "remove it and set spec.routing.slo.ttft"),
+    _not_yet("deployment", "spec.routing.spillover", {}, "remove it; requests already go to every site in spec.sites"),
+    _not_yet("deployment", "spec.routing.mirror", {"name": "next", "percent": 5}),
+    _not_yet("deployment", "spec.routing.canary", {"name": "next", "percent": 5}),
+    _not_yet(
+        "deployment", "spec.rollout", {"maxSurge": 1}, "remove it; Ray Serve replaces replicas one after the other"
+    ),
+    _d("a name with a dot", {"metadata.name": "phones.v2"}, "metadata.name", _LABEL),
+    _d("a name that is too long", {"metadata.name": "x" * 64}, "metadata.name", "Too long"),
+    _d("no model", {"spec.model": None}, "spec.model", "Required value"),
+    _d("no model name", {"spec.model.name": None}, "spec.model.name", "Required value"),
+    _d("no model URI", {"spec.model.uri": None}, "spec.model.uri", "Required value"),
+    _d("an empty model name", {"spec.model.name": ""}, "spec.model.name", _MODEL),
+    _d("a model name with a space", {"spec.model.name": "phone 9b"}, "spec.model.name", _MODEL),
+    _d("a model name with a newline", {"spec.model.name": "phone\n"}, "spec.model.name", _MODEL),
+    _d("a model name that is too long", {"spec.model.name": "a" * 129}, "spec.model.name", "Too long"),
+    _d("an unknown URI scheme", {"spec.model.uri": "s3://weights/phone"}, "spec.model.uri", _URI),
+    _d("an unknown built-in model", {"spec.model.uri": "builtin://huge"}, "spec.model.uri", _URI),
+    _d("a relative path", {"spec.model.uri": "file://weights"}, "spec.model.uri", _URI),
+    _d("a repository without an organisation", {"spec.model.uri": "hf://phone"}, "spec.model.uri", _URI),
+    _d(
+        "an unknown engine", {"spec.engine.name": "tgi"}, "spec.engine.name", 'supported values: "transformers", "vllm"'
+    ),
+    _d(
+        "tensor parallel with transformers",
+        {"spec.engine.parallelism": {"tensor": 2}, "spec.worker.accelerator": _GPU},
+        "spec.engine.parallelism.tensor",
+        "must be 1 with the transformers engine: set it to 1, or spec.engine.name to vllm",
+    ),
+    _d(
+        "tensor parallel on cpu",
+        {"spec.engine": {"name": "vllm", "parallelism": {"tensor": 2}}},
+        "spec.engine.parallelism.tensor",
+        "must be 1 on cpu: set it to 1, or spec.worker.accelerator.type to gpu or npu",
+    ),
+    _d(
+        "no tensor parallel",
+        {"spec.engine.parallelism.tensor": 0},
+        "spec.engine.parallelism.tensor",
+        "should be greater than or equal to 1",
+    ),
+    _d("a context that is too short", {"spec.engine.maxModelLen": 100}, "spec.engine.maxModelLen", "equal to 512"),
+    _d("no concurrency", {"spec.engine.maxConcurrency": 0}, "spec.engine.maxConcurrency", "equal to 1"),
+    _d(
+        "an option that is a flag",
+        {"spec.engine.options": {"--trust-remote-code": "true"}},
+        "spec.engine.options",
+        "must have option names of letters, digits and _ only, such as max_num_seqs",
+    ),
+    _d(
+        "an option with a fraction",
+        {"spec.engine.options": {"gpu_memory_utilization": 0.9}},
+        "spec.engine.options.gpu_memory_utilization",
+        "must be of type integer",
+    ),
+    _d(
+        "an unknown accelerator",
+        {"spec.worker.accelerator.type": "tpu"},
+        "spec.worker.accelerator.type",
+        'supported values: "cpu", "gpu", "npu"',
+    ),
+    _d("accelerators of a cpu", {"spec.worker.accelerator.count": 1}, "spec.worker.accelerator.count", _NO_CPU),
+    _d(
+        "a resource of a cpu",
+        {"spec.worker.accelerator.resourceName": "GPU"},
+        "spec.worker.accelerator.resourceName",
+        _NO_CPU,
+    ),
+    _d(
+        "more accelerators than shards",
+        {"spec.worker.accelerator": {"type": "gpu", "count": 2}},
+        "spec.worker.accelerator.count",
+        "must be spec.engine.parallelism.tensor, over which a replica is split: set both to the same number, or remove it",
+    ),
+    _d("CPU with a wrong unit", {"spec.worker.resources.cpu": "2 cores"}, "spec.worker.resources.cpu", _CPU),
+    _d("no CPU", {"spec.worker.resources.cpu": 0}, "spec.worker.resources.cpu", _CPU),
+    _d("no CPU as text", {"spec.worker.resources.cpu": "0.0"}, "spec.worker.resources.cpu", _CPU),
+    _d("CPU as a fraction", {"spec.worker.resources.cpu": 1.5}, "spec.worker.resources.cpu", "must be of type integer"),
+    _d(
+        "names and a selector",
+        {"spec.sites": {"names": ["a"], "selector": {}}},
+        "spec.sites",
+        "names and selector exclude each other: remove one of them",
+    ),
+    _d("a site name in capitals", {"spec.sites.names": ["Region"]}, "spec.sites.names[0]", _LABEL),
+    _d("a site twice", {"spec.sites.names": ["a", "a"]}, "spec.sites.names[1]", 'Duplicate value: "a"'),
+    _d("an empty list of sites", {"spec.sites.names": []}, "spec.sites.names", "should have at least 1 items"),
+    _d(
+        "too many sites",
+        {"spec.sites.names": [f"s{i}" for i in range(65)]},
+        "spec.sites.names",
+        "must have at most 64 items",
+    ),
+    _d("negative replicas", {"spec.replicas": -1}, "spec.replicas", "should be greater than or equal to 0"),
+    _d("too many replicas", {"spec.replicas": 1001}, "spec.replicas", "should be less than or equal to 1000"),
+    _d("replicas as text", {"spec.replicas": "2"}, "spec.replicas", "must be of type integer"),
+    _d(
+        "an unknown resolution mode",
+        {"spec.resolution.mode": "auto"},
+        "spec.resolution.mode",
+        'supported values: "fixed", "dynamic"',
+    ),
+    _d(
+        "crossed bounds",
+        {"spec.resolution.minShortSide": 1200},
+        "spec.resolution.minShortSide",
+        "must not be above spec.resolution.maxShortSide: lower it",
+    ),
+    _d("alpha above 1", {"spec.resolution.alpha": 1.5}, "spec.resolution.alpha", "should be less than or equal to 1"),
+    _d(
+        "an unknown policy",
+        {"spec.routing.policy": "random"},
+        "spec.routing.policy",
+        'supported values: "leastWork", "roundRobin"',
+    ),
+    _d("too many retries", {"spec.routing.retries": 6}, "spec.routing.retries", "should be less than or equal to 5"),
+    _d(
+        "a timeout without a unit",
+        {"spec.routing.timeout": "30"},
+        "spec.routing.timeout",
+        "must be a duration between 1s and 1h, such as",
+    ),
+    _d("a timeout as a number", {"spec.routing.timeout": 30}, "spec.routing.timeout", "must be of type string"),
+    _d(
+        "a timeout that is too long",
+        {"spec.routing.timeout": "61m"},
+        "spec.routing.timeout",
+        "must be a duration between 1s and 1h, such as",
+    ),
+    _d(
+        "a target of zero",
+        {"spec.routing.slo.ttft": "0s"},
+        "spec.routing.slo.ttft",
+        "must be a duration between 1ms and 10m",
+    ),
+    _d(
+        "a deadline in days",
+        {"spec.deletionDeadline": "2d"},
+        "spec.deletionDeadline",
+        "must be a duration between 0s and 24h",
+    ),
+    _d("suspend as text", {"spec.suspend": "yes"}, "spec.suspend", "must be of type boolean"),
+    _d("a body that is too large", {"spec.limits.maxBodyBytes": 10**9}, "spec.limits.maxBodyBytes", "equal to 6"),
+    _d("an unknown field", {"spec.replica": 2}, "spec.replica", 'unknown field "spec.replica"'),
+    _d(
+        "an unknown field deep down",
+        {"spec.routing.slo.ttfb": "1s"},
+        "spec.routing.slo.ttfb",
+        'unknown field "spec.routing.slo.ttfb"',
+    ),
+    _d(
+        "a field in Python's spelling",
+        {"spec.engine.max_model_len": 1024},
+        "spec.engine.max_model_len",
+        'unknown field "spec.engine.max_model_len"',
+    ),
+)
+
+REFUSED_SITES = (
+    _not_yet("site", "spec.backend.kubeRay", {"namespace": "ray"}, "remove it and set spec.backend.ray"),
+    _s("no backend", {"spec.backend": None}, "spec.backend", "Required value"),
+    _s("an empty backend", {"spec.backend": {}}, "spec.backend", "needs spec.backend.ray: set it"),
+    _s("an unknown tier", {"spec.tier": "fog"}, "spec.tier", 'supported values: "cloud", "edge"'),
+    _s("no address", {"spec.backend.ray": ray(address=None)}, "spec.backend.ray.address", "Required value"),
+    _s(
+        "an address without a port",
+        {"spec.backend.ray": ray(address="http://ray")},
+        "spec.backend.ray.address",
+        _ADDRESS,
+    ),
+    _s(
+        "an address with a path",
+        {"spec.backend.ray": ray(address="http://ray:8265/api")},
+        "spec.backend.ray.address",
+        _ADDRESS,
+    ),
+    _s(
+        "an address with a user",
+        {"spec.backend.ray": ray(address="http://me:pw@ray:8265")},
+        "spec.backend.ray.address",
+        _ADDRESS,
+    ),
+    _s(
+        "no Serve address",
+        {"spec.backend.ray": ray(serveAddresses=[])},
+        "spec.backend.ray.serveAddresses",
+        "should have at least 1 items",
+    ),
+    _s(
+        "a Serve address of another protocol",
+        {"spec.backend.ray": ray(serveAddresses=["grpc://ray:9000"])},
+        "spec.backend.ray.serveAddresses[0]",
+        _ADDRESS,
+    ),
+    _s(
+        "no token",
+        {"spec.backend.ray": ray(tokenSecret=None)},
+        "spec.backend.ray",
+        "spec.backend.ray.tokenSecret is missing: name the Secret with the cluster's token,"
+        " or set spec.backend.ray.allowOpenCluster to true",
+    ),
+    _s(
+        "a Secret without a namespace",
+        {"spec.backend.ray": ray(tokenSecret={"name": "ray"})},
+        "spec.backend.ray.tokenSecret.namespace",
+        "Required value",
+    ),
+    _s(
+        "a key with a slash",
+        {"spec.backend.ray": ray(tokenSecret={"namespace": "a", "name": "b", "key": "a/b"})},
+        "spec.backend.ray.tokenSecret.key",
+        "must be a key of a Secret",
+    ),
+    _s(
+        "TLS without https",
+        {"spec.backend.ray": ray(tls={"caSecret": _SECRET})},
+        "spec.backend.ray.tls",
+        "needs an https:// address: change spec.backend.ray.address, or remove it",
+    ),
+    _s("a bandwidth without a unit", {"spec.link.bandwidth": "100"}, "spec.link.bandwidth", _BANDWIDTH),
+    _s("a bandwidth in bytes", {"spec.link.bandwidth": "100MB"}, "spec.link.bandwidth", _BANDWIDTH),
+    _s("no bandwidth", {"spec.link.bandwidth": "0Mbit"}, "spec.link.bandwidth", _BANDWIDTH),
+    _s("a round trip of a minute", {"spec.link.rtt": "1m"}, "spec.link.rtt", "must be a duration between 0s and 10s"),
+    _s("a negative price", {"spec.price": -1}, "spec.price", "should be greater than or equal to 0"),
+    _s(
+        "no accelerators of a kind",
+        {"spec.accelerators": [{"type": "gpu", "count": 0}]},
+        "spec.accelerators[0].count",
+        "should be greater than or equal to 1",
+    ),
+    _s("an unknown field", {"spec.links": {}}, "spec.links", 'unknown field "spec.links"'),
+    _s("a name in capitals", {"metadata.name": "region.1"}, "metadata.name", _LABEL),
+)
+
+REFUSED = REFUSED_DEPLOYMENTS + REFUSED_SITES
+
+ACCEPTED = (
+    Accepted("the least", "deployment", {}),
+    Accepted("nothing running", "deployment", {"spec.replicas": 0}),
+    Accepted("the most replicas", "deployment", {"spec.replicas": 1000}),
+    Accepted("a model in a folder", "deployment", {"spec.model.uri": "file:///weights/模型/phone-9b"}),
+    Accepted("a model of Hugging Face", "deployment", {"spec.model.uri": "hf://zai-org/AutoGLM-Phone-9B"}),
+    Accepted("a model name with a slash", "deployment", {"spec.model.name": "zai-org/AutoGLM-Phone-9B"}),
+    Accepted("part of a core", "deployment", {"spec.worker.resources.cpu": "500m"}),
+    Accepted("cores as a number", "deployment", {"spec.worker.resources.cpu": 4}),
+    Accepted("cores as a fraction", "deployment", {"spec.worker.resources.cpu": "1.5"}),
+    Accepted("one gpu", "deployment", {"spec.worker.accelerator.type": "gpu"}),
+    Accepted(
+        "tensor parallel over npus",
+        "deployment",
+        {
+            "spec.engine": {
+                "name": "vllm",
+                "parallelism": {"tensor": 4},
+                "options": {"max_num_seqs": 8, "eager": "true"},
+            },
+            "spec.worker.accelerator": {"type": "npu", "count": 4, "resourceName": "huawei.com/Ascend910"},
+        },
+    ),
+    Accepted("named sites", "deployment", {"spec.sites.names": ["region-1", "store-17"]}),
+    Accepted("selected sites", "deployment", {"spec.sites.selector.matchLabels": {"fleet": "phones"}}),
+    Accepted("every site by selector", "deployment", {"spec.sites.selector": {}}),
+    Accepted("dynamic resolution", "deployment", {"spec.resolution": {"mode": "dynamic", "alpha": 1}}),
+    Accepted("routing", "deployment", {"spec.routing": {"slo": {"ttft": "1.5s"}, "retries": 0, "timeout": "1h"}}),
+    Accepted("limits", "deployment", {"spec.limits": {"maxImages": 1, "maxQueue": 1}}),
+    Accepted("suspended", "deployment", {"spec.suspend": True, "spec.deletionDeadline": "0s"}),
+    Accepted("a site", "site", {}),
+    Accepted("an open site", "site", {"spec.backend.ray": ray(tokenSecret=None, allowOpenCluster=True)}),
+    Accepted("a site by IPv6", "site", {"spec.backend.ray": ray(address="http://[fd00::5]:8265")}),
+    Accepted(
+        "an edge site",
+        "site",
+        {
+            "metadata.labels": {"fleet": "phones"},
+            "spec.tier": "edge",
+            "spec.backend.ray": ray(address="https://ray:8265", tls={"caSecret": _SECRET}),
+            "spec.link": {"bandwidth": "2.5Mbit", "rtt": "35ms"},
+            "spec.accelerators": [{"type": "npu", "count": 2, "model": "Ascend 310"}],
+            "spec.price": 0.4,
+        },
+    ),
+)
