@@ -8,7 +8,7 @@ PYTHON := .venv/bin/python
 PYTEST := .venv/bin/pytest
 MANIFEST ?= examples/quickstart.yaml
 # A shell or end-to-end test that fails runs again, at most twice; the summary lists it as RERUN.
-RERUN := --reruns 2 --reruns-delay 5 -rfER
+RERUN := --reruns 2 --reruns-delay 5 -raR
 
 # No library calls home, and none takes all cores for one test.
 export RAY_USAGE_STATS_ENABLED := 0
@@ -29,7 +29,8 @@ init: .venv/.synced ## Install everything into .venv
 
 # `--inexact` and the stamp keep a second `make` from touching an environment that running processes use.
 .venv/.synced: pyproject.toml uv.lock
-	"$$(scripts/find-uv.sh)" sync --frozen --inexact
+	@echo "Installing into .venv" >&2
+	@"$$(scripts/find-uv.sh)" sync --frozen --inexact
 	@touch $@
 
 ##@ Run
