@@ -27,9 +27,7 @@ class TableRefused(ValueError):
 class Part(BaseModel):
     """Base of everything here: frozen, strict about unknown keys, camelCase on the wire."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
 
 
 class Endpoint(Part):
@@ -143,21 +141,13 @@ def sign(table: RoutingTable, key: bytes) -> SignedTable:
 def verify(signed: SignedTable, key: bytes) -> RoutingTable:
     """Check the signature, then read the table. Raises TableRefused; nothing unsigned is ever parsed."""
     if not key:
-        raise TableRefused(
-            "the shared key is empty: give the gateway and the operator the same token file"
-        )
-    if not hmac.compare_digest(
-        _hmac(signed.payload, key).encode(), signed.signature.encode()
-    ):
-        raise TableRefused(
-            "the signature does not match: the operator and the gateway hold different keys"
-        )
+        raise TableRefused("the shared key is empty: give the gateway and the operator the same token file")
+    if not hmac.compare_digest(_hmac(signed.payload, key).encode(), signed.signature.encode()):
+        raise TableRefused("the signature does not match: the operator and the gateway hold different keys")
     try:
         return RoutingTable.model_validate_json(signed.payload)
     except ValidationError as error:
-        raise TableRefused(
-            f"the table is not valid: {_first_problem(error)}"
-        ) from error
+        raise TableRefused(f"the table is not valid: {_first_problem(error)}") from error
 
 
 def _hmac(payload: str, key: bytes) -> str:

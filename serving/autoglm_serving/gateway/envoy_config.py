@@ -1,0 +1,402 @@
+"""Envoy's bootstrap configuration as JSON: one listener, the picker as external processor, endpoints from the picker.
+
+Envoy carries the bytes and holds the limits; the picker decides. Nothing here changes while Envoy runs: endpoints come by
+EDS, and everything that depends on a request is set by the picker in headers.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autoglm_serving import headers
+from autoglm_serving.wire import ApiError, ErrorCode, api_error, error_object
+
+Json = dict[str, Any]
+
+ENDPOINTS = "endpoints"
+"""Name of the one upstream cluster, and of its EDS resource."""
+
+BUFFER_BYTES = 24 * 1024 * 1024
+"""A request body is held whole for the picker and for retries. Larger ones are refused with 413."""
+
+MAX_CONNECTIONS = 2048
+MAX_REQUESTS = 1024
+MAX_HEAP_BYTES = 2 * 1024 * 1024 * 1024
+HEADERS_SECONDS = 10
+BODY_SECONDS = 60
+PICKER_SECONDS = 10
+PICKER_DETAILS = "picker_"
+"""Begins the details of every answer that the picker makes, so that Envoy leaves it as it is."""
+
+IDLE_STREAM_SECONDS = 3600
+"""Above the longest `timeout` of a route: the time of a request is bounded by its route, not here."""
+
+_TYPE = "type.googleapis.com/"
+_HTTP = _TYPE + "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_LB = _TYPE + "envoy.extensions.load_balancing_policies."
+
+
+@dataclass(frozen=True)
+class EnvoySettings:
+    """What differs between two Envoy processes."""
+
+    host: str
+    port: int
+    picker_socket: Path
+    admin_socket: Path
+    body_seconds: float = BODY_SECONDS
+
+
+def bootstrap(settings: EnvoySettings) -> Json:
+    """The whole configuration."""
+    return {
+        "node": {"id": "gateway", "cluster": "autoglm"},
+        "admin": {"address": {"pipe": {"path": str(settings.admin_socket), "mode": 0o600}}},
+        "static_resources": {
+            "listeners": [_listener(settings)],
+            "clusters": [_picker_cluster(settings), _endpoints_cluster()],
+        },
+        "overload_manager": _overload_manager(),
+        "layered_runtime": {"layers": [{"name": "static", "static_layer": {}}]},
+    }
+
+
+def _overload_manager() -> Json:
+    return {
+        "refresh_interval": "0.25s",
+        "resource_monitors": [
+            {
+                "name": "envoy.resource_monitors.fixed_heap",
+                "typed_config": {
+                    "@type": _TYPE + "envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig",
+                    "max_heap_size_bytes": MAX_HEAP_BYTES,
+                },
+            },
+            {
+                "name": "envoy.resource_monitors.global_downstream_max_connections",
+                "typed_config": {
+                    "@type": _TYPE
+                    + "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+                    "max_active_downstream_connections": MAX_CONNECTIONS,
+                },
+            },
+        ],
+        "actions": [
+            {
+                "name": "envoy.overload_actions.stop_accepting_requests",
+                "triggers": [{"name": "envoy.resource_monitors.fixed_heap", "threshold": {"value": 0.9}}],
+            }
+        ],
+    }
+
+
+def _listener(settings: EnvoySettings) -> Json:
+    return {
+        "name": "openai",
+        "address": _socket(settings.host, settings.port),
+        # Two gateways on one port must collide, not share the requests.
+        "enable_reuse_port": False,
+        "per_connection_buffer_limit_bytes": BUFFER_BYTES,
+        "filter_chains": [
+            {
+                "filters": [
+                    {
+                        "name": "envoy.filters.network.http_connection_manager",
+                        "typed_config": _connection_manager(settings),
+                    }
+                ]
+            }
+        ],
+    }
+
+
+def _connection_manager(settings: EnvoySettings) -> Json:
+    return {
+        "@type": _TYPE + "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "openai",
+        "codec_type": "AUTO",
+        "server_header_transformation": "PASS_THROUGH",
+        # Every client is a stranger: x-envoy-* headers from outside are dropped, and the request id is always ours.
+        "use_remote_address": True,
+        "internal_address_config": {},
+        "skip_xff_append": True,
+        "generate_request_id": True,
+        "always_set_request_id_in_response": True,
+        "normalize_path": True,
+        "merge_slashes": True,
+        "max_request_headers_kb": 32,
+        "common_http_protocol_options": {
+            "idle_timeout": "300s",
+            "max_headers_count": 64,
+            "headers_with_underscores_action": "REJECT_REQUEST",
+        },
+        "http2_protocol_options": {
+            "max_concurrent_streams": 100,
+            "initial_stream_window_size": 1048576,
+            "initial_connection_window_size": 4194304,
+        },
+        "request_headers_timeout": f"{HEADERS_SECONDS}s",
+        "request_timeout": f"{settings.body_seconds}s",
+        "stream_idle_timeout": f"{IDLE_STREAM_SECONDS}s",
+        "drain_timeout": "5s",
+        "access_log": [_access_log()],
+        "local_reply_config": _local_replies(),
+        "http_filters": [
+            _external_processor(),
+            {
+                "name": "envoy.filters.http.router",
+                "typed_config": {"@type": _TYPE + "envoy.extensions.filters.http.router.v3.Router"},
+            },
+        ],
+        "route_config": {
+            "name": "openai",
+            "virtual_hosts": [
+                {
+                    "name": "openai",
+                    "domains": ["*"],
+                    "include_attempt_count_in_response": True,
+                    "routes": [{"match": {"prefix": "/"}, "route": _route()}],
+                }
+            ],
+        },
+    }
+
+
+def _route() -> Json:
+    """Time and number of attempts are set for each request by the picker (x-envoy-* headers)."""
+    return {
+        "cluster": ENDPOINTS,
+        "timeout": f"{IDLE_STREAM_SECONDS}s",
+        "retry_policy": {
+            # A generation may be repeated as long as no byte of an answer was passed on, and Envoy never retries after that.
+            "retry_on": "connect-failure,refused-stream,reset,gateway-error,retriable-headers",
+            # Every answer of the application names its revision. One without it comes from a proxy whose application is
+            # gone or whose replica died.
+            "retriable_headers": [{"name": headers.REVISION, "present_match": False}],
+            "num_retries": 0,
+            "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
+        },
+    }
+
+
+def _external_processor() -> Json:
+    return {
+        "name": "envoy.filters.http.ext_proc",
+        "typed_config": {
+            "@type": _TYPE + "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor",
+            "grpc_service": {"envoy_grpc": {"cluster_name": "picker"}},
+            "failure_mode_allow": False,
+            "status_on_error": {"code": 503},
+            "message_timeout": f"{PICKER_SECONDS}s",
+            # Trailers are asked for only so that the stream to the picker stays open until the answer ends.
+            "processing_mode": {
+                "request_header_mode": "SEND",
+                "request_body_mode": "BUFFERED",
+                "request_trailer_mode": "SKIP",
+                "response_header_mode": "SEND",
+                "response_body_mode": "NONE",
+                "response_trailer_mode": "SEND",
+            },
+            "response_attributes": ["upstream.address", "response.code_details"],
+            "mutation_rules": {"allow_all_routing": True, "allow_envoy": True},
+        },
+    }
+
+
+def _picker_cluster(settings: EnvoySettings) -> Json:
+    return {
+        "name": "picker",
+        "type": "STATIC",
+        "connect_timeout": "2s",
+        "per_connection_buffer_limit_bytes": BUFFER_BYTES,
+        "typed_extension_protocol_options": {
+            _HTTP.removeprefix(_TYPE): {
+                "@type": _HTTP,
+                "explicit_http_config": {
+                    "http2_protocol_options": {
+                        "initial_stream_window_size": 4 * 1024 * 1024,
+                        "initial_connection_window_size": BUFFER_BYTES,
+                    }
+                },
+            }
+        },
+        "circuit_breakers": {"thresholds": [{"max_requests": 2 * MAX_REQUESTS, "max_connections": MAX_REQUESTS}]},
+        "load_assignment": {
+            "cluster_name": "picker",
+            "endpoints": [
+                {"lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": str(settings.picker_socket)}}}}]}
+            ],
+        },
+    }
+
+
+def _endpoints_cluster() -> Json:
+    return {
+        "name": ENDPOINTS,
+        "type": "EDS",
+        "connect_timeout": "2s",
+        "per_connection_buffer_limit_bytes": BUFFER_BYTES,
+        "eds_cluster_config": {
+            "eds_config": {
+                "resource_api_version": "V3",
+                "initial_fetch_timeout": "5s",
+                "api_config_source": {
+                    "api_type": "GRPC",
+                    "transport_api_version": "V3",
+                    "grpc_services": [{"envoy_grpc": {"cluster_name": "picker"}}],
+                },
+            }
+        },
+        "load_balancing_policy": {"policies": [{"typed_extension_config": _override_host()}]},
+        "typed_extension_protocol_options": {
+            _HTTP.removeprefix(_TYPE): {
+                "@type": _HTTP,
+                # Shorter than the servers' keep-alive (5 s), so that a request seldom meets a closing connection.
+                "common_http_protocol_options": {"idle_timeout": "4s"},
+                "explicit_http_config": {"http_protocol_options": {}},
+            }
+        },
+        "circuit_breakers": {
+            "thresholds": [
+                {
+                    "max_connections": MAX_REQUESTS,
+                    "max_pending_requests": MAX_REQUESTS,
+                    "max_requests": MAX_REQUESTS,
+                    "max_retries": MAX_REQUESTS,
+                }
+            ]
+        },
+    }
+
+
+def _override_host() -> Json:
+    """The picker's list decides, and nothing else: the fallback below finds no host on purpose, so the answer is 503."""
+    return {
+        "name": "envoy.load_balancing_policies.override_host",
+        "typed_config": {
+            "@type": _LB + "override_host.v3.OverrideHost",
+            "override_host_sources": [{"header": headers.DESTINATION}],
+            "fallback_policy": {
+                "policies": [
+                    {
+                        "typed_extension_config": {
+                            "name": "envoy.load_balancing_policies.subset",
+                            "typed_config": {
+                                "@type": _LB + "subset.v3.Subset",
+                                "fallback_policy": "NO_FALLBACK",
+                                "subset_selectors": [{"keys": ["never"]}],
+                                "subset_lb_policy": {
+                                    "policies": [
+                                        {
+                                            "typed_extension_config": {
+                                                "name": "envoy.load_balancing_policies.round_robin",
+                                                "typed_config": {"@type": _LB + "round_robin.v3.RoundRobin"},
+                                            }
+                                        }
+                                    ]
+                                },
+                            },
+                        }
+                    }
+                ]
+            },
+        },
+    }
+
+
+def _access_log() -> Json:
+    """One JSON line for each request, without any content: no body, no query, no header of the client."""
+    return {
+        "name": "envoy.access_loggers.stdout",
+        "typed_config": {
+            "@type": _TYPE + "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
+            "log_format": {
+                "json_format": {
+                    "time": "%START_TIME%",
+                    "requestId": f"%REQ({headers.REQUEST_ID})%",
+                    "method": "%REQ(:METHOD)%",
+                    "status": "%RESPONSE_CODE%",
+                    "details": "%RESPONSE_CODE_DETAILS%",
+                    "flags": "%RESPONSE_FLAGS%",
+                    "site": f"%RESP({headers.SITE})%",
+                    "upstream": "%UPSTREAM_HOST%",
+                    "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+                    "bytesIn": "%BYTES_RECEIVED%",
+                    "bytesOut": "%BYTES_SENT%",
+                    "milliseconds": "%DURATION%",
+                }
+            },
+        },
+    }
+
+
+_BY_FLAGS: tuple[tuple[tuple[str, ...], ApiError], ...] = (
+    (("OM", "UO"), api_error("overloaded", "the gateway is full: try again")),
+    (("UC", "UR", "LR", "UPE"), api_error("upstream_failed", "the model server failed before it answered")),
+    (("UF",), api_error("upstream_failed", "the model server could not be reached")),
+)
+"""Envoy's response flags say more than its status: a broken connection is 503 to Envoy, and 502 to a client."""
+
+_BY_STATUS: tuple[tuple[int, ErrorCode, str], ...] = (
+    (400, "invalid_request", "the request is not valid HTTP"),
+    (403, "invalid_request", "the request is not allowed"),
+    (404, "not_found", "there is nothing at this path"),
+    (408, "timeout", "the request was not received in time"),
+    (413, "body_too_large", f"the request body is larger than {BUFFER_BYTES} bytes"),
+    (426, "invalid_request", "the protocol version is not supported"),
+    (431, "invalid_request", "the request headers are too large or too many"),
+    (500, "internal_error", "the gateway failed"),
+    (502, "upstream_failed", "the model server failed before it answered"),
+    (503, "not_ready", "no model server could be reached"),
+    (504, "timeout", "the model server did not answer in time"),
+)
+
+
+def _local_replies() -> Json:
+    """Answers that Envoy makes itself, in OpenAI's shape. The first mapper that matches wins."""
+    by_flags = [
+        {**_reply(error), "filter": {"response_flag_filter": {"flags": list(flags)}}, "status_code": error.status}
+        for flags, error in _BY_FLAGS
+    ]
+    by_status = [
+        {**_reply(ApiError(status, code, message)), "filter": {"status_code_filter": {"comparison": _equals(status)}}}
+        for status, code, message in _BY_STATUS
+    ]
+    return {"mappers": [_picker_answers(), *by_flags, *by_status]}
+
+
+def _picker_answers() -> Json:
+    """What the picker answers passes as it is."""
+    return {
+        "filter": {
+            "extension_filter": {
+                "name": "envoy.access_loggers.extension_filters.cel",
+                "typed_config": {
+                    "@type": _TYPE + "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter",
+                    "expression": f"response.code_details.startsWith('{PICKER_DETAILS}')",
+                },
+            }
+        },
+        "body_format_override": {
+            "text_format_source": {"inline_string": "%LOCAL_REPLY_BODY%"},
+            "content_type": "application/json",
+        },
+    }
+
+
+def _equals(status: int) -> Json:
+    return {"op": "EQ", "value": {"default_value": status, "runtime_key": f"reply_{status}"}}
+
+
+def _reply(error: ApiError) -> Json:
+    return {
+        "body_format_override": {"json_format": error_object(error), "content_type": "application/json"},
+        "headers_to_add": [
+            {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+            for name, value in error.headers.items()
+        ],
+    }
+
+
+def _socket(host: str, port: int) -> Json:
+    return {"socket_address": {"address": host, "port_value": port}}

