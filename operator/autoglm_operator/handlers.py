@@ -1,0 +1,77 @@
+"""kopf watches, and wakes the controller: nothing else happens here.
+
+kopf writes nothing to the cluster: event handlers keep no progress and need no finalizer, its own Events are off, and
+its peering is off (the Lease decides who leads). A watch that fails is tried again for ever, with pauses that stop growing.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import kopf
+
+from autoglm_operator.api import GROUP, VERSION
+from autoglm_operator.kube import PLURALS
+from autoglm_operator.store import DEPLOYMENT, SITE, ObjectKey
+
+CONNECT_S = 10.0
+REQUEST_S = 60.0
+SILENCE_S = 70.0
+"""The API server sends a bookmark every minute; a watch that is silent for longer is dead."""
+
+
+class GrowingPauses:
+    """1, 2, 4, 8, 8, 8, ... seconds without an end. kopf iterates over it anew for each request."""
+
+    def __iter__(self) -> Iterator[float]:
+        """The pauses of one request."""
+        pause = 1.0
+        while True:
+            yield pause
+            pause = min(2 * pause, 8.0)
+
+
+def registry(wake: Callable[[ObjectKey], None]) -> kopf.OperatorRegistry:
+    """Handlers that wake the controller on every event of both kinds: created, changed, deleted, and found at the start."""
+    handlers = kopf.OperatorRegistry()
+    kopf.on.login(registry=handlers)(kopf.login_via_client)
+
+    @kopf.on.event(GROUP, VERSION, PLURALS[DEPLOYMENT], registry=handlers)
+    async def deployment_changed(namespace: str | None, name: str | None, **_: Any) -> None:
+        wake(ObjectKey(DEPLOYMENT, namespace or "", name or ""))
+
+    @kopf.on.event(GROUP, VERSION, PLURALS[SITE], registry=handlers)
+    async def site_changed(name: str | None, **_: Any) -> None:
+        wake(ObjectKey(SITE, "", name or ""))
+
+    return handlers
+
+
+def settings() -> kopf.OperatorSettings:
+    """kopf as a watcher that writes nothing and needs no rights beyond list and watch on our kinds."""
+    chosen = kopf.OperatorSettings()
+    chosen.posting.enabled = False
+    chosen.peering.standalone = True
+    chosen.scanning.disabled = True
+    chosen.watching.connect_timeout = CONNECT_S
+    chosen.watching.inactivity_timeout = SILENCE_S
+    chosen.networking.connect_timeout = CONNECT_S
+    chosen.networking.request_timeout = REQUEST_S
+    chosen.networking.error_backoffs = GrowingPauses()
+    chosen.process.ultimate_exiting_timeout = None
+    return chosen
+
+
+async def watch(
+    wake: Callable[[ObjectKey], None], namespaces: tuple[str, ...], ready: asyncio.Event, stop: asyncio.Event
+) -> None:
+    """Watches until `stop` is set. `ready` is set when the handlers are in place."""
+    await kopf.operator(
+        registry=registry(wake),
+        settings=settings(),
+        standalone=True,
+        clusterwide=not namespaces,
+        namespaces=namespaces,
+        ready_flag=ready,
+        stop_flag=stop,
+    )
