@@ -1,12 +1,86 @@
 """Routes of a deployment, and the routing table made of all of them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
-from autoglm_serving.routing_table import Route, RoutingTable
+from autoglm_operator.api import AutoGLMDeployment
+from autoglm_operator.api.quantities import bits_per_second, seconds
+from autoglm_operator.state import InvalidDeployment, SiteView
+from autoglm_serving.config import AppConfig
+from autoglm_serving.routing_table import Endpoint, ResolutionPolicy, Route, RoutingTable
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A site that may answer for a deployment, and the revision that is expected there."""
+
+    view: SiteView
+    revision: str
 
 
 def table(routes: Iterable[Route], epoch: int, version: int, now: datetime) -> RoutingTable:
     """One table of all routes, in a stable order."""
     ordered = sorted(routes, key=lambda route: (route.deployment, route.uid))
     return RoutingTable(epoch=epoch, version=version, written_at=now, routes=tuple(ordered))
+
+
+def route(deployment: AutoGLMDeployment, config: AppConfig, stops: Sequence[Stop], *, suspended: bool = False) -> Route:
+    """The route of one deployment. A suspended one has no endpoints: gateways then answer 503 and say why."""
+    routing, resolution = deployment.spec.routing, deployment.spec.resolution
+    name = config.deployment.replace("/", ".")
+    return Route(
+        deployment=config.deployment,
+        model=config.model.name,
+        uid=config.uid,
+        revision=config.revision,
+        endpoints=() if suspended else tuple(end for stop in stops for end in _endpoints(stop, name)),
+        policy=routing.policy,
+        ttft_target_s=seconds(routing.slo.ttft) if routing.slo.ttft else None,
+        timeout_s=seconds(routing.timeout),
+        retries=routing.retries,
+        limits=config.limits,
+        resolution=ResolutionPolicy(
+            mode=resolution.mode,
+            min_short_side=resolution.min_short_side,
+            max_short_side=resolution.max_short_side,
+            alpha=resolution.alpha,
+        ),
+        suspended=suspended,
+    )
+
+
+def holder(
+    deployment: AutoGLMDeployment, others: Iterable[AutoGLMDeployment | InvalidDeployment]
+) -> AutoGLMDeployment | None:
+    """The deployment that holds the model name of this one: the oldest that is not being deleted. None if it is this one."""
+    rivals = [
+        other
+        for other in others
+        if isinstance(other, AutoGLMDeployment)
+        and other.metadata.uid != deployment.metadata.uid
+        and other.metadata.deletion_timestamp is None
+        and other.spec.model.name == deployment.spec.model.name
+    ]
+    first = min([*rivals, deployment], key=_seniority)
+    return None if first is deployment else first
+
+
+def _endpoints(stop: Stop, name: str) -> Iterable[Endpoint]:
+    site = stop.view.site
+    link, ray = site.spec.link, site.spec.backend.ray
+    for address in ray.serve_addresses if ray else ():
+        yield Endpoint(
+            site=site.metadata.name,
+            url=f"{address.rstrip('/')}/{name}",
+            revision=stop.revision,
+            tier=site.spec.tier,
+            bandwidth_bps=bits_per_second(link.bandwidth) if link.bandwidth else None,
+            rtt_s=seconds(link.rtt) if link.rtt else None,
+            price=site.spec.price,
+        )
+
+
+def _seniority(deployment: AutoGLMDeployment) -> tuple[float, str, str]:
+    meta = deployment.metadata
+    return (meta.creation_timestamp.timestamp() if meta.creation_timestamp else 0.0, meta.namespace or "", meta.name)

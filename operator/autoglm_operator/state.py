@@ -28,7 +28,18 @@ IMPORT_PATH = "autoglm_serving.app:build"
 FINALIZER = "serving.autoglm.dev/applications"
 """Held on deployments and sites while applications of ours may still be on a Ray cluster."""
 
+MESSAGE_LIMIT = 1024
+"""Bytes of one message in a status."""
+
 ApplicationStatus = Literal["NOT_STARTED", "DEPLOYING", "RUNNING", "UNHEALTHY", "DEPLOY_FAILED", "DELETING"]
+
+
+def clip(message: str, limit: int = MESSAGE_LIMIT) -> str:
+    """A message of at most `limit` bytes of UTF-8, with an ellipsis where something is missing."""
+    encoded = message.encode()
+    if len(encoded) <= limit:
+        return message
+    return encoded[: limit - 3].decode(errors="ignore") + "…"
 
 
 @dataclass(frozen=True)
@@ -162,9 +173,9 @@ class InvalidSite:
 class Observed:
     """Everything that the decision about one deployment may look at.
 
-    `sites`, `invalid_sites` and `gateways` are all there are, each looked at once or more before the first decision. `deployments` are all stored deployments, this one included
-    or not. `published` is None until a table with routes of this deployment was written. `failures` counts the passes over
-    this deployment that failed since one succeeded.
+    `sites`, `invalid_sites` and `gateways` are all there are, each looked at once or more before the first decision.
+    `deployments` are all stored deployments, this one included or not. `published` is None until a table with the present
+    routes of this deployment was written. `failures` counts the passes over this deployment that failed since one succeeded.
     """
 
     sites: tuple[SiteView, ...] = ()

@@ -1,0 +1,181 @@
+"""From checks to conditions: which facts hold, since when, and which changes are worth an event.
+
+Ready is earned. It is True only if every check on sites and on gateways is True, False as soon as one is False, and
+Unknown otherwise: what nobody could look at is not called true, and not called false either.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+
+from autoglm_operator.api import (
+    DeploymentCondition,
+    DeploymentConditionType,
+    DeploymentStatus,
+    Reason,
+    SiteCondition,
+)
+from autoglm_operator.state import Event, SiteOutcome, Verdict, clip
+
+REFRESH = timedelta(minutes=5)
+"""While nothing else changes, the times in a status are written anew this often: a fresh figure alone is not worth a write."""
+
+ORDER: tuple[DeploymentConditionType, ...] = ("Ready", "SitesReady", "GatewayReady", "Progressing", "Degraded")
+
+_CALM: frozenset[Reason] = frozenset(
+    {
+        "Answering", "UpToDate", "Healthy", "Connected", "Admitted", "Suspended", "ScaledToZero", "Deploying", "RollingOut",
+        "Scaling", "Probing", "Deleting", "TablePending", "NotObserved",
+    }
+)  # fmt: skip
+"""Reasons that belong to the ordinary course of things. An event with another reason is a Warning."""
+
+_QUIET: frozenset[Reason] = frozenset({"Probing", "TablePending", "NotObserved"})
+"""Steps on the way that are not worth an event."""
+
+_MOVING = ("Pending", "Deploying", "Deleting")
+
+Verdicts = Mapping[DeploymentConditionType, Verdict]
+
+
+def combine(checks: Iterable[Verdict], good: Verdict) -> Verdict:
+    """All checks as one: the first that is False, else the first that is Unknown, else `good`. Messages are joined."""
+    kept = tuple(checks)
+    for status in ("False", "Unknown"):
+        failed = [check for check in kept if check.status == status]
+        if failed:
+            reason = min((check.reason for check in failed), key=_severity)
+            return Verdict(failed[0].status, reason, "; ".join(check.message for check in failed))
+    return good
+
+
+def site_check(outcome: SiteOutcome) -> Verdict:
+    """Whether one site does what it shall. A site that is silent is neither ready nor not."""
+    text = f"{outcome.name}: {outcome.status.message or outcome.status.state}"
+    if not outcome.live:
+        return Verdict("Unknown", outcome.reason, text)
+    return Verdict("True" if outcome.status.state == "Ready" else "False", outcome.reason, text)
+
+
+def progressing(outcomes: Sequence[SiteOutcome], sites: Verdict, gateway: Verdict) -> Verdict:
+    """Whether something is under way that ends without anybody's help."""
+    moving = [outcome for outcome in outcomes if outcome.live and outcome.status.state in _MOVING]
+    if moving:
+        text = "; ".join(f"{outcome.name}: {outcome.status.message}" for outcome in moving)
+        return Verdict("True", moving[0].reason, text)
+    if sites.status == "True" and gateway.status == "False" and gateway.reason in ("Probing", "TablePending"):
+        return Verdict("True", gateway.reason, gateway.message)
+    return Verdict("False", sites.reason, "nothing is under way")
+
+
+def degraded(outcomes: Sequence[SiteOutcome], gateway_checks: Sequence[Verdict]) -> Verdict:
+    """Whether some of what shall serve does not, while the rest does."""
+    bad = [outcome for outcome in outcomes if outcome.status.state != "Ready"]
+    serving = [outcome for outcome in outcomes if outcome.live and outcome.status.ready > 0]
+    unseen = [outcome for outcome in bad if not outcome.live]
+    text = "; ".join(site_check(outcome).message for outcome in bad)
+    if bad and serving:
+        return Verdict("True", bad[0].reason, text)
+    if unseen:
+        return Verdict("Unknown", unseen[0].reason, text)
+    refused = [check for check in gateway_checks if check.status != "True"]
+    if refused and len(refused) < len(gateway_checks):
+        return Verdict("True", refused[0].reason, "; ".join(check.message for check in refused))
+    return Verdict("False", bad[0].reason if bad else "Healthy", text)
+
+
+def uniform(verdict: Verdict, *, others: Verdict | None = None) -> Verdicts:
+    """The same verdict for Ready, SitesReady and GatewayReady, and `others` (else False) for the rest."""
+    rest = others or Verdict("False", verdict.reason, verdict.message)
+    return {
+        "Ready": verdict,
+        "SitesReady": verdict,
+        "GatewayReady": verdict,
+        "Progressing": rest,
+        "Degraded": Verdict("False", verdict.reason, ""),
+    }
+
+
+def written(
+    verdicts: Verdicts, before: DeploymentStatus | None, generation: int, now: datetime
+) -> tuple[DeploymentCondition, ...]:
+    """The conditions. The time of the last transition is that of the last change of the status, of nothing else."""
+    return tuple(
+        DeploymentCondition(
+            type=kind,
+            status=verdicts[kind].status,
+            reason=verdicts[kind].reason,
+            message=clip(verdicts[kind].message),
+            observed_generation=generation,
+            last_transition_time=_since(find(before, kind), verdicts[kind], now),
+        )
+        for kind in ORDER
+    )
+
+
+def find(status: DeploymentStatus | None, kind: DeploymentConditionType) -> DeploymentCondition | None:
+    """One condition of a status."""
+    return next((one for one in (status.conditions if status else ()) if one.type == kind), None)
+
+
+def site_condition(verdict: Verdict, before: SiteCondition | None, generation: int, now: datetime) -> SiteCondition:
+    """The condition Connected of a site."""
+    return SiteCondition(
+        type="Connected",
+        status=verdict.status,
+        reason=verdict.reason,
+        message=clip(verdict.message),
+        observed_generation=generation,
+        last_transition_time=_since(before, verdict, now),
+    )
+
+
+def events(before: DeploymentStatus | None, after: Sequence[DeploymentCondition]) -> tuple[Event, ...]:
+    """What happened between two statuses. The same status again is no event."""
+    told: dict[Reason, Event] = {}
+    for condition in after:
+        if condition.type not in ("Ready", "SitesReady", "GatewayReady"):
+            continue
+        old = find(before, condition.type)
+        if (old and (old.status, old.reason) == (condition.status, condition.reason)) or condition.reason in _QUIET:
+            continue
+        if condition.status == "True" and condition.type != "Ready":
+            continue
+        told.setdefault(condition.reason, event_of(condition.reason, condition.message))
+    return tuple(told.values())
+
+
+def event_of(reason: Reason, message: str) -> Event:
+    """An event: a Warning if the reason says that something is wrong."""
+    return Event("Normal" if reason in _CALM else "Warning", reason, message)
+
+
+def settled(before: DeploymentStatus | None, after: DeploymentStatus) -> DeploymentStatus:
+    """The status to write: the old one if nothing but young times would change."""
+    if before is None or _timeless(before) != _timeless(after):
+        return after
+    old, new = _times(before), _times(after)
+    grown = [late - early for early, late in zip(old, new, strict=True) if early and late]
+    return after if max(grown, default=timedelta(0)) >= REFRESH else before
+
+
+def _severity(reason: Reason) -> bool:
+    """What needs a person comes before what passes."""
+    return reason in _CALM
+
+
+def _since(before: DeploymentCondition | SiteCondition | None, verdict: Verdict, now: datetime) -> datetime:
+    same = before is not None and before.status == verdict.status
+    return before.last_transition_time if same and before else now.replace(microsecond=0)
+
+
+def _timeless(status: DeploymentStatus) -> DeploymentStatus:
+    sites = tuple(site.model_copy(update={"observed_at": None}) for site in status.sites)
+    table = status.gateway_table.model_copy(update={"observed_at": None}) if status.gateway_table else None
+    return status.model_copy(update={"sites": sites, "gateway_table": table})
+
+
+def _times(status: DeploymentStatus) -> list[datetime | None]:
+    return [
+        *(site.observed_at for site in status.sites),
+        status.gateway_table.observed_at if status.gateway_table else None,
+    ]

@@ -1,0 +1,132 @@
+"""Which sites a deployment uses, as data: every site with the reason why it is selected or not."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import urlsplit
+
+from autoglm_operator.api import AutoGLMSite, Reason, SitesSpec
+from autoglm_operator.state import InvalidSite, SiteView, Verdict
+
+MAX_SITES = 200
+"""Sites of one deployment. The status has room for 256 entries, and sites that are being left need some."""
+
+Outcome = Literal["Selected", "NotMatched", "NotFound", "Invalid", "Leaving", "Duplicate", "TooMany"]
+
+_PROBLEMS: dict[Outcome, Reason] = {"NotFound": "SiteNotFound", "Leaving": "SiteNotFound", "Invalid": "SiteInvalid"}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One site and why it was chosen or not. `asked` says that the deployment names it."""
+
+    site: str
+    outcome: Outcome
+    why: str
+    view: SiteView | None = None
+    asked: bool = False
+
+
+@dataclass(frozen=True)
+class Selection:
+    """All choices for one deployment, sorted by site."""
+
+    choices: tuple[Choice, ...]
+
+    @property
+    def views(self) -> tuple[SiteView, ...]:
+        """The selected sites."""
+        return tuple(choice.view for choice in self.choices if choice.outcome == "Selected" and choice.view)
+
+    @property
+    def problems(self) -> tuple[Choice, ...]:
+        """Sites that the user asked for and does not get."""
+        return tuple(c for c in self.choices if c.outcome == "Invalid" or (c.asked and c.outcome != "Selected"))
+
+
+def select(spec: SitesSpec, views: Sequence[SiteView], invalid: Sequence[InvalidSite]) -> Selection:
+    """Decide for each site. Nothing is random and nothing depends on the order of the input."""
+    sites = tuple(view.site for view in views)
+    choices = [_judge(spec, view, sites) for view in views]
+    choices += [_judge_invalid(spec, site) for site in invalid]
+    known = {choice.site for choice in choices}
+    choices += [
+        Choice(name, "NotFound", f"there is no AutoGLMSite {name}", asked=True)
+        for name in spec.names or ()
+        if name not in known
+    ]
+    return Selection(_bounded(sorted(choices, key=lambda choice: choice.site)))
+
+
+def verdict(selection: Selection) -> Verdict | None:
+    """What is wrong with the selection, if anything."""
+    problems = selection.problems
+    if problems:
+        reason = min((_PROBLEMS.get(choice.outcome, "SiteInvalid") for choice in problems), key=_severity)
+        return Verdict("False", reason, "; ".join(f"{choice.site}: {choice.why}" for choice in problems))
+    if not selection.views:
+        return Verdict("False", "NoSites", "no site is selected: create an AutoGLMSite or change spec.sites")
+    return None
+
+
+def duplicate_of(site: AutoGLMSite, sites: Iterable[AutoGLMSite]) -> AutoGLMSite | None:
+    """The site that already stands for the same Ray cluster: the oldest one, and the first by name among equals."""
+    address = _address(site)
+    same = [other for other in sites if address is not None and _address(other) == address]
+    first = min([*same, site], key=_seniority)
+    return None if first.metadata.name == site.metadata.name else first
+
+
+def _judge(spec: SitesSpec, view: SiteView, sites: Sequence[AutoGLMSite]) -> Choice:
+    name, asked = view.name, view.name in (spec.names or ())
+    if not _matches(spec, name, view.site.metadata.labels):
+        return Choice(name, "NotMatched", "spec.sites does not match it", view)
+    if view.site.metadata.deletion_timestamp is not None:
+        return Choice(name, "Leaving", "the site is being deleted", view, asked)
+    other = duplicate_of(view.site, sites)
+    if other is not None:
+        return Choice(name, "Duplicate", f"its Ray cluster is that of site {other.metadata.name}", view, asked)
+    return Choice(name, "Selected", "named in spec.sites.names" if asked else "matches spec.sites", view, asked)
+
+
+def _judge_invalid(spec: SitesSpec, site: InvalidSite) -> Choice:
+    name = site.metadata.name
+    if not _matches(spec, name, site.metadata.labels):
+        return Choice(name, "NotMatched", "spec.sites does not match it")
+    if site.metadata.deletion_timestamp is not None:
+        return Choice(name, "Leaving", "the site is being deleted", asked=name in (spec.names or ()))
+    problem = str(site.problems[0]) if site.problems else "see its status"
+    return Choice(name, "Invalid", f"the site's spec cannot be used: {problem}", asked=name in (spec.names or ()))
+
+
+def _matches(spec: SitesSpec, name: str, labels: dict[str, str]) -> bool:
+    if spec.names is not None:
+        return name in spec.names
+    if spec.selector is None:
+        return True
+    return all(labels.get(key) == value for key, value in spec.selector.match_labels.items())
+
+
+def _bounded(choices: list[Choice]) -> tuple[Choice, ...]:
+    selected = [choice for choice in choices if choice.outcome == "Selected"]
+    beyond = {choice.site for choice in selected[MAX_SITES:]}
+    why = f"a deployment uses at most {MAX_SITES} sites: narrow spec.sites"
+    return tuple(
+        Choice(choice.site, "TooMany", why, choice.view, choice.asked) if choice.site in beyond else choice
+        for choice in choices
+    )
+
+
+def _severity(reason: Reason) -> int:
+    return ("SiteNotFound", "SiteInvalid").index(reason)
+
+
+def _address(site: AutoGLMSite) -> str | None:
+    """Host and port of the Ray cluster; the scheme does not make it another cluster."""
+    ray = site.spec.backend.ray
+    return urlsplit(ray.address).netloc.lower() if ray else None
+
+
+def _seniority(site: AutoGLMSite) -> tuple[float, str]:
+    created = site.metadata.creation_timestamp
+    return (created.timestamp() if created else 0.0, site.metadata.name)

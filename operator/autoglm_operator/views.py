@@ -1,0 +1,137 @@
+"""What observed figures say, and whether they are young enough to be believed."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from autoglm_operator.ages import CONNECTED_FOR, FIGURE_LIMIT, STALE_FOR, is_fresh
+from autoglm_operator.api import Reason, SitePhase
+from autoglm_operator.state import ApplicationView, GatewayView, Published, SiteView, Verdict
+from autoglm_serving.routing_table import Admission
+
+
+def phase(view: SiteView, now: datetime) -> SitePhase | None:
+    """Connected, Stale or Unreachable by the age of the last answer; None before the first attempt."""
+    if view.observed_at is None:
+        return "Unreachable" if view.error else None
+    if is_fresh(view.observed_at, now, CONNECTED_FOR):
+        return "Connected"
+    return "Stale" if is_fresh(view.observed_at, now, STALE_FOR) else "Unreachable"
+
+
+def is_live(view: SiteView, now: datetime) -> bool:
+    """Whether the figures of a site may be acted on.
+
+    One lost answer changes nothing while the figures are young. A cluster that answered and refused, or that answered
+    without asking for a token, is left alone at once.
+    """
+    if phase(view, now) != "Connected" or view.applications is None:
+        return False
+    return view.error is None or view.error.reason == "Unreachable"
+
+
+def silence(view: SiteView, now: datetime) -> Verdict:
+    """Why a site that is not live is not."""
+    if view.error is not None:
+        return Verdict("Unknown", view.error.reason, view.error.message)
+    found = phase(view, now)
+    if found is None or view.observed_at is None:
+        return Verdict("Unknown", "NotObserved", "the site was not looked at yet")
+    reason: Reason = "Unreachable" if found == "Unreachable" else "Stale"
+    return Verdict("Unknown", reason, f"the site did not answer since {view.observed_at:%Y-%m-%dT%H:%M:%SZ}")
+
+
+def application(view: SiteView, name: str) -> ApplicationView | None:
+    """The application of this name at a site, whoever it belongs to."""
+    return next((found for found in view.applications or () if found.name == name), None)
+
+
+def owned(view: SiteView, uid: str) -> tuple[ApplicationView, ...]:
+    """The applications at a site that belong to one resource."""
+    return tuple(found for found in view.applications or () if uid and found.owner_uid == uid)
+
+
+def reporting(gateways: Iterable[GatewayView], now: datetime) -> tuple[GatewayView, ...]:
+    """The gateways whose report is young enough to be believed."""
+    return tuple(view for view in gateways if view.report and is_fresh(view.observed_at, now, FIGURE_LIMIT))
+
+
+def holds(view: GatewayView, published: Published) -> bool:
+    """Whether a gateway has the published table or a later one."""
+    report = view.report
+    return report is not None and (report.table_epoch, report.table_version) >= (published.epoch, published.version)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a gateway shall have admitted."""
+
+    deployment: str
+    site: str
+    revision: str
+
+
+@dataclass(frozen=True)
+class Admissible:
+    """What every gateway has to confirm.
+
+    `published` is the table that carries the present routes, None while there is none. `confirmed` says that all gateways
+    had confirmed this generation before: then a table that was merely written anew (another leader, another deployment)
+    takes nothing back, since the admissions still tell what is served.
+    """
+
+    targets: tuple[Target, ...]
+    published: Published | None
+    confirmed: bool
+
+
+def gateway_checks(gateways: Iterable[GatewayView], needs: Admissible, now: datetime) -> tuple[Verdict, ...]:
+    """One verdict for each thing that a gateway has to confirm, in the order of gateways and sites."""
+    checks: list[Verdict] = []
+    for view in gateways:
+        problem = _gateway_problem(view, needs, now)
+        checks += [problem] if problem else [admission(view, target, now) for target in needs.targets]
+    return tuple(checks)
+
+
+def admission(view: GatewayView, target: Target, now: datetime) -> Verdict:
+    """Whether one gateway sends traffic to the wanted revision at one site. The report itself is known to be young."""
+    where = f"{target.site} by gateway {view.name}"
+    found = _admission(view, target)
+    if found is None or found.state == "Probing":
+        return Verdict("False", "Probing", f"{where}: no answer yet")
+    if not is_fresh(found.observed_at, now, FIGURE_LIMIT):
+        return Verdict("Unknown", "Stale", f"{where}: last probed {found.observed_at:%Y-%m-%dT%H:%M:%SZ}")
+    if found.state == "ProbeFailed":
+        return Verdict("False", "ProbeFailed", f"{where}: {found.message or 'the probe failed'}")
+    if found.revision != target.revision:
+        return Verdict("False", "Probing", f"{where}: still answers as revision {found.revision or 'unknown'}")
+    return Verdict("True", "Admitted", where)
+
+
+def is_admitted(gateways: Iterable[GatewayView], target: Target, now: datetime) -> bool:
+    """Whether at least one gateway that reports has admitted the target."""
+    return any(admission(view, target, now).status == "True" for view in reporting(gateways, now))
+
+
+def _gateway_problem(view: GatewayView, needs: Admissible, now: datetime) -> Verdict | None:
+    if view.error and view.error.reason == "TableRefused":
+        return Verdict("False", "TableRefused", f"gateway {view.name}: {view.error.message}")
+    if not reporting((view,), now):
+        why = view.error.message if view.error else "no report yet"
+        return Verdict(
+            "Unknown", view.error.reason if view.error else "GatewayUnreachable", f"gateway {view.name}: {why}"
+        )
+    if needs.confirmed:
+        return None
+    if needs.published is None:
+        return Verdict("False", "TablePending", "the routing table is being written")
+    if not holds(view, needs.published):
+        wanted = f"{needs.published.epoch}/{needs.published.version}"
+        return Verdict("False", "TablePending", f"gateway {view.name} does not have routing table {wanted} yet")
+    return None
+
+
+def _admission(view: GatewayView, target: Target) -> Admission | None:
+    admissions = view.report.admissions if view.report else ()
+    return next((a for a in admissions if (a.deployment, a.site) == (target.deployment, target.site)), None)
