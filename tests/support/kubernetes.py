@@ -24,6 +24,7 @@ from support.processes import DEADLINE_S, Process, ProcessFailed
 
 ROOT = Path(__file__).resolve().parents[2]
 CRDS = ROOT / "crds"
+BINARIES = ("kube-apiserver", "kube-controller-manager", "kubectl")
 # What the operator's life needs of the controller manager: children go with their owners, namespaces end, accounts exist.
 _CONTROLLERS = (
     "garbage-collector-controller",
@@ -105,7 +106,7 @@ class ControlPlane:
 
     def start(self) -> None:
         """Start everything; returns when the API server is ready and the CRDs of the project are established."""
-        for name in ("kube-apiserver", "kube-controller-manager", "kubectl"):
+        for name in BINARIES:
             binary(name)
         self.directory.mkdir(parents=True, exist_ok=True)
         self._make_credentials()
