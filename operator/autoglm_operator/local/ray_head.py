@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from autoglm_operator.local.ports import LOOPBACK, free_ports
 from autoglm_operator.local.process_group import Identity, ProcessGroup, stop_group
@@ -130,7 +131,7 @@ class RayHead:
             self._group.kill()
         self._forget()
 
-    def __enter__(self) -> "RayHead":
+    def __enter__(self) -> Self:
         """Start it."""
         self.start()
         return self
@@ -256,7 +257,8 @@ class RayHead:
         )
 
     def _proxy_answers(self) -> bool:
-        return self._http("GET", f"{self.serve_address}/-/healthz", timeout_s=5) == 200
+        # It says 503 as long as there is no application: any answer shows that it listens.
+        return self._http("GET", f"{self.serve_address}/-/healthz", timeout_s=5) != 0
 
     def _http(
         self, method: str, url: str, body: object = None, *, timeout_s: float
