@@ -335,7 +335,7 @@ REFUSED_SITES = (
         "should be greater than or equal to 1",
     ),
     _s("an unknown field", {"spec.links": {}}, "spec.links", 'unknown field "spec.links"'),
-    _s("a name in capitals", {"metadata.name": "region.1"}, "metadata.name", _LABEL),
+    _s("a name with a dot", {"metadata.name": "region.1"}, "metadata.name", _LABEL),
 )
 
 REFUSED = REFUSED_DEPLOYMENTS + REFUSED_SITES

@@ -51,7 +51,7 @@ def _quantity(pattern: str, message: str) -> Check:
         return bool(re.fullmatch(pattern, value)) and not re.fullmatch(zero, value)
 
     text = f"self.matches(r'^({pattern})$') && !self.matches(r'^{zero}$')"
-    return Check(f"type(self) == string ? {text} : self > 0 && self <= 1000000000000", check, message)
+    return Check(f"type(self) == string ? {text} : self > 0 && self <= 1000000000000", check, message, f"^({pattern})$")
 
 
 DnsLabel = Annotated[
