@@ -201,11 +201,11 @@ def _object_parts(merged: Json, result: Json, defs: Mapping[str, Json], path: st
     """Properties of an object, the rules that refuse those without effect, and its additional properties."""
     parts: Json = {}
     if "properties" in merged:
+        properties = {name: _property(value, defs, f"{path}.{name}") for name, value in merged["properties"].items()}
         if "default" in result:
-            parts["default"] = {}  # the defaults of the properties fill it
-        parts["properties"] = {
-            name: _property(value, defs, f"{path}.{name}") for name, value in merged["properties"].items()
-        }
+            # In full, because the API server checks the rules on a default before the properties' own defaults fill it.
+            parts["default"] = {name: value["default"] for name, value in properties.items() if "default" in value}
+        parts["properties"] = properties
         computed = [name for name, value in merged["properties"].items() if value.get("readOnly")]
         if required := [name for name in merged.get("required", ()) if name not in computed]:
             parts["required"] = required
