@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from support.ports import free_port
-from support.processes import DEADLINE_S, Process, ProcessFailed
+from support.processes import DEADLINE_S, Process, ProcessFailed, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 CRDS = ROOT / "crds"
@@ -202,11 +202,17 @@ class ControlPlane:
         """Apply crds/ and wait until the API server serves them."""
         self.kubectl("apply", "-f", str(CRDS))
         names = [
-            f"crd/{document['metadata']['name']}"
+            document["metadata"]["name"]
             for path in sorted(CRDS.glob("*.yaml"))
             for document in yaml.safe_load_all(path.read_text())
         ]
-        self.kubectl("wait", "--for=condition=Established", f"--timeout={DEADLINE_S:g}s", *names)
+        definitions = [f"crd/{name}" for name in names]
+        self.kubectl("wait", "--for=condition=Established", f"--timeout={DEADLINE_S:g}s", *definitions)
+        # Established comes a moment before discovery names them; asking also renews what kubectl keeps of the discovery.
+        wait_until(
+            lambda: set(names) <= set(self.kubectl("api-resources", "--cached=false", "-o", "name").split()),
+            "the API server names the project's resources",
+        )
 
     def service_account_kubeconfig(
         self,
