@@ -255,7 +255,9 @@ class Gateway:
         signed = sign(table, (key or self.token).encode()).model_dump_json(by_alias=True)
         return await self.admin("PUT", "/v1/routing-table", data=signed, token=token)
 
-    async def admin(self, method: str, path: str, *, data: str | None = None, token: str | None = None) -> tuple[int, str]:
+    async def admin(
+        self, method: str, path: str, *, data: str | None = None, token: str | None = None
+    ) -> tuple[int, str]:
         bearer = {"Authorization": f"Bearer {self.token if token is None else token}"}
         async with self.session.request(method, self.admin_url + path, data=data, headers=bearer) as answer:
             return answer.status, await answer.text()

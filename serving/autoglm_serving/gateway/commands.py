@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 from pathlib import Path
 
 import click
@@ -56,6 +57,9 @@ def run(
     listen: tuple[str, int], admin: tuple[str, int], state_dir: Path, token_file: Path, body_timeout: float
 ) -> None:
     """Run the gateway until SIGTERM or Ctrl-C."""
+    # Envoy is started from a process that holds gRPC threads; the child executes at once, so gRPC need not follow the fork.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
     import uvloop
 
     from autoglm_serving.gateway.envoy_process import EnvoyFailed

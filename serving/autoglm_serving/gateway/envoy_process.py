@@ -23,6 +23,9 @@ MAX_BACKOFF_SECONDS = 5.0
 STEADY_SECONDS = 10.0
 STARTS_WITHOUT_SUCCESS = 5
 STOP_SECONDS = 5.0
+DRAIN_SECONDS = 2
+_DRAIN_MARGIN_SECONDS = 0.5
+_QUIET_LOOKS = 3
 
 
 class EnvoyFailed(RuntimeError):
@@ -81,7 +84,7 @@ class EnvoyProcess:
             *("--concurrency", str(workers)),
             *("--log-level", "warning"),
             "--disable-hot-restart",
-            *("--drain-time-s", "5"),
+            *("--drain-time-s", str(DRAIN_SECONDS)),
             *("--drain-strategy", "immediate"),
         )
 
@@ -99,16 +102,28 @@ class EnvoyProcess:
         return status == 200
 
     async def drain(self, seconds: float) -> None:
-        """Stop taking requests, and wait for those under way, at most for `seconds`."""
-        with suppress(OSError, aiohttp.ClientError, TimeoutError):
-            await self._admin("POST", "/drain_listeners?graceful&skip_exit")
-            async with asyncio.timeout(seconds):
-                while await self._under_way() > 0:  # noqa: ASYNC110 - polls another process
-                    await asyncio.sleep(0.05)
+        """Let requests under way end, at most for `seconds`, while new connections are first discouraged, then refused.
 
-    async def _under_way(self) -> int:
-        _, text = await self._admin("GET", "/stats?filter=^http\\.openai\\.downstream_rq_active$")
-        return int(text.rpartition(":")[2] or 0)
+        For DRAIN_SECONDS Envoy still takes what arrives, because load balancers need a moment to look elsewhere, and asks
+        clients to close their connections; then it stops listening.
+        """
+        loop = asyncio.get_running_loop()
+        with suppress(OSError, aiohttp.ClientError, TimeoutError):
+            await self._admin("POST", "/drain_listeners?graceful")
+            closed_at = loop.time() + DRAIN_SECONDS + _DRAIN_MARGIN_SECONDS
+            async with asyncio.timeout(seconds):
+                quiet = 0
+                while quiet < _QUIET_LOOKS:  # a request may be between the socket and the counter: look twice
+                    await asyncio.sleep(0.05)
+                    requests, connections = await self._under_way()
+                    idle = requests == 0 and (connections == 0 or loop.time() > closed_at)
+                    quiet = quiet + 1 if idle else 0
+
+    async def _under_way(self) -> tuple[int, int]:
+        """Requests and connections of clients."""
+        _, text = await self._admin("GET", "/stats?format=json&filter=^http\\.openai\\.downstream_(rq|cx)_active$")
+        values = {entry["name"]: int(entry["value"]) for entry in json.loads(text)["stats"]}
+        return values["http.openai.downstream_rq_active"], values["http.openai.downstream_cx_active"]
 
     async def stop(self) -> None:
         """End Envoy: SIGTERM, then SIGKILL."""

@@ -173,7 +173,10 @@ class Exchange:
         changes = self._answer_headers(values)
         ours = details != "via_upstream" or headers.REVISION in values
         if not ours:
-            return replies.error_answer(_translated(status), changes)
+            error = _translated(status)
+            self._record.error = error.code
+            self._finish(error.status, "failed")
+            return replies.error_answer(error, changes)
         return replies.response_headers(changes, _PRIVATE_ANSWER_HEADERS)
 
     # -- the decision

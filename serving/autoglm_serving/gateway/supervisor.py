@@ -36,6 +36,7 @@ from autoglm_serving.tracing import Tracing
 _log = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 10.0
+"""Given to requests under way when the gateway is told to stop."""
 
 
 class CannotStart(RuntimeError):

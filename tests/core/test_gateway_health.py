@@ -1,0 +1,95 @@
+"""Admission of an endpoint and its breaker, step by step."""
+
+from datetime import UTC, datetime, timedelta
+
+from autoglm_serving.gateway.health import (
+    ADMITTED_PROBE_SECONDS,
+    MAX_OPEN_SECONDS,
+    MAX_RETRY_SECONDS,
+    Health,
+    answered,
+    busy,
+    probe_delay,
+    probe_failed,
+    request_failed,
+    wanted_changed,
+)
+
+NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
+LATER = NOW + timedelta(seconds=10)
+NEW = Health(observed_at=NOW)
+ADMITTED = answered(NEW, "r1", "r1", 0.5, NOW)
+
+
+def failed_times(health: Health, times: int) -> Health:
+    for _ in range(times):
+        health = probe_failed(health, "no answer", LATER)
+    return health
+
+
+def test_an_endpoint_is_not_trusted_before_it_answered() -> None:
+    assert (NEW.state, NEW.answers, NEW.probed) == ("Probing", False, False)
+
+
+def test_the_wanted_revision_admits_it() -> None:
+    assert (ADMITTED.state, ADMITTED.answers, ADMITTED.revision, ADMITTED.ttft_s) == ("Admitted", True, "r1", 0.5)
+
+
+def test_another_revision_serves_but_is_not_admitted() -> None:
+    old = answered(NEW, "r0", "r1", 0.5, NOW)
+    assert (old.state, old.answers) == ("Probing", True)
+    assert old.message == "revision r0 answers; waiting for revision r1"
+    assert "without a revision" in answered(NEW, "", "r1", 0.5, NOW).message
+
+
+def test_two_failed_probes_do_not_take_an_admitted_endpoint_out_and_the_third_does() -> None:
+    shaken = failed_times(ADMITTED, 2)
+    assert (shaken.state, shaken.answers) == ("Admitted", True)
+    assert "2 probes failed: no answer" in shaken.message
+    out = failed_times(ADMITTED, 3)
+    assert (out.state, out.answers, out.message) == ("ProbeFailed", False, "no answer")
+
+
+def test_failures_must_come_in_a_row() -> None:
+    health = answered(failed_times(ADMITTED, 2), "r1", "r1", 0.4, LATER)
+    assert failed_times(health, 2).state == "Admitted"
+
+
+def test_an_endpoint_that_failed_comes_back_with_one_answer() -> None:
+    assert answered(failed_times(ADMITTED, 5), "r1", "r1", 0.4, LATER).state == "Admitted"
+
+
+def test_a_full_server_is_no_dead_server() -> None:
+    health = busy(failed_times(ADMITTED, 2), LATER)
+    assert (health.state, health.failures) == ("Admitted", 0)
+
+
+def test_a_new_wanted_revision_ends_the_admission_but_not_the_service() -> None:
+    health = wanted_changed(ADMITTED, "r2")
+    assert (health.state, health.answers) == ("Probing", True)
+    assert "waiting for revision r2" in health.message
+    assert wanted_changed(ADMITTED, "r1") is ADMITTED
+
+
+def test_two_failed_requests_open_the_breaker_for_longer_each_time() -> None:
+    once = request_failed(ADMITTED, 100.0)
+    assert once.breaker_open_until <= 100.0
+    twice = request_failed(once, 100.0)
+    thrice = request_failed(twice, 100.0)
+    assert 100.0 < twice.breaker_open_until < thrice.breaker_open_until
+    health = thrice
+    for _ in range(50):
+        health = request_failed(health, 100.0)
+    assert health.breaker_open_until == 100.0 + MAX_OPEN_SECONDS
+
+
+def test_an_answer_closes_the_breaker() -> None:
+    broken = request_failed(request_failed(ADMITTED, 100.0), 100.0)
+    assert answered(broken, "r1", "r1", 0.4, LATER).breaker_open_until == 0.0
+
+
+def test_probes_are_rare_while_all_is_well_and_soon_when_it_is_not() -> None:
+    assert probe_delay(ADMITTED) == ADMITTED_PROBE_SECONDS
+    assert probe_delay(NEW) < 1
+    assert probe_delay(request_failed(ADMITTED, 1.0)) < 1
+    assert probe_delay(failed_times(NEW, 1000)) == MAX_RETRY_SECONDS
