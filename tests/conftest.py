@@ -1,11 +1,13 @@
 """Fixtures that tests of every kind share."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from support.kubernetes import ControlPlane
+from support.kubernetes import BINARIES, ControlPlane, binary
+from support.ray import RayCluster
 
 _control_plane = pytest.StashKey[ControlPlane]()
 
@@ -22,8 +24,33 @@ def api_server(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fixture
         plane.stop()
 
 
+@pytest.fixture(scope="session")
+def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
+    """A real Ray cluster with token authentication; one for all tests, whose applications have names of their own."""
+    cluster = RayCluster(Path(tmp_path_factory.mktemp("ray")))
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build what the control plane needs before any test's time runs: it takes minutes the first time."""
+    if session.config.option.collectonly or not any(uses_api_server(item) for item in session.items):
+        return
+    capture = session.config.pluginmanager.get_plugin("capturemanager")
+    with capture.global_and_fixture_disabled() if capture else nullcontext():
+        for name in BINARIES:
+            binary(name)
+
+
+def uses_api_server(item: pytest.Item) -> bool:
+    return "api_server" in getattr(item, "fixturenames", ())
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A test that broke the control plane and failed before repairing it must not fail the tests after it."""
     plane = item.config.stash.get(_control_plane, None)
-    if plane is not None and "api_server" in getattr(item, "fixturenames", ()):
+    if plane is not None and uses_api_server(item):
         plane.heal()

@@ -46,12 +46,12 @@ class Ingress:
         return create_app(self._config, Replicas(self._engine))
 
 
-def build_application(args: dict[str, Any]) -> Application:
+def build_application(args: dict[str, Any], replica: type[EngineReplica] = Engine) -> Application:
     """The application for `args`; raises pydantic's ValidationError when they are no AppConfig."""
     config = AppConfig.model_validate(args)
     plain = config.model_dump(mode="json", by_alias=True)
     engine = serve.deployment(
-        Engine,
+        replica,
         name="Engine",
         num_replicas=max(1, config.replicas),
         ray_actor_options=actor_options(config.worker),
