@@ -88,12 +88,12 @@ def _kind(error: BaseException) -> str:
 
 
 def _report(method: str, status: int, data: bytes) -> GatewayReport:
-    if status in (401, 403):
+    if status == 401 or (status == 403 and method == "GET"):
         raise GatewayFailed("the operator and the gateway hold different tokens", "Unauthorized")
     if method == "PUT" and 400 <= status < 500:
         raise GatewayFailed(_words(data) or f"the gateway answered {status}", "TableRefused")
     if status != 200:
-        raise GatewayFailed(f"the gateway answered {status}")
+        raise GatewayFailed(_words(data) or f"the gateway answered {status}")
     try:
         return GatewayReport.model_validate_json(data)
     except ValidationError:

@@ -1,0 +1,102 @@
+"""The work queue: coalescing, one worker for each key, backoff, wishes for later."""
+
+import asyncio
+
+from autoglm_operator.controller.queue import LONGEST_DELAY_S, WorkQueue
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def make() -> tuple[WorkQueue[str], Clock]:
+    clock = Clock()
+    return WorkQueue(clock), clock
+
+
+async def drain(queue: WorkQueue[str]) -> list[str]:
+    """Everything that can be worked on now."""
+    found = []
+    while True:
+        try:
+            async with asyncio.timeout(0.01):
+                found.append(await queue.get())
+        except TimeoutError:
+            return found
+
+
+async def test_a_key_is_there_once_however_often_it_is_added() -> None:
+    queue, _ = make()
+    for _ in range(3):
+        queue.add("a")
+    queue.add("b")
+    assert len(queue) == 2
+    assert await drain(queue) == ["a", "b"]
+
+
+async def test_a_key_in_work_is_not_given_to_a_second_worker_and_comes_again_after_it() -> None:
+    queue, _ = make()
+    queue.add("a")
+    assert await drain(queue) == ["a"]
+    queue.add("a")
+    queue.add("a")
+    assert await drain(queue) == []
+    queue.done("a")
+    assert await drain(queue) == ["a"]
+    queue.done("a")
+    assert await drain(queue) == []
+
+
+async def test_a_later_wish_comes_when_its_time_is_there() -> None:
+    queue, clock = make()
+    queue.add_after("a", 10)
+    assert await drain(queue) == []
+    clock.now = 10
+    assert await drain(queue) == ["a"]
+
+
+async def test_of_several_wishes_the_earliest_wins() -> None:
+    queue, clock = make()
+    queue.add_after("a", 10)
+    queue.add_after("a", 2)
+    queue.add_after("a", 5)
+    clock.now = 2
+    assert await drain(queue) == ["a"]
+    queue.done("a")
+    clock.now = 20
+    assert await drain(queue) == [], "the later wishes went with the earlier one"
+
+
+async def test_work_at_once_makes_a_later_wish_needless() -> None:
+    queue, clock = make()
+    queue.add_after("a", 10)
+    queue.add("a")
+    assert await drain(queue) == ["a"]
+    queue.done("a")
+    clock.now = 10
+    assert await drain(queue) == []
+
+
+async def test_failures_wait_longer_each_time_and_success_forgets_them() -> None:
+    queue, _ = make()
+    delays = [queue.fail("a") for _ in range(10)]
+    assert delays == sorted(delays)
+    assert delays[1] == 2 * delays[0]
+    assert delays[-1] == LONGEST_DELAY_S
+    queue.succeed("a")
+    assert queue.fail("a") == delays[0]
+
+
+async def test_a_waiting_worker_wakes_for_a_new_key() -> None:
+    queue: WorkQueue[str] = WorkQueue(asyncio.get_running_loop().time)
+    worker = asyncio.create_task(queue.get())
+    await asyncio.sleep(0)
+    queue.add("a")
+    assert await asyncio.wait_for(worker, 30) == "a"
+    late = asyncio.create_task(queue.get())
+    queue.add_after("b", 0.01)
+    assert await asyncio.wait_for(late, 30) == "b"
