@@ -112,7 +112,7 @@ def _bounds(node: Json) -> str:
     if node.get("type") == "array":
         low, high, unit = node.get("minItems"), node.get("maxItems"), " entries"
     if low is not None and high is not None:
-        return f" From {low:g} to {high:g}{unit}." if high < 1e6 else f" From {low} to {high}{unit}."
+        return f" From {low} to {high}{unit}."
     if high is not None:
         return f" At most {high}{unit}."
     return f" At least {low}{unit}." if low is not None else ""

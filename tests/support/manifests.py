@@ -154,6 +154,12 @@ REFUSED_DEPLOYMENTS = (
         "must have option names of letters, digits and _ only, such as max_num_seqs",
     ),
     _d(
+        "an option that is too long",
+        {"spec.engine.options": {"chat_template": "x" * 257}},
+        "spec.engine.options.chat_template",
+        "Too long: may not be more than 256 bytes",
+    ),
+    _d(
         "an option with a fraction",
         {"spec.engine.options": {"gpu_memory_utilization": 0.9}},
         "spec.engine.options.gpu_memory_utilization",
@@ -246,7 +252,12 @@ REFUSED_DEPLOYMENTS = (
         "must be a duration between 0s and 24h",
     ),
     _d("suspend as text", {"spec.suspend": "yes"}, "spec.suspend", "must be of type boolean"),
-    _d("a body that is too large", {"spec.limits.maxBodyBytes": 10**9}, "spec.limits.maxBodyBytes", "equal to 6"),
+    _d(
+        "a body that is too large",
+        {"spec.limits.maxBodyBytes": 10**9},
+        "spec.limits.maxBodyBytes",
+        "should be less than or equal to 67108864",
+    ),
     _d("an unknown field", {"spec.replica": 2}, "spec.replica", 'unknown field "spec.replica"'),
     _d(
         "an unknown field deep down",

@@ -116,7 +116,7 @@ def _problems(error: ValidationError, obj: object) -> Iterator[Problem]:
 
 
 def _translated(details: ErrorDetails, obj: object) -> Iterator[Problem]:
-    path = _path(details["loc"], obj, missing=details["type"] == "missing")
+    path, rest = _path(details["loc"], obj, missing=details["type"] == "missing")
     context = details.get("ctx", {})
     match details["type"]:
         case "rules":
@@ -124,6 +124,8 @@ def _translated(details: ErrorDetails, obj: object) -> Iterator[Problem]:
                 yield Problem(".".join(filter(None, [path, field])), message)
         case "not_supported":
             yield Problem(path, f"{path} is not supported yet: {context['remedy']}")
+        case kind if rest and kind == ("int_type" if isinstance(details["input"], str) else "string_type"):
+            return  # "integer or string": only one of the two is said, as the API server does
         case "duplicate":
             yield Problem(f"{path}[{context['index']}]", f"Duplicate value: {context['shown']}")
         case "too_short" if len(details["input"]) >= context["min_length"]:
@@ -143,9 +145,9 @@ def _message(kind: str, context: Mapping[str, Any], details: ErrorDetails) -> st
             values = ", ".join(f'"{value}"' for value in re.findall(r"'([^']*)'", context["expected"]))
             return f"Unsupported value: {json.dumps(details['input'])}: supported values: {values}"
         case "greater_than_equal":
-            return f"should be greater than or equal to {context['ge']:g}"
+            return f"should be greater than or equal to {_number(context['ge'])}"
         case "less_than_equal":
-            return f"should be less than or equal to {context['le']:g}"
+            return f"should be less than or equal to {_number(context['le'])}"
         case "string_too_long":
             return f"Too long: may not be more than {context['max_length']} bytes"
         case "too_long":
@@ -160,6 +162,10 @@ def _message(kind: str, context: Mapping[str, Any], details: ErrorDetails) -> st
             return details["msg"]
 
 
+def _number(bound: float) -> str:
+    return str(int(bound)) if bound == int(bound) else str(bound)
+
+
 _TYPES = {
     "string_type": "string",
     "bool_type": "boolean",
@@ -170,8 +176,8 @@ _TYPES = {
 }
 
 
-def _path(loc: tuple[int | str, ...], obj: object, *, missing: bool) -> str:
-    """The path as kubectl prints it. Pydantic adds names of union members at the end, which are not in the object."""
+def _path(loc: tuple[int | str, ...], obj: object, *, missing: bool) -> tuple[str, tuple[int | str, ...]]:
+    """The path as kubectl prints it, and what pydantic adds at its end: names of union members."""
     path, value = "", obj
     for position, part in enumerate(loc):
         if isinstance(value, list) and isinstance(part, int) and part < len(value):
@@ -181,5 +187,5 @@ def _path(loc: tuple[int | str, ...], obj: object, *, missing: bool) -> str:
         elif missing and position == len(loc) - 1:
             path = f"{path}.{part}" if path else str(part)
         else:
-            break
-    return path
+            return path, loc[position:]
+    return path, ()
