@@ -4,11 +4,15 @@ As root on Linux the child gets its own PID namespace: killing one process then 
 Elsewhere it gets its own session, and stopping signals the whole group.
 """
 
+import contextlib
+import json
 import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,6 +27,9 @@ NAMESPACE = (
     "--propagation",
     "private",
 )
+TEMP_PREFIX = "agr-"
+TEMP_ROOT = Path("/tmp")  # noqa: S108 - mkdtemp makes private folders there, and the path must be short
+KILL_DEADLINE_S = 30.0
 # A private /dev/shm, because shared memory of killed processes would stay; `sh` stays as process 1 and reaps orphans.
 INIT = (
     "sh",
@@ -70,34 +77,21 @@ def can_make_namespaces() -> bool:
     """Whether this user may give a process its own PID namespace (root on Linux, usually)."""
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         return False
-    return (
-        subprocess.run(
-            [*NAMESPACE, "true"], capture_output=True, check=False, timeout=30
-        ).returncode
-        == 0
-    )
+    return subprocess.run([*NAMESPACE, "true"], capture_output=True, check=False, timeout=30).returncode == 0
 
 
 class ProcessGroup:
     """One started child with all its descendants."""
 
-    def __init__(
-        self, command: Sequence[str], env: Mapping[str, str], log: Path
-    ) -> None:
+    def __init__(self, command: Sequence[str], env: Mapping[str, str], log: Path) -> None:
         """Start it; its output is appended to `log`."""
-        self._namespaced = can_make_namespaces()
-        full = [*NAMESPACE, *INIT, *command] if self._namespaced else list(command)
+        self.namespaced = can_make_namespaces()
+        full = [*NAMESPACE, *INIT, *command] if self.namespaced else list(command)
         with log.open("ab") as out:
             self._process = subprocess.Popen(
-                full,
-                env=dict(env),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
+                full, env=dict(env), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
             )
-        identity = Identity.of(self._process.pid)
-        self.identity = identity or Identity(self._process.pid, "")
+        self.identity = Identity.of(self._process.pid) or Identity(self._process.pid, "")
 
     @property
     def pid(self) -> int:
@@ -109,35 +103,56 @@ class ProcessGroup:
         """Whether the outermost process still runs."""
         return self._process.poll() is None
 
-    def stop(self, grace_s: float = 15.0) -> None:
-        """End all processes and wait for it. A namespace needs no grace: nothing in it outlives its first process."""
-        stop_group(self._process.pid, self._namespaced, grace_s, self._wait)
+    def stop(self, grace_s: float) -> None:
+        """End all processes and wait for it: SIGTERM first, SIGKILL after `grace_s` seconds. 0 kills at once."""
+        if grace_s > 0 and self.running:
+            signal_group(self.pid, signal.SIGTERM)
+            self._wait(grace_s)
+        signal_group(self.pid, signal.SIGKILL)
+        self._wait(KILL_DEADLINE_S)
 
-    def kill(self) -> None:
-        """End all processes at once, as a crash would."""
-        stop_group(self._process.pid, True, 0, self._wait)
-
-    def _wait(self, seconds: float) -> bool:
-        try:
+    def _wait(self, seconds: float) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
 
 
-def stop_group(
-    pid: int, at_once: bool, grace_s: float, wait: Callable[[float], bool]
-) -> None:
-    """Signal a session's process group: politely first unless `at_once`, then for good."""
-    if not at_once:
-        _signal_group(pid, signal.SIGTERM)
-        wait(grace_s)
-    _signal_group(pid, signal.SIGKILL)
-    wait(30)
-
-
-def _signal_group(pid: int, number: signal.Signals) -> None:
-    try:
+def signal_group(pid: int, number: signal.Signals) -> None:
+    """Signal every process of a session that its first process started; nothing if all are gone."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, number)
-    except (ProcessLookupError, PermissionError):
-        return
+
+
+def write_record(path: Path, group: ProcessGroup, temp_dir: Path) -> None:
+    """Write down what `clean_up_after_crash` needs, should this process be killed."""
+    record = {"pid": group.identity.pid, "started": group.identity.started, "tempDir": str(temp_dir)}
+    path.write_text(json.dumps(record))
+
+
+def clean_up_after_crash(path: Path) -> bool:
+    """End a recorded group if its first process is still that one, and remove its files. Whether something ran."""
+    try:
+        record = json.loads(path.read_text())
+        identity, temp_dir = Identity(int(record["pid"]), str(record["started"])), Path(str(record["tempDir"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        path.unlink(missing_ok=True)
+        return False
+    found = identity.alive()
+    if found:
+        signal_group(identity.pid, signal.SIGKILL)
+        end = time.monotonic() + KILL_DEADLINE_S
+        while identity.alive() and time.monotonic() < end:
+            time.sleep(0.05)
+    remove_temp_dir(temp_dir)
+    path.unlink(missing_ok=True)
+    return found
+
+
+def make_temp_dir() -> Path:
+    """A folder with a short path: that of a Unix socket may have 107 bytes, and Ray appends about 70."""
+    return Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=TEMP_ROOT))
+
+
+def remove_temp_dir(path: Path) -> None:
+    """Remove a folder made by `make_temp_dir`, and no other."""
+    if path.parent == TEMP_ROOT and path.name.startswith(TEMP_PREFIX):
+        shutil.rmtree(path, ignore_errors=True)

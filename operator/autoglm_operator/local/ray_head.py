@@ -3,9 +3,8 @@
 import json
 import os
 import secrets
-import shutil
 import sys
-import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -15,12 +14,19 @@ from pathlib import Path
 from typing import Self
 
 from autoglm_operator.local.ports import LOOPBACK, free_ports
-from autoglm_operator.local.process_group import Identity, ProcessGroup, stop_group
+from autoglm_operator.local.process_group import (
+    ProcessGroup,
+    clean_up_after_crash,
+    make_temp_dir,
+    remove_temp_dir,
+    write_record,
+)
 
 MAX_STARTS = 4
 START_DEADLINE_S = 180.0
 SERVE_DEADLINE_S = 180.0
 POLL_S = 0.25
+GRACE_S = 15.0
 OBJECT_STORE_BYTES = 200 * 1024 * 1024
 STATE_FILE = "ray.json"
 
@@ -47,7 +53,7 @@ class RayResources:
 
 
 class RayHead:
-    """One head node. `start` may be called again after `kill`: the two addresses stay the same."""
+    """One head node. `start` may be called again after `kill`, not after `stop`: the two addresses stay the same."""
 
     def __init__(
         self,
@@ -67,6 +73,7 @@ class RayHead:
         self._temp_dir: Path | None = None
         self._dashboard_port = 0
         self._serve_port = 0
+        self._stopped = threading.Event()
 
     @property
     def address(self) -> str:
@@ -101,10 +108,12 @@ class RayHead:
     def start(self) -> None:
         """Start Ray and Serve's proxy and wait until both answer. Raises RayStartError."""
         self.state_dir.mkdir(parents=True, exist_ok=True)
-        clean_up_after_crash(self.state_dir)
+        clean_up_after_crash(self.state_dir / STATE_FILE)
         keep_addresses = self._dashboard_port != 0
         reason = ""
         for attempt in range(1, MAX_STARTS + 1):
+            if self._stopped.is_set():
+                raise RayStartError("Ray was stopped while it started")
             if not keep_addresses:
                 self._dashboard_port, self._serve_port = free_ports(2)
             self._launch()
@@ -113,22 +122,25 @@ class RayHead:
                 return
             tail = self._log_tail()
             self.kill()
-            self._progress(
-                f"Ray did not start ({reason}); try {attempt} of {MAX_STARTS}"
-            )
+            if self._stopped.is_set():
+                break
+            self._progress(f"Ray did not start ({reason}); try {attempt} of {MAX_STARTS}")
             reason = f"{reason}\n{tail}"
         raise RayStartError(f"Ray did not start after {MAX_STARTS} tries: {reason}")
 
     def stop(self) -> None:
-        """End every process of this head and remove its files. Safe to call twice."""
-        if self._group is not None:
-            self._group.stop()
-        self._forget()
+        """End every process of this head for good and remove its files; a `start` in another thread gives up."""
+        self._stopped.set()
+        # A namespace needs no grace: nothing in it outlives its first process.
+        self._end(0 if self._group is not None and self._group.namespaced else GRACE_S)
 
     def kill(self) -> None:
         """End every process at once, as a power cut would, and remove its files."""
+        self._end(0)
+
+    def _end(self, grace_s: float) -> None:
         if self._group is not None:
-            self._group.kill()
+            self._group.stop(grace_s)
         self._forget()
 
     def __enter__(self) -> Self:
@@ -143,26 +155,16 @@ class RayHead:
     def _forget(self) -> None:
         self._group = None
         if self._temp_dir is not None:
-            shutil.rmtree(self._temp_dir, ignore_errors=True)
+            remove_temp_dir(self._temp_dir)
             self._temp_dir = None
         (self.state_dir / STATE_FILE).unlink(missing_ok=True)
 
     def _launch(self) -> None:
-        # Directly under /tmp: the path of a Unix socket may have 107 bytes, and Ray appends about 70.
-        self._temp_dir = Path(tempfile.mkdtemp(prefix="agr-", dir="/tmp"))
+        self._temp_dir = make_temp_dir()
         (self._temp_dir / "t").mkdir()
         self.log_path.write_bytes(b"")
-        self._group = ProcessGroup(
-            self._command(self._temp_dir),
-            self._environment(self._temp_dir),
-            self.log_path,
-        )
-        record = {
-            "pid": self._group.identity.pid,
-            "started": self._group.identity.started,
-            "tempDir": str(self._temp_dir),
-        }
-        (self.state_dir / STATE_FILE).write_text(json.dumps(record))
+        self._group = ProcessGroup(self._command(self._temp_dir), self._environment(self._temp_dir), self.log_path)
+        write_record(self.state_dir / STATE_FILE, self._group, self._temp_dir)
 
     def _command(self, temp_dir: Path) -> list[str]:
         ports = free_ports(6)
@@ -198,14 +200,8 @@ class RayHead:
         ]
 
     def _environment(self, temp_dir: Path) -> dict[str, str]:
-        inherited = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith("RAY_")
-        }
-        path = os.pathsep.join(
-            [str(Path(sys.executable).parent), inherited.get("PATH", "")]
-        )
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        path = os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", "")])
         own = {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.token,
@@ -217,11 +213,7 @@ class RayHead:
     def _wait_until_up(self) -> str:
         """Empty when Ray and Serve answer, else what was waited for in vain."""
         if not self._wait_for(self._dashboard_answers, START_DEADLINE_S):
-            return (
-                f"the dashboard at {self.address} did not answer"
-                if self.running
-                else "`ray start` ended"
-            )
+            return f"the dashboard at {self.address} did not answer" if self.running else "`ray start` ended"
         if not self._wait_for(self._serve_started, SERVE_DEADLINE_S):
             return "Serve did not start"
         if not self._wait_for(self._proxy_answers, SERVE_DEADLINE_S):
@@ -230,17 +222,14 @@ class RayHead:
 
     def _wait_for(self, condition: Callable[[], bool], deadline_s: float) -> bool:
         end = time.monotonic() + deadline_s
-        while self.running and time.monotonic() < end:
+        while self.running and not self._stopped.is_set() and time.monotonic() < end:
             if condition():
                 return True
             time.sleep(POLL_S)
         return False
 
     def _dashboard_answers(self) -> bool:
-        return (
-            self._http("GET", f"{self.address}/api/serve/applications/", timeout_s=30)
-            == 200
-        )
+        return self._http("GET", f"{self.address}/api/serve/applications/", timeout_s=30) == 200
 
     def _serve_started(self) -> bool:
         # The port of Serve's proxy is fixed by whoever starts Serve first: an empty configuration does.
@@ -249,20 +238,13 @@ class RayHead:
             "http_options": {"host": LOOPBACK, "port": self._serve_port},
             "applications": [],
         }
-        return (
-            self._http(
-                "PUT", f"{self.address}/api/serve/applications/", body, timeout_s=120
-            )
-            == 200
-        )
+        return self._http("PUT", f"{self.address}/api/serve/applications/", body, timeout_s=120) == 200
 
     def _proxy_answers(self) -> bool:
         # It says 503 as long as there is no application: any answer shows that it listens.
         return self._http("GET", f"{self.serve_address}/-/healthz", timeout_s=5) != 0
 
-    def _http(
-        self, method: str, url: str, body: object = None, *, timeout_s: float
-    ) -> int:
+    def _http(self, method: str, url: str, body: object = None, *, timeout_s: float) -> int:
         """Status code, 0 when there was no answer."""
         data = None if body is None else json.dumps(body).encode()
         headers = {
@@ -281,29 +263,3 @@ class RayHead:
 
     def _log_tail(self) -> str:
         return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-15:])
-
-
-def clean_up_after_crash(state_dir: Path) -> None:
-    """End the head that a killed process left behind, if the recorded process is still that one, and remove its files."""
-    path = state_dir / STATE_FILE
-    try:
-        record = json.loads(path.read_text())
-        identity, temp_dir = (
-            Identity(int(record["pid"]), str(record["started"])),
-            Path(str(record["tempDir"])),
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        path.unlink(missing_ok=True)
-        return
-    if identity.alive():
-        stop_group(identity.pid, True, 0, lambda seconds: _wait_gone(identity, seconds))
-    if temp_dir.name.startswith("agr-"):
-        shutil.rmtree(temp_dir, ignore_errors=True)
-    path.unlink(missing_ok=True)
-
-
-def _wait_gone(identity: Identity, seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while identity.alive() and time.monotonic() < end:
-        time.sleep(0.05)
-    return not identity.alive()

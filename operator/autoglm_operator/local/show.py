@@ -1,0 +1,162 @@
+"""Statuses as text for people: what `kubectl get` and `kubectl describe` would print. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from autoglm_operator.store import DEPLOYMENT, SITE, JsonObject, ObjectKey
+
+NONE = "<none>"
+DEPLOYMENT_COLUMNS = ("NAME", "READY", "REPLICAS", "SITES", "MODEL", "REASON", "REVISION", "TTFT P95", "AGE", "MESSAGE")
+SITE_COLUMNS = ("NAME", "CONNECTED", "TIER", "PHASE", "APPLICATIONS", "OBSERVED", "RAY", "ADDRESS", "MESSAGE")
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns as wide as their widest entry, three spaces between them."""
+    lines = [tuple(columns), *(tuple(row) for row in rows)]
+    widths = [max(len(line[number]) for line in lines) for number in range(len(columns))]
+    return "\n".join(
+        "   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def deployments(objects: Mapping[ObjectKey, JsonObject], now: datetime) -> str:
+    """The table of deployments."""
+    return table(DEPLOYMENT_COLUMNS, [_deployment(raw, now) for key, raw in objects.items() if key.kind == DEPLOYMENT])
+
+
+def sites(objects: Mapping[ObjectKey, JsonObject], now: datetime) -> str:
+    """The table of sites."""
+    return table(SITE_COLUMNS, [_site(raw, now) for key, raw in objects.items() if key.kind == SITE])
+
+
+def condition(raw: JsonObject, kind: str) -> Mapping[str, Any]:
+    """One condition of an object; empty when it has none of that type."""
+    conditions = (raw.get("status") or {}).get("conditions") or ()
+    return next((entry for entry in conditions if entry["type"] == kind), {})
+
+
+def is_ready(raw: JsonObject) -> bool:
+    """Whether the present spec is served."""
+    ready = condition(raw, "Ready")
+    return ready.get("status") == "True" and ready.get("observedGeneration") == raw["metadata"].get("generation")
+
+
+def state(raw: JsonObject) -> str:
+    """Where an object stands, in one line."""
+    kind = "Ready" if raw.get("kind") == DEPLOYMENT else "Connected"
+    entry = condition(raw, kind)
+    if not entry:
+        return "not looked at yet"
+    if entry["status"] == "True":
+        return kind
+    return f"{entry['reason']}: {entry.get('message') or 'no message'}"
+
+
+def explain(raw: JsonObject, events: Sequence[Mapping[str, Any]], now: datetime) -> str:
+    """Every condition with its reason, every site, and the last events."""
+    status, meta = raw.get("status") or {}, raw["metadata"]
+    head = f"{raw['kind']} {'/'.join(filter(None, [meta.get('namespace'), meta['name']]))}: {state(raw)}"
+    conditions = [
+        (
+            entry["type"],
+            entry["status"],
+            entry["reason"],
+            _age(entry.get("lastTransitionTime"), now),
+            entry.get("message", ""),
+        )
+        for entry in status.get("conditions") or ()
+    ]
+    parts = [head, table(("CONDITION", "STATUS", "REASON", "SINCE", "MESSAGE"), conditions)]
+    on_sites = [
+        (
+            entry["name"],
+            entry["state"],
+            f"{entry.get('ready', 0)}/{entry.get('desired', 0)}",
+            entry.get("revision") or NONE,
+            _age(entry.get("observedAt"), now),
+            entry.get("message", ""),
+        )
+        for entry in status.get("sites") or ()
+    ]
+    if on_sites:
+        parts.append(table(("SITE", "STATE", "REPLICAS", "REVISION", "SEEN", "MESSAGE"), on_sites))
+    told = [(_age(e["time"], now), e["type"], e["reason"], e["message"]) for e in events]
+    if told:
+        parts.append(table(("AGE", "EVENT", "REASON", "MESSAGE"), told))
+    return "\n\n".join(parts)
+
+
+def decision(record: Mapping[str, Any]) -> str:
+    """What the gateway decided about one request, in sentences."""
+    images = ", ".join(f"{image['width']}x{image['height']} {image['format']}" for image in record.get("images") or ())
+    lines = [
+        f"Request {record['requestId']} at {record['arrivedAt']}: {record['outcome']}"
+        + (f" with {record['status']}" if record.get("status") else ""),
+        f"  asked for   {record['model'] or '(no model)'} with {images or 'no image'}, {record['bodyBytes']} bytes",
+        f"  went to     {record['site'] or '(no site)'} {record['endpoint']} revision {record['revision'] or NONE}",
+        f"  attempts    {record['attempts']}",
+        f"  because     {record['reason'] or NONE}",
+        f"  resolution  {record['shortSide'] or 'as sent'} ({record['resolutionReason'] or NONE})",
+        f"  picked      after {_seconds(record['pickedS'])}",
+        f"  first byte  after {_seconds(record['firstByteS'])}",
+        f"  ended       after {_seconds(record['endedS'])}",
+    ]
+    if record.get("error"):
+        lines.append(f"  error       {record['error']}")
+    lines += [f"  note        {note}" for note in record.get("notes") or ()]
+    scores = [tuple(_cell(value) for value in candidate.values()) for candidate in record.get("candidates") or ()]
+    if scores:
+        names = tuple(record["candidates"][0])
+        lines += ["", table(tuple(name.upper() for name in names), scores)]
+    return "\n".join(lines)
+
+
+def _deployment(raw: JsonObject, now: datetime) -> tuple[str, ...]:
+    status, meta, ready = raw.get("status") or {}, raw["metadata"], condition(raw, "Ready")
+    return (
+        f"{meta.get('namespace')}/{meta['name']}",
+        ready.get("status", "Unknown"),
+        status.get("replicasReady") or NONE,
+        status.get("sitesReady") or NONE,
+        raw["spec"]["model"]["name"],
+        ready.get("reason", NONE),
+        status.get("revision") or NONE,
+        status.get("ttftP95") or NONE,
+        _age(meta.get("creationTimestamp"), now),
+        ready.get("message", ""),
+    )
+
+
+def _site(raw: JsonObject, now: datetime) -> tuple[str, ...]:
+    status = raw.get("status") or {}
+    applications = status.get("applications")
+    return (
+        raw["metadata"]["name"],
+        condition(raw, "Connected").get("status", "Unknown"),
+        raw["spec"].get("tier", "cloud"),
+        status.get("phase") or NONE,
+        NONE if applications is None else str(applications),
+        _age(status.get("observedAt"), now),
+        status.get("rayVersion") or NONE,
+        ((raw["spec"].get("backend") or {}).get("ray") or {}).get("address", NONE),
+        status.get("message", ""),
+    )
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _seconds(value: float | None) -> str:
+    return NONE if value is None else f"{value:.3f} s"
+
+
+def _age(text: str | None, now: datetime) -> str:
+    if not text:
+        return NONE
+    seconds = max(0, int((now - datetime.fromisoformat(text)).total_seconds()))
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
