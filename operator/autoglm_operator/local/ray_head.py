@@ -191,7 +191,7 @@ class RayHead:
         return [
             sys.executable,
             "-m",
-            "ray.scripts.scripts",
+            "autoglm_operator.local.patient_ray",
             "start",
             "--head",
             "--block",

@@ -30,7 +30,7 @@ from autoglm_operator.local.state_dir import StateDir
 from autoglm_operator.local.store import FileStore, write_atomically
 from autoglm_operator.settings import Pace
 from autoglm_operator.state import Event
-from autoglm_operator.store import DEPLOYMENT, SITE, JsonObject, ObjectKey
+from autoglm_operator.store import SITE, JsonObject, ObjectKey
 from autoglm_operator.telemetry import JsonLines, log
 
 # One local site costs nothing to look at, and somebody waits.
