@@ -1,0 +1,84 @@
+"""Where a deployment stands at one selected site, and what to change there."""
+
+from datetime import datetime
+
+from autoglm_operator import applications, conditions, views
+from autoglm_operator.api import DeploymentSiteStatus, SiteState
+from autoglm_operator.state import ApplyApplication, DeleteApplication, SiteOutcome, SiteView, Verdict, clip
+from autoglm_operator.subject import Subject
+
+
+def at(subject: Subject, view: SiteView) -> SiteOutcome:
+    """The outcome at one site. A site that does not answer is left as it is."""
+    if not subject.is_live(view):
+        return _silent(subject, view)
+    return _served(subject, view) if subject.stopped is None else _emptied(subject, view, subject.stopped)
+
+
+def second(moment: datetime | None) -> datetime | None:
+    """A time as Kubernetes writes it, in whole seconds."""
+    return moment.replace(microsecond=0) if moment else None
+
+
+def _served(subject: Subject, view: SiteView) -> SiteOutcome:
+    wanted = subject.wanted
+    found = views.application(view, wanted.name)
+    standing = applications.judge(found, wanted, _history(subject, view.name), subject.now)
+    row = DeploymentSiteStatus(
+        name=view.name,
+        desired=wanted.replicas,
+        ready=standing.ready,
+        revision=found.revision if found and found.owner_uid == wanted.uid else None,
+        state=standing.state,
+        message=clip(standing.message),
+        observed_at=second(view.observed_at),
+    )
+    change: ApplyApplication | DeleteApplication | None = None
+    if standing.apply:
+        change = ApplyApplication(view.name, wanted.application)
+    elif standing.restart:
+        change = DeleteApplication(view.name, wanted.name, wanted.uid)
+    return SiteOutcome(row, standing.reason, True, change)
+
+
+def _emptied(subject: Subject, view: SiteView, stopped: Verdict) -> SiteOutcome:
+    """A site of a deployment that shall serve nothing."""
+    found = subject.ours(view)
+    row = DeploymentSiteStatus(
+        name=view.name,
+        ready=found.ready_replicas if found else 0,
+        revision=found.revision if found else None,
+        state="Deleting" if found else "Suspended",
+        message="the application is being removed" if found else stopped.message,
+        observed_at=second(view.observed_at),
+    )
+    if found is None:
+        return SiteOutcome(row, stopped.reason, True)
+    change = None if found.status == "DELETING" else DeleteApplication(view.name, found.name, subject.wanted.uid)
+    return SiteOutcome(row, "Deleting", True, change)
+
+
+def _silent(subject: Subject, view: SiteView) -> SiteOutcome:
+    """A site that does not answer keeps its last figures and their age."""
+    why, old = views.silence(view, subject.now), subject.row(view.name)
+    phase = views.phase(view, subject.now)
+    state: SiteState = "Pending" if phase is None else "Unreachable" if phase == "Unreachable" else "Stale"
+    row = DeploymentSiteStatus(
+        name=view.name,
+        desired=0 if subject.stopped else subject.wanted.replicas,
+        ready=old.ready if old else 0,
+        revision=old.revision if old else None,
+        state=state,
+        message=clip(why.message),
+        observed_at=second(view.observed_at) or (old.observed_at if old else None),
+    )
+    return SiteOutcome(row, why.reason, False)
+
+
+def _history(subject: Subject, site: str) -> applications.History:
+    old = subject.row(site)
+    was_there = old is not None and old.revision is not None
+    earned = old is not None and old.revision == subject.wanted.revision and old.ready > 0 and subject.is_admitted(site)
+    ready = conditions.find(subject.deployment.status, "SitesReady")
+    failing = ready.last_transition_time if ready and ready.status != "True" else None
+    return applications.History(earned, was_there, failing)

@@ -1,0 +1,68 @@
+"""One deployment that shall exist, with everything that is derived from its spec and from what was observed."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+
+from autoglm_operator import applications, placement, revision, views
+from autoglm_operator.api import AutoGLMDeployment, DeploymentSiteStatus
+from autoglm_operator.state import ApplicationView, Observed, SiteView, Verdict
+from autoglm_serving.config import AppConfig
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The input of one decision. Everything else here follows from it."""
+
+    deployment: AutoGLMDeployment
+    observed: Observed
+    now: datetime
+
+    @cached_property
+    def config(self) -> AppConfig:
+        """The arguments of the application, revision included."""
+        return revision.stamp(applications.config(self.deployment))
+
+    @cached_property
+    def wanted(self) -> applications.Wanted:
+        """The application that shall run at each selected site."""
+        return applications.wanted(self.config, max(self.deployment.spec.replicas, 1))
+
+    @cached_property
+    def selection(self) -> placement.Selection:
+        """Which sites are used, and why not the others."""
+        return placement.select(self.deployment.spec.sites, self.observed.sites, self.observed.invalid_sites)
+
+    @cached_property
+    def stopped(self) -> Verdict | None:
+        """Why the deployment shall serve nothing, if so."""
+        if self.deployment.spec.suspend:
+            return Verdict("False", "Suspended", "spec.suspend is true: set it to false to serve again")
+        if self.deployment.spec.replicas == 0:
+            return Verdict("False", "ScaledToZero", "spec.replicas is 0: raise it to serve again")
+        return None
+
+    @cached_property
+    def _rows(self) -> dict[str, DeploymentSiteStatus]:
+        status = self.deployment.status
+        return {row.name: row for row in (status.sites if status else ())}
+
+    def row(self, site: str) -> DeploymentSiteStatus | None:
+        """What the stored status says about a site."""
+        return self._rows.get(site)
+
+    def is_live(self, view: SiteView) -> bool:
+        """Whether the figures of a site may be acted on."""
+        return views.is_live(view, self.now)
+
+    def ours(self, view: SiteView) -> ApplicationView | None:
+        """The application of this deployment at a site, when it was last read."""
+        return next(iter(views.owned(view, self.deployment.metadata.uid)), None)
+
+    def target(self, site: str) -> views.Target:
+        """What gateways shall have admitted at a site."""
+        return views.Target(self.config.deployment, site, self.config.revision)
+
+    def is_admitted(self, site: str) -> bool:
+        """Whether a gateway gets answers of the wanted revision from a site."""
+        return views.is_admitted(self.observed.gateways, self.target(site), self.now)

@@ -1,0 +1,190 @@
+"""A small world that carries plans out: Ray clusters and gateways as dictionaries, time as a number that is moved by hand."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from autoglm_operator import routes
+from autoglm_operator.api import AutoGLMDeployment
+from autoglm_operator.reconcile import reconcile
+from autoglm_operator.state import (
+    FINALIZER,
+    ApplicationStatus,
+    ApplicationView,
+    ApplyApplication,
+    GatewayView,
+    Observed,
+    Plan,
+    Published,
+    SiteError,
+    SiteView,
+)
+from autoglm_serving.routing_table import Admission, GatewayReport, RoutingTable
+from support.fleet import NOW, site
+
+
+@dataclass
+class Application:
+    """An application on a simulated Ray cluster. `serving` is the revision that answers, which lags behind the config."""
+
+    config: Mapping[str, Any]
+    status: ApplicationStatus = "DEPLOYING"
+    ready: int = 0
+    serving: str | None = None
+    message: str = ""
+
+    @property
+    def replicas(self) -> int:
+        """The wanted replicas."""
+        overrides = self.config.get("deployments") or ({"num_replicas": 1},)
+        return int(overrides[0]["num_replicas"])
+
+    def view(self) -> ApplicationView:
+        """What Ray reports."""
+        return ApplicationView(
+            name=self.config["name"],
+            import_path=self.config["import_path"],
+            status=self.status,
+            message=self.message,
+            route_prefix=self.config["route_prefix"],
+            args=self.config["args"],
+            deployments=tuple(self.config.get("deployments") or ()),
+            ready_replicas=self.ready,
+            target_replicas=self.replicas,
+        )
+
+    def finish(self) -> None:
+        """Ends the rollout that is under way."""
+        self.status, self.ready, self.message = "RUNNING", self.replicas, ""
+        self.serving = self.config["args"].get("revision")
+
+
+@dataclass
+class World:
+    """Sites, gateways and one deployment."""
+
+    deployment: AutoGLMDeployment
+    clusters: dict[str, dict[str, Application]] = field(default_factory=dict)
+    silent: dict[str, SiteView] = field(default_factory=dict)
+    gateways: int = 1
+    now: datetime = NOW
+    table: RoutingTable | None = None
+    published: Published | None = None
+    log: list[str] = field(default_factory=list)
+    gone: bool = False
+
+    def observed(self) -> Observed:
+        """What the shell would see now."""
+        return Observed(
+            sites=tuple(self._view(name) for name in sorted(self.clusters)),
+            gateways=tuple(self._gateway(number) for number in range(self.gateways)),
+            deployments=(self.deployment,),
+            published=self.published,
+        )
+
+    def cut(self, name: str) -> None:
+        """The site ceases to answer."""
+        self.silent[name] = self._view(name)
+
+    def mend(self, name: str) -> None:
+        """The site answers again."""
+        self.silent.pop(name, None)
+
+    def step(self) -> Plan:
+        """One reconcile, carried out."""
+        plan = reconcile(self.deployment, self.observed(), self.now)
+        self._finalizer(plan.add_finalizer, plan.remove_finalizer)
+        for change in plan.applications:
+            if change.site in self.silent:
+                self.log.append(f"no answer from {change.site}")
+                continue
+            apps = self.clusters[change.site]
+            if isinstance(change, ApplyApplication):
+                self.log.append(f"apply {change.site}")
+                old = apps.get(change.name)
+                assert old is None or old.view().owner_uid == change.uid, "a foreign application would be overwritten"
+                apps[change.name] = (
+                    replace(old, config=change.application, status="DEPLOYING")
+                    if old
+                    else Application(change.application)
+                )
+            else:
+                self.log.append(f"delete {change.site}")
+                assert apps[change.name].view().owner_uid == change.uid, "a foreign application would be deleted"
+                apps[change.name].status = "DELETING"
+        self._publish(plan)
+        self.deployment = self.deployment.model_copy(update={"status": plan.status})
+        return plan
+
+    def settle(self) -> None:
+        """Everything that is under way on the sites that answer comes to its end."""
+        for name, apps in self.clusters.items():
+            if name in self.silent:
+                continue
+            for key in [key for key, app in apps.items() if app.status == "DELETING"]:
+                del apps[key]
+            for app in apps.values():
+                if app.view().owner_uid is not None:
+                    app.finish()
+
+    def converge(self, limit: int = 12) -> Plan:
+        """Steps and settles until a step changes nothing."""
+        for _ in range(limit):
+            before = (self.deployment, self.published, len(self.log))
+            plan = self.step()
+            self.settle()
+            self.now += timedelta(seconds=2)
+            if before == (self.deployment, self.published, len(self.log)):
+                return plan
+        raise AssertionError(f"no rest after {limit} steps: {self.log[-6:]}")
+
+    def _view(self, name: str) -> SiteView:
+        if name in self.silent:
+            return replace(self.silent[name], error=SiteError("Unreachable", "no route to host"), failures=3)
+        views = tuple(app.view() for _, app in sorted(self.clusters[name].items()))
+        return SiteView(site(name), applications=views, observed_at=self.now)
+
+    def _gateway(self, number: int) -> GatewayView:
+        table = self.table
+        report = GatewayReport(
+            table_epoch=table.epoch if table else 0,
+            table_version=table.version if table else 0,
+            admissions=tuple(self._admissions()),
+            started_at=NOW,
+        )
+        return GatewayView(f"gateway-{number}", report, self.now)
+
+    def _admissions(self) -> list[Admission]:
+        found: list[Admission] = []
+        for route in self.table.routes if self.table else ():
+            for end in route.endpoints:
+                app = self.clusters.get(end.site, {}).get(route.deployment.replace("/", "."))
+                serving = app.serving if app and app.ready > 0 and end.site not in self.silent else None
+                state = "Admitted" if serving == route.revision else "Probing"
+                found.append(
+                    Admission(
+                        deployment=route.deployment,
+                        site=end.site,
+                        revision=serving or "",
+                        state=state,  # type: ignore[arg-type]
+                        message="",
+                        observed_at=self.now,
+                    )
+                )
+        return found
+
+    def _publish(self, plan: Plan) -> None:
+        if self.table is not None and self.table.routes == plan.routes:
+            return
+        version = self.table.version + 1 if self.table else 1
+        self.table = routes.table(plan.routes, 1, version, self.now)
+        self.published = Published(1, version, plan.routes)
+
+    def _finalizer(self, add: bool, remove: bool) -> None:
+        meta = self.deployment.metadata
+        held = tuple(name for name in meta.finalizers if name != FINALIZER) + ((FINALIZER,) if add else ())
+        if add or remove:
+            meta = meta.model_copy(update={"finalizers": held})
+            self.deployment = self.deployment.model_copy(update={"metadata": meta})
+            self.gone = remove
