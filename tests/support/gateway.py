@@ -198,20 +198,26 @@ class Gateway:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
+        """Open a client in this event loop, and start the process unless it runs already."""
         self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=DEADLINE_S))
         try:
-            await self.start()
+            if not self.process.running:
+                await self.start()
         except BaseException:
-            await self.__aexit__(None, None, None)
+            await self.close()
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.close()
+        await asyncio.to_thread(self.process.terminate)
+
+    async def close(self) -> None:
+        """Close the client and leave the process running, for the next test."""
         if self._session is not None:
             await self._session.close()
-        await asyncio.to_thread(self.process.terminate)
 
     async def start(self) -> None:
         """Start the process and wait until Envoy is live."""

