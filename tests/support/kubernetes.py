@@ -118,6 +118,7 @@ class ControlPlane:
             except ProcessFailed:
                 # A port was taken between its choice and its use.
                 self.stop()
+                shutil.rmtree(self.directory / "etcd", ignore_errors=True)
                 if left == 0:
                     raise
         if CRDS.is_dir():
