@@ -13,11 +13,13 @@ from autoglm_serving.config import AppConfig
 from autoglm_serving.engines.interface import (
     Engine,
     EngineDead,
+    EngineOptionsInvalid,
     EngineOverloaded,
     GenerateRequest,
     GenerationFailed,
     ImagePart,
     Message,
+    PromptRefused,
     PromptTooLong,
 )
 from autoglm_serving.model.errors import ModelInvalid, ModelNotFound
@@ -55,7 +57,7 @@ class EngineReplica:
         """Load the model; raises ModelUnavailable when that can never work."""
         try:
             await self._engine.start()
-        except (ModelNotFound, ModelInvalid) as error:
+        except (ModelNotFound, ModelInvalid, EngineOptionsInvalid) as error:
             raise ModelUnavailable(_one_line(error)) from None
 
     async def generate(self, call: Call) -> AsyncGenerator[Event, None]:
@@ -114,6 +116,8 @@ class EngineReplica:
                     "answer together: shorten the history or send a smaller image",
                     "messages",
                 )
+            case PromptRefused():
+                return Failure("invalid_request", str(error), "messages")
             case EngineOverloaded():
                 return Failure("overloaded", "the replica is full: try again in a moment")
             case EngineDead():
@@ -135,7 +139,7 @@ def _create(config: AppConfig, create: Callable[[AppConfig], Engine] | None) -> 
         create = create_engine
     try:
         return create(config)
-    except (ModelNotFound, ModelInvalid) as error:
+    except (ModelNotFound, ModelInvalid, EngineOptionsInvalid) as error:
         raise ModelUnavailable(_one_line(error)) from None
 
 
