@@ -160,7 +160,7 @@ def test_a_job_that_was_cancelled_before_its_turn_is_never_started(make: Make) -
 
 
 def test_a_failing_answer_takes_nobody_with_it(make: Make) -> None:
-    loop = make(ScriptedRunner({"bad": [1, ValueError("secret path")], "good": [2] * 20 + [END]}))
+    loop = make(ScriptedRunner({"bad": [1, ValueError("secret path")], "good": [*[2] * 20, END]}))
     bad, good = Listener("bad"), Listener("good")
     loop.submit(good.job)
     loop.submit(bad.job)

@@ -12,6 +12,7 @@ from autoglm_serving.engines.interface import GenerateRequest, GenerationFailed
 from autoglm_serving.engines.options import Dtype, TransformersOptions
 from autoglm_serving.engines.prompt import Prompt
 from autoglm_serving.engines.step_loop import Runner
+from autoglm_serving.model.errors import ModelInvalid
 from autoglm_serving.model.folder import ModelFolder
 from autoglm_serving.model.load import ModelImages, load_weights
 
@@ -40,7 +41,10 @@ class TransformersRunner(Runner[Answer]):
         )
         self._images = images
         self._end_ids = frozenset(folder.end_ids)
-        self.self_check()
+        try:
+            self.self_check()
+        except RuntimeError as error:
+            raise ModelInvalid(f"{folder.path} was loaded but cannot compute: {error}") from error
 
     @property
     @override
