@@ -23,11 +23,10 @@ class FileStore:
     observed by an earlier run says nothing about this one.
     """
 
-    def __init__(self, folder: Path, *, complete: bool, on_event: Callable[[ObjectKey, Event], None]) -> None:
+    def __init__(self, folder: Path, *, complete: bool) -> None:
         """`complete` as in `Store`: false when other operators may use the same sites."""
         self._folder = folder
         self._complete = complete
-        self._on_event = on_event
         self._uids = {key: raw["metadata"]["uid"] for key, raw in read_objects(folder).items()}
         self._objects: dict[ObjectKey, JsonObject] = {}
         self._secrets: dict[SecretKey, str] = {}
@@ -118,12 +117,11 @@ class FileStore:
         return self._write(key, {**raw, "metadata": {**raw["metadata"], "finalizers": list(finalizers)}})
 
     async def record_event(self, about: JsonObject, kind: Kind, event: Event, now: datetime) -> None:
-        """Keep it for `autoglm explain`, and tell whoever listens."""
+        """Keep it for `autoglm explain`."""
         key = ObjectKey.of(kind, about)
         record = {"about": str(key), "type": event.type, "reason": event.reason, "message": event.message}
         self._events.append({**record, "time": _time(now)})
         write_atomically(self._folder.parent / "events.json", json.dumps(list(self._events), ensure_ascii=False))
-        self._on_event(key, event)
 
     async def secret(self, namespace: str, name: str, key: str) -> str | None:
         """One value of one Secret of the manifest."""

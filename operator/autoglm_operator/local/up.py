@@ -29,7 +29,6 @@ from autoglm_operator.local.ray_head import RayHead, RayStartError
 from autoglm_operator.local.state_dir import StateDir
 from autoglm_operator.local.store import FileStore, write_atomically
 from autoglm_operator.settings import Pace
-from autoglm_operator.state import Event
 from autoglm_operator.store import SITE, JsonObject, ObjectKey
 from autoglm_operator.telemetry import JsonLines, log
 
@@ -90,7 +89,7 @@ class Up:
             await self._start_processes(manifest, stack)
             if self._stop.is_set():
                 return
-            store = FileStore(self._state.objects, complete=not manifest.has_sites, on_event=self._hear)
+            store = FileStore(self._state.objects, complete=not manifest.has_sites)
             store.apply(*self._wanted(manifest))
             controller = self._controller(store)
             leading = asyncio.create_task(controller.lead(), name="controller")
@@ -315,10 +314,6 @@ class Up:
                 await store.until(lambda: not store.deployments())
         for key in store.deployments():
             self._say(f"{key} could not be removed from its sites: run `autoglm up` again when they can be reached")
-
-    def _hear(self, key: ObjectKey, event: Event) -> None:
-        if event.type == "Warning":
-            self._say(f"{key}: {event.reason}: {event.message}")
 
     def _say(self, words: str) -> None:
         self._told.at = time.monotonic()

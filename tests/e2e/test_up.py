@@ -1,0 +1,226 @@
+"""`autoglm up` as a user runs it: one process, one manifest, no Kubernetes."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from support.kubernetes import ROOT
+from support.processes import Process, wait_until
+
+pytestmark = pytest.mark.timeout(1200)
+
+START_S = 600.0
+AUTOGLM = (sys.executable, "-m", "autoglm_serving.cli")
+
+
+class Run:
+    """One `autoglm up` with a copy of the example beside its screenshot."""
+
+    def __init__(self, folder: Path) -> None:
+        self.state = folder / "state"
+        self.manifest = folder / "quickstart.yaml"
+        for name in ("quickstart.yaml", "screenshot.png"):
+            shutil.copy(ROOT / "examples" / name, folder / name)
+        command = [*AUTOGLM, "up", str(self.manifest), "--port", "0", "--state-dir", str(self.state)]
+        self.process = Process("autoglm up", command, log=folder / "up.log")
+
+    def wait_said(self, pattern: str) -> re.Match[str]:
+        """Wait until it has said something; the match."""
+        self.process.wait_for(lambda: self.said(pattern) is not None, f"it says {pattern}", START_S)
+        found = self.said(pattern)
+        assert found is not None
+        return found
+
+    def said(self, pattern: str) -> re.Match[str] | None:
+        return re.search(pattern, self.process.log_text(), re.MULTILINE)
+
+    def autoglm(self, *args: str) -> subprocess.CompletedProcess[str]:
+        """Another command on the same state folder."""
+        return autoglm(*args, "--state-dir", str(self.state))
+
+    def leftovers(self) -> list[str]:
+        """Command lines of processes that name the state folder, and temporary folders that its records name."""
+        found = [line for line in processes() if str(self.state) in line]
+        return found + [str(path) for path in self.temp_dirs if path.exists()]
+
+    @property
+    def temp_dirs(self) -> list[Path]:
+        return self._temp_dirs
+
+    def remember_temp_dirs(self) -> None:
+        records = [*self.state.glob("*/ray.json"), *self.state.glob("*/gateway.json")]
+        self._temp_dirs = [Path(json.loads(record.read_text())["tempDir"]) for record in records]
+        assert len(self._temp_dirs) == 2
+        assert all(path.is_dir() for path in self._temp_dirs)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    run = Run(tmp_path_factory.mktemp("up"))
+    with run.process:
+        run.wait_said(r"why there: autoglm explain (\S+)")
+        yield run
+        run.process.interrupt()
+        run.process.wait()
+    run.autoglm("down")
+
+
+def autoglm(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*AUTOGLM, *args], capture_output=True, text=True, timeout=120, check=False)
+
+
+def processes() -> list[str]:
+    """Command lines of all processes."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+            except OSError:
+                continue
+    return found
+
+
+def test_it_answers_the_screenshot_once_by_itself(run: Run) -> None:
+    assert run.said(r"answered in .* by site local \(\d+ tokens in\)")
+
+
+def test_the_printed_curl_line_works_as_it_is(run: Run) -> None:
+    line = run.wait_said(r"^  (curl .*)$").group(1)
+    done = subprocess.run(shlex.split(line), capture_output=True, text=True, timeout=300, check=True)
+    answer = json.loads(done.stdout)
+    assert answer["object"] == "chat.completion"
+    assert answer["choices"][0]["message"]["role"] == "assistant"
+    assert answer["usage"]["completion_tokens"] > 0
+
+
+def test_status_shows_deployment_site_and_gateway(run: Run) -> None:
+    text = run.autoglm("status").stdout
+    assert re.search(r"^NAME +READY +REPLICAS +SITES +MODEL", text, re.MULTILINE)
+    assert re.search(r"^default/quickstart +True +1/1 +1/1 +autoglm-phone-9b +Answering", text, re.MULTILINE)
+    assert re.search(r"^local +True +cloud +Connected +1 ", text, re.MULTILINE)
+    assert re.search(r"^gateway http://127.0.0.1:\d+: envoy yes, table yes", text, re.MULTILINE)
+
+
+def test_status_as_json_is_what_kubernetes_would_store(run: Run) -> None:
+    found = json.loads(run.autoglm("status", "-o", "json").stdout)
+    by_kind = {item["kind"]: item for item in found["items"]}
+    conditions = {one["type"]: one["status"] for one in by_kind["AutoGLMDeployment"]["status"]["conditions"]}
+    assert conditions["Ready"] == conditions["SitesReady"] == conditions["GatewayReady"] == "True"
+    assert by_kind["AutoGLMSite"]["status"]["phase"] == "Connected"
+
+
+def test_explain_tells_why_a_request_went_where_it_went(run: Run) -> None:
+    request_id = run.wait_said(r"why there: autoglm explain (\S+)").group(1)
+    text = run.autoglm("explain", request_id).stdout
+    assert request_id in text
+    assert "1080x2400" in text
+    assert re.search(r"went to +local", text)
+
+
+def test_explain_tells_the_conditions_of_a_deployment(run: Run) -> None:
+    text = run.autoglm("explain", "agd/quickstart").stdout
+    assert re.search(r"^Ready +True +Answering", text, re.MULTILINE)
+    assert re.search(r"^local +Ready +1/1", text, re.MULTILINE)
+
+
+def test_explain_of_something_unknown_says_what_there_is(run: Run) -> None:
+    done = run.autoglm("explain", "agd/nothing")
+    assert done.returncode == 1
+    assert "agd/quickstart" in done.stderr
+    assert "does not know request" in run.autoglm("explain", "no-such-request").stderr
+
+
+def test_a_second_up_on_the_same_folder_is_refused_with_the_way_out(run: Run) -> None:
+    done = run.autoglm("up", str(run.manifest), "--port", "0")
+    assert done.returncode == 1
+    assert "is in use" in done.stderr
+    assert "autoglm down" in done.stderr
+
+
+def test_an_edited_file_is_applied_and_a_bad_edit_is_not(run: Run) -> None:
+    good = yaml.safe_load(run.manifest.read_text())
+    run.manifest.write_text(yaml.safe_dump({**good, "spec": {**good["spec"], "replicas": -1}}))
+    run.wait_said(r"spec\.replicas: should be greater than or equal to 0")
+    run.wait_said(r"the last good version goes on")
+    routing = {"routing": {"retries": 1}}
+    run.manifest.write_text(yaml.safe_dump({**good, "spec": {**good["spec"], **routing}}))
+    run.wait_said(r"was edited: AutoGLMDeployment default/quickstart")
+
+    def ready_again() -> bool:
+        items = json.loads(run.autoglm("status", "-o", "json").stdout)["items"]
+        found = next(item for item in items if item["kind"] == "AutoGLMDeployment")
+        ready = next(one for one in found["status"]["conditions"] if one["type"] == "Ready")
+        return bool(found["metadata"]["generation"] == ready["observedGeneration"] == 2 and ready["status"] == "True")
+
+    wait_until(ready_again, "the second generation is Ready", START_S)
+
+
+def test_an_interrupt_leaves_nothing_behind(run: Run) -> None:
+    run.remember_temp_dirs()
+    assert run.leftovers(), "the check finds the processes while they run"
+    run.process.interrupt()
+    assert run.process.wait() == 0
+    assert "nothing is left running" in run.process.log_tail(1)
+    assert run.leftovers() == []
+    assert "nothing runs" in run.autoglm("status").stderr
+
+
+def test_what_a_killed_run_left_is_ended_by_down(run: Run) -> None:
+    run.process.start()
+    run.process.wait_for(
+        lambda: len(list(run.state.glob("*/*.json"))) >= 2, "Ray and the gateway were started", START_S
+    )
+    run.remember_temp_dirs()
+    run.process.kill()
+    assert run.leftovers(), "a killed run cannot clean up"
+    assert run.autoglm("down").stdout == "stopped\n"
+    assert run.leftovers() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: [", "is not YAML"),
+        ("kind: Pod\napiVersion: v1", "v1/Pod does not run here"),
+        ("", "has no AutoGLMDeployment"),
+        ("- 1", "is not a Kubernetes object"),
+    ],
+)
+def test_a_file_that_is_no_manifest_is_refused_with_the_remedy(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "manifest.yaml"
+    path.write_text(text)
+    for command in (["up", "--state-dir", str(tmp_path / "state")], ["plan"]):
+        done = autoglm(*command, str(path))
+        assert done.returncode == 1
+        assert words in done.stderr
+
+
+def test_every_wrong_field_is_named_before_anything_starts(tmp_path: Path) -> None:
+    manifest = yaml.safe_load((ROOT / "examples/quickstart.yaml").read_text())
+    manifest["spec"]["model"]["uri"] = "ftp://somewhere"
+    manifest["spec"]["sites"] = {"names": ["elsewhere"]}
+    path = tmp_path / "manifest.yaml"
+    path.write_text(yaml.safe_dump(manifest))
+    done = autoglm("up", str(path), "--state-dir", str(tmp_path / "state"))
+    assert "spec.model.uri" in done.stderr
+    manifest["spec"]["model"]["uri"] = "builtin://autoglm-tiny"
+    path.write_text(yaml.safe_dump(manifest))
+    assert "remove spec.sites" in autoglm("up", str(path), "--state-dir", str(tmp_path / "state")).stderr
+    assert not (tmp_path / "state" / "ray" / "ray.json").exists()
+
+
+def test_plan_shows_the_application_and_starts_nothing() -> None:
+    text = autoglm("plan", str(ROOT / "examples/quickstart.yaml")).stdout
+    assert "put application default.quickstart on site local" in text
+    found = json.loads(autoglm("plan", str(ROOT / "examples/two-sites.yaml"), "-o", "json").stdout)
+    assert [change["site"] for change in found[0]["put"]] == ["region-1", "store-17"]
