@@ -33,6 +33,7 @@ STATE_FILE = "ray.json"
 # Ray's own limits suit a quiet server; a laptop that also runs a browser is not one. Seconds.
 PATIENCE = {
     "RAY_gcs_server_port_wait_time_s": "90",
+    "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "150",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
 }
