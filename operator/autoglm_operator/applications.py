@@ -104,11 +104,13 @@ class History:
     """What is known of a site from before.
 
     `earned` says that the wanted revision was seen running there and that a gateway still gets its answers. `deployed`
-    says that an application was there. `failing_since` is when the sites ceased to be ready.
+    says that an application was there, `rolling` that it was of another revision when this rollout began. `failing_since`
+    is when the sites ceased to be ready.
     """
 
     earned: bool = False
     deployed: bool = False
+    rolling: bool = False
     failing_since: datetime | None = None
 
 
@@ -184,7 +186,8 @@ def _current(view: ApplicationView, wanted: Wanted, history: History, now: datet
         )
     if "to be scheduled" in view.message:
         return Standing("Deploying", "InsufficientResources", words, ready)
-    return Standing("Deploying", "Scaling" if history.earned else "Deploying", words or counted, ready)
+    reason: Reason = "Scaling" if history.earned else "RollingOut" if history.rolling else "Deploying"
+    return Standing("Deploying", reason, words or counted, ready)
 
 
 def _why_failed(message: str) -> Reason:

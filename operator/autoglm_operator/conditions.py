@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from autoglm_operator.api import (
+    ConditionStatus,
     DeploymentCondition,
     DeploymentConditionType,
     DeploymentStatus,
@@ -38,14 +39,16 @@ Verdicts = Mapping[DeploymentConditionType, Verdict]
 
 
 def combine(checks: Iterable[Verdict], good: Verdict) -> Verdict:
-    """All checks as one: the first that is False, else the first that is Unknown, else `good`. Messages are joined."""
-    kept = tuple(checks)
-    for status in ("False", "Unknown"):
-        failed = [check for check in kept if check.status == status]
-        if failed:
-            reason = min((check.reason for check in failed), key=_severity)
-            return Verdict(failed[0].status, reason, "; ".join(check.message for check in failed))
-    return good
+    """All checks as one: False if one is False, Unknown if one is Unknown, else `good`.
+
+    The reason is that of the worst check: what needs a person comes before what passes by itself, and a known fault before
+    one that nobody could look at. The messages of all failed checks are joined in the same order.
+    """
+    failed = sorted((check for check in checks if check.status != "True"), key=_severity)
+    if not failed:
+        return good
+    status: ConditionStatus = "False" if any(check.status == "False" for check in failed) else "Unknown"
+    return Verdict(status, failed[0].reason, "; ".join(check.message for check in failed))
 
 
 def site_check(outcome: SiteOutcome) -> Verdict:
@@ -69,7 +72,7 @@ def progressing(outcomes: Sequence[SiteOutcome], sites: Verdict, gateway: Verdic
 
 def degraded(outcomes: Sequence[SiteOutcome], gateway_checks: Sequence[Verdict]) -> Verdict:
     """Whether some of what shall serve does not, while the rest does."""
-    bad = [outcome for outcome in outcomes if outcome.status.state != "Ready"]
+    bad = [outcome for outcome in outcomes if outcome.status.state != "Ready" and outcome.reason != "Scaling"]
     serving = [outcome for outcome in outcomes if outcome.live and outcome.status.ready > 0]
     unseen = [outcome for outcome in bad if not outcome.live]
     text = "; ".join(site_check(outcome).message for outcome in bad)
@@ -130,11 +133,10 @@ def site_condition(verdict: Verdict, before: SiteCondition | None, generation: i
 
 
 def events(before: DeploymentStatus | None, after: Sequence[DeploymentCondition]) -> tuple[Event, ...]:
-    """What happened between two statuses. The same status again is no event."""
+    """What happened between two statuses, told once and by the condition that knows. The same status again is no event."""
     told: dict[Reason, Event] = {}
-    for condition in after:
-        if condition.type not in ("Ready", "SitesReady", "GatewayReady"):
-            continue
+    by_type = {condition.type: condition for condition in after}
+    for condition in (by_type["SitesReady"], by_type["GatewayReady"], by_type["Ready"]):
         old = find(before, condition.type)
         if (old and (old.status, old.reason) == (condition.status, condition.reason)) or condition.reason in _QUIET:
             continue
@@ -158,9 +160,8 @@ def settled(before: DeploymentStatus | None, after: DeploymentStatus) -> Deploym
     return after if max(grown, default=timedelta(0)) >= REFRESH else before
 
 
-def _severity(reason: Reason) -> bool:
-    """What needs a person comes before what passes."""
-    return reason in _CALM
+def _severity(check: Verdict) -> tuple[bool, bool]:
+    return (check.reason in _CALM, check.status == "Unknown")
 
 
 def _since(before: DeploymentCondition | SiteCondition | None, verdict: Verdict, now: datetime) -> datetime:

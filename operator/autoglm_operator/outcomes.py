@@ -76,9 +76,15 @@ def _silent(subject: Subject, view: SiteView) -> SiteOutcome:
 
 
 def _history(subject: Subject, site: str) -> applications.History:
-    old = subject.row(site)
-    was_there = old is not None and old.revision is not None
-    earned = old is not None and old.revision == subject.wanted.revision and old.ready > 0 and subject.is_admitted(site)
-    ready = conditions.find(subject.deployment.status, "SitesReady")
-    failing = ready.last_transition_time if ready and ready.status != "True" else None
-    return applications.History(earned, was_there, failing)
+    old, ready = subject.row(site), conditions.find(subject.deployment.status, "SitesReady")
+    failing = ready is not None and ready.status != "True"
+    since = ready.last_transition_time if ready and failing else None
+    if old is None or old.revision is None:
+        return applications.History(failing_since=since)
+    current = old.revision == subject.wanted.revision
+    return applications.History(
+        earned=current and old.ready > 0 and subject.is_admitted(site),
+        deployed=True,
+        rolling=not current or (ready is not None and ready.reason == "RollingOut"),
+        failing_since=since,
+    )

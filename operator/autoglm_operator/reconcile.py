@@ -7,6 +7,7 @@ Order of the checks: deletion, spec, suspension, selection of sites, each site, 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from autoglm_operator import conditions, leaving, outcomes, placement, removal, routes, views
@@ -70,7 +71,7 @@ def _serve(subject: Subject) -> Plan:
         requeue_after=_again(subject, verdicts, bool(changes)),
         applications=changes,
         add_finalizer=FINALIZER not in meta.finalizers,
-        events=(*_news(subject), *conditions.events(before, written)),
+        events=_events(subject, written),
         routes=() if route is None else (route,),
     )
 
@@ -99,7 +100,7 @@ def _verdicts(
 ) -> conditions.Verdicts:
     if subject.stopped is not None:
         return _stopped_verdicts(subject.stopped, (*selected, *left))
-    checks = _gateway_checks(subject, route)
+    checks = _gateway_checks(subject, selected, route)
     sites = _sites_verdict(subject, selected)
     gateway = _gateway_verdict(subject, checks, route)
     good = Verdict("True", "Answering", f"revision {subject.config.revision} answers at {_count(selected)}")
@@ -126,11 +127,13 @@ def _sites_verdict(subject: Subject, selected: Sequence[SiteOutcome]) -> Verdict
     return conditions.combine(((wrong,) if wrong else ()) + checks, good)
 
 
-def _gateway_checks(subject: Subject, route: Route | None) -> tuple[Verdict, ...]:
+def _gateway_checks(subject: Subject, selected: Sequence[SiteOutcome], route: Route | None) -> tuple[Verdict, ...]:
     old = conditions.find(subject.deployment.status, "GatewayReady")
     generation = subject.deployment.metadata.generation
     confirmed = old is not None and old.status == "True" and old.observed_generation == generation
-    targets = tuple(subject.target(view.name) for view in subject.selection.views)
+    targets = tuple(
+        replace(subject.target(one.name), expected=not one.live or one.status.ready > 0) for one in selected
+    )
     needs = views.Admissible(targets, _published(subject, route), confirmed)
     return views.gateway_checks(subject.observed.gateways, needs, subject.now)
 
@@ -189,11 +192,14 @@ def _table(subject: Subject, route: Route | None) -> GatewayTable | None:
     return GatewayTable(epoch=published.epoch, version=published.version, observed_at=latest)
 
 
-def _news(subject: Subject) -> tuple[Event, ...]:
+def _events(subject: Subject, written: tuple[DeploymentCondition, ...]) -> tuple[Event, ...]:
+    """What happened since the stored status. A new revision is told as such, once."""
+    told = conditions.events(subject.deployment.status, written)
     before, now = subject.deployment.status, subject.config.revision
     if before is None or before.revision in (None, now) or subject.stopped is not None:
-        return ()
-    return (Event("Normal", "RollingOut", f"revision {now} replaces {before.revision}"),)
+        return told
+    rollout = Event("Normal", "RollingOut", f"revision {now} replaces {before.revision}")
+    return (rollout, *(event for event in told if event.reason != "RollingOut"))
 
 
 def _again(subject: Subject, verdicts: conditions.Verdicts, changes: bool) -> timedelta:

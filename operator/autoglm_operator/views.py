@@ -64,11 +64,12 @@ def holds(view: GatewayView, published: Published) -> bool:
 
 @dataclass(frozen=True)
 class Target:
-    """What a gateway shall have admitted."""
+    """What a gateway shall have admitted. `expected` is False while the application itself is not ready."""
 
     deployment: str
     site: str
     revision: str
+    expected: bool = True
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def admission(view: GatewayView, target: Target, now: datetime) -> Verdict:
     """Whether one gateway sends traffic to the wanted revision at one site. The report itself is known to be young."""
     where = f"{target.site} by gateway {view.name}"
     found = _admission(view, target)
-    if found is None or found.state == "Probing":
+    if found is None or found.state == "Probing" or (found.state == "ProbeFailed" and not target.expected):
         return Verdict("False", "Probing", f"{where}: no answer yet")
     if not is_fresh(found.observed_at, now, FIGURE_LIMIT):
         return Verdict("Unknown", "Stale", f"{where}: last probed {found.observed_at:%Y-%m-%dT%H:%M:%SZ}")
