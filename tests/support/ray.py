@@ -55,10 +55,10 @@ class RayCluster:
             for name in names:
                 self.wait_running(name)
 
-    def delete(self, *names: str) -> None:
+    def delete(self, *names: str, wait: bool = True) -> None:
         """Delete applications and wait until they are gone."""
         self._put([each for name, each in self.configs().items() if name not in names])
-        for name in names:
+        for name in names if wait else ():
             self.wait_for(name, lambda app: app is None, "is gone")
 
     def wait_running(self, name: str, deadline_s: float = DEADLINE_S) -> dict[str, Any]:

@@ -128,9 +128,9 @@ class WholePath:
         self.kubectl("apply", "-f", str(QUICKSTART))
         return "quickstart"
 
-    def apply_deployment(self, name: str, model: str, **spec: Any) -> None:
-        """A deployment of the tiny model on this site, unless `spec` says otherwise."""
-        spec = {"model": {"name": model, "uri": "builtin://autoglm-tiny"}, "sites": {"names": [self.site]}, **spec}
+    def apply_deployment(self, name: str, model: str, uri: str = "builtin://autoglm-tiny", **spec: Any) -> None:
+        """A deployment on this site, of the tiny model unless told otherwise."""
+        spec = {"model": {"name": model, "uri": uri}, "sites": {"names": [self.site]}, **spec}
         metadata = {"name": name, "namespace": self.namespace}
         made = {"apiVersion": "serving.autoglm.dev/v1alpha1", "kind": "AutoGLMDeployment", "metadata": metadata}
         self.api.apply({**made, "spec": spec})
@@ -185,7 +185,8 @@ class WholePath:
             wait_until(condition, what, timeout)
         except AssertionError as error:
             stored = self.api.kubectl("get", "agd,ags", "-A", "-o", "yaml", check=False)
-            logs = [each.process.log_tail(15) for each in [*self.operators, *self.gateways]]
+            processes = [*(each.process for each in self.operators), *(each.process for each in self.gateways)]
+            logs = [process.log_tail(15) for process in processes]
             raise AssertionError("\n---\n".join([str(error), stored, *logs])) from None
 
     def ask(self, body: Json, *, url: str | None = None) -> tuple[int, dict[str, str], Any]:

@@ -1,5 +1,6 @@
 """Statuses as text for people: what `kubectl get` and `kubectl describe` would print. Pure."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -108,7 +109,7 @@ def decision(record: Mapping[str, Any]) -> str:
     scores = [tuple(_cell(value) for value in candidate.values()) for candidate in record.get("candidates") or ()]
     if scores:
         names = tuple(record["candidates"][0])
-        lines += ["", table(tuple(name.upper() for name in names), scores)]
+        lines += ["", table(tuple(_title(name) for name in names), scores)]
     return "\n".join(lines)
 
 
@@ -142,6 +143,11 @@ def _site(raw: JsonObject, now: datetime) -> tuple[str, ...]:
         ((raw["spec"].get("backend") or {}).get("ray") or {}).get("address", NONE),
         status.get("message", ""),
     )
+
+
+def _title(name: str) -> str:
+    """ "roundTripS" as "ROUND TRIP S"."""
+    return re.sub(r"(?=[A-Z])", " ", name).upper()
 
 
 def _cell(value: Any) -> str:
