@@ -10,7 +10,7 @@ from typing import Any
 
 from support.gateway import Gateway
 from support.kubernetes import ROOT, ControlPlane
-from support.operator import ACCOUNT, KINDS, SYSTEM, Json, OperatorProcess, install_rbac
+from support.operator import ACCOUNT, KINDS, SYSTEM, Json, OperatorProcess
 from support.processes import wait_until
 from support.ray import RayCluster
 
@@ -41,7 +41,7 @@ class WholePath:
 
     def open(self, *, operators: int = 1) -> None:
         """Start everything and apply the site."""
-        install_rbac(self.api)
+        self.api.kubectl("apply", "-f", str(ROOT / "config/rbac/operator.yaml"))
         self._kubeconfig = self.api.service_account_kubeconfig(SYSTEM, ACCOUNT)
         self.namespace = self.api.new_namespace("path")
         for gateway in self.gateways:
