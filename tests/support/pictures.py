@@ -8,11 +8,11 @@ import zlib
 from PIL import Image
 
 
-def picture(width: int = 60, height: int = 120, format: str = "PNG", mode: str = "RGB") -> bytes:
+def picture(width: int = 60, height: int = 120, kind: str = "PNG", mode: str = "RGB") -> bytes:
     """A real image with some detail."""
     image = Image.linear_gradient("L").resize((width, height)).convert(mode)
     buffer = io.BytesIO()
-    image.save(buffer, format)
+    image.save(buffer, kind)
     return buffer.getvalue()
 
 

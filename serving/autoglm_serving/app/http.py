@@ -106,7 +106,7 @@ class _Endpoints:
 
 
 class _Headers:
-    """Puts revision and request id on every answer, and writes one log line when it has ended."""
+    """Puts the revision on every answer, and writes one log line when it has ended. Serve adds the request id itself."""
 
     def __init__(self, app: ASGIApp, revision: str) -> None:
         self._app = app
@@ -125,8 +125,7 @@ class _Headers:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                added = [(REVISION.encode(), self._revision), (REQUEST_ID.encode(), request_id.encode())]
-                message = {**message, "headers": [*message["headers"], *added]}
+                message = {**message, "headers": [*message["headers"], (REVISION.encode(), self._revision)]}
             await send(message)
 
         try:
