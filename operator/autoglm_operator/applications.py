@@ -136,11 +136,9 @@ def clean(message: str) -> str:
     kept: list[str] = []
     frames = False
     for line in text.splitlines():
-        if "Traceback (most recent call last)" in line:
+        if "Traceback (most recent call last)" in line or _is_frame(line):
             frames = True
-        elif frames and (not line.strip() or line[0].isspace()):
-            continue
-        elif line.strip() and not _is_frame(line):
+        elif line.strip() and not (frames and line[0].isspace()):
             frames = False
             kept.append(" ".join(line.split()))
     return clip(" | ".join(dict.fromkeys(kept)))

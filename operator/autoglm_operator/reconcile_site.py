@@ -124,7 +124,9 @@ def _delete(site: SiteView, fleet: Fleet, now: datetime) -> SitePlan:
 
 def _may_hold(site: SiteView, ours: tuple[ApplicationView, ...]) -> bool:
     """Whether a silent site may still have something of ours: it had when it was last seen, by us or by the status."""
-    return bool(ours) or bool(site.site.status and site.site.status.applications)
+    if site.applications is not None:
+        return bool(ours)
+    return bool(site.site.status and site.site.status.applications)
 
 
 def _connected(site: SiteView, now: datetime) -> Verdict:

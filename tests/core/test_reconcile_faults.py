@@ -1,0 +1,243 @@
+"""One fault at a time: whatever is taken away from a deployment that is Ready, it is Ready no longer, and says why."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from autoglm_operator.reconcile import reconcile
+from autoglm_operator.state import GatewayError, Observed, Published, SiteError, SiteView
+from support.fleet import (
+    NOW,
+    admitted,
+    aged,
+    application,
+    condition,
+    deployment,
+    foreign,
+    gateway,
+    names,
+    published,
+    rows,
+    site,
+    view,
+    with_status,
+)
+
+OF = deployment({"replicas": 2})
+GOOD = Observed(
+    sites=(view("a", application(OF)), view("b", application(OF))),
+    gateways=(gateway(*admitted(OF, "a", "b")), gateway(*admitted(OF, "a", "b"), name="edge")),
+    deployments=(OF,),
+)
+GOOD = replace(GOOD, published=published(reconcile(OF, GOOD, NOW)))
+
+
+def site_b(change: Callable[[SiteView], SiteView]) -> Observed:
+    return replace(GOOD, sites=(GOOD.sites[0], change(GOOD.sites[1])))
+
+
+def edge(**changes: object) -> Observed:
+    return replace(GOOD, gateways=(GOOD.gateways[0], replace(GOOD.gateways[1], **changes)))  # type: ignore[arg-type]
+
+
+def edge_says(state: str = "Admitted", **changes: object) -> Observed:
+    told = (*admitted(OF, "a"), *admitted(OF, "b", state=state, **changes))  # type: ignore[arg-type]
+    return edge(report=gateway(*told).report)
+
+
+def has(*found: object) -> Callable[[SiteView], SiteView]:
+    return lambda seen: replace(seen, applications=found)  # type: ignore[arg-type]
+
+
+DOWN = SiteError("Unreachable", "no route to host")
+OPEN = SiteError("OpenCluster", "the cluster answers without a token")
+OLDER = deployment(name="elder", uid="uid-elder", creationTimestamp="2026-03-01T09:00:00Z")
+
+BEHIND = gateway(*admitted(OF, "a", "b"), table=(1, 0))
+
+FAULTS: dict[str, tuple[Observed, str, str]] = {
+    "a site was read 31 s ago": (site_b(lambda seen: aged(seen, 29)), "Unknown", "Stale"),
+    "a site was read 91 s ago": (site_b(lambda seen: aged(seen, 89)), "Unknown", "Unreachable"),
+    "a site was never read": (site_b(lambda seen: SiteView(seen.site)), "Unknown", "NotObserved"),
+    "a site is down": (site_b(lambda seen: replace(aged(seen, 60), error=DOWN)), "Unknown", "Unreachable"),
+    "a site refuses the token": (
+        site_b(lambda seen: replace(seen, error=SiteError("Unauthorized", "403"))), "Unknown", "Unauthorized"
+    ),
+    "a site became open to everybody": (site_b(lambda seen: replace(seen, error=OPEN)), "Unknown", "OpenCluster"),
+    "a site lost the application": (site_b(has()), "False", "Deploying"),
+    "a site has somebody else's application": (site_b(has(foreign())), "False", "NameTaken"),
+    "a site still runs the old revision": (
+        site_b(has(application(OF, args={"revision": "0123456789"}))), "False", "RollingOut"
+    ),
+    "a site misses a replica": (site_b(has(application(OF, ready=1))), "False", "ReplicasMissing"),
+    "a site is unhealthy": (site_b(has(application(OF, "UNHEALTHY"))), "False", "Unhealthy"),
+    "a site failed": (site_b(has(application(OF, "DEPLOY_FAILED", ready=0))), "False", "DeployFailed"),
+    "a gateway is probing": (edge_says("Probing"), "False", "Probing"),
+    "a gateway's probe failed": (edge_says("ProbeFailed"), "False", "ProbeFailed"),
+    "a gateway gets answers of the old revision": (edge_says(revision="0123456789"), "False", "Probing"),
+    "a gateway probed 61 s ago": (edge_says(age=61), "Unknown", "Stale"),
+    "a gateway reported 61 s ago": (edge(observed_at=NOW - timedelta(seconds=61)), "Unknown", "GatewayUnreachable"),
+    "a gateway never reported": (edge(report=None, observed_at=None), "Unknown", "GatewayUnreachable"),
+    "a gateway refuses the table": (edge(error=GatewayError("TableRefused", "bad signature")), "False", "TableRefused"),
+    "a gateway has an older table": (edge(report=BEHIND.report), "False", "TablePending"),
+    "no table was written": (replace(GOOD, published=None), "False", "TablePending"),
+    "the table carries other routes": (replace(GOOD, published=Published(1, 1, ())), "False", "TablePending"),
+    "there is no gateway": (replace(GOOD, gateways=()), "Unknown", "GatewayMissing"),
+    "there is no site": (replace(GOOD, sites=()), "False", "NoSites"),
+    "an older deployment has the model name": (replace(GOOD, deployments=(OF, OLDER)), "False", "ModelNameTaken"),
+}  # fmt: skip
+
+
+def test_without_a_fault_it_is_ready() -> None:
+    assert condition(reconcile(OF, GOOD, NOW), "Ready") == ("True", "Answering")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_one_fault_takes_ready_away(fault: str) -> None:
+    observed, status, reason = FAULTS[fault]
+    plan = reconcile(OF, observed, NOW)
+    assert condition(plan, "Ready") == (status, reason)
+    message = next(one.message for one in plan.status.conditions if one.type == "Ready")
+    assert message, "the message says what is missing"
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_told_once_and_its_end_too(fault: str) -> None:
+    observed, _, reason = FAULTS[fault]
+    ready = with_status(OF, reconcile(OF, GOOD, NOW))
+    broken = reconcile(ready, observed, NOW + timedelta(milliseconds=100))
+    if broken.status.conditions[0].status == "True":
+        assert reason == "TablePending", "a table that is merely written anew takes nothing back"
+        return
+    again = reconcile(with_status(ready, broken), observed, NOW + timedelta(milliseconds=200))
+    assert reason in ("Probing", "NotObserved", "TablePending") or broken.events
+    assert not again.events or reason == "Deploying", again.events
+    mended = reconcile(with_status(ready, broken), GOOD, NOW + timedelta(milliseconds=300))
+    assert condition(mended, "Ready") == ("True", "Answering")
+    assert [event.reason for event in mended.events] == ["Answering"]
+
+
+def test_one_lost_answer_changes_nothing_while_the_figures_are_young() -> None:
+    assert condition(reconcile(OF, site_b(lambda seen: replace(seen, error=DOWN)), NOW), "Ready") == (
+        "True",
+        "Answering",
+    )
+
+
+def test_a_table_with_a_later_number_confirms_as_well() -> None:
+    later = replace(GOOD, gateways=(gateway(*admitted(OF, "a", "b"), table=(2, 0)),))
+    assert condition(reconcile(OF, later, NOW), "Ready") == ("True", "Answering")
+
+
+def test_a_changed_spec_has_to_be_confirmed_again_even_if_the_revision_stays() -> None:
+    ready = with_status(OF, reconcile(OF, GOOD, NOW))
+    changed = deployment({"replicas": 2, "routing": {"retries": 3}}, generation=2).model_copy(
+        update={"status": ready.status}
+    )
+    assert condition(reconcile(changed, GOOD, NOW), "GatewayReady") == ("False", "TablePending")
+
+
+def test_degraded_is_true_while_one_site_serves_and_another_does_not() -> None:
+    for fault in (
+        "a site is down",
+        "a site failed",
+        "a site misses a replica",
+        "a site has somebody else's application",
+    ):
+        assert condition(reconcile(OF, FAULTS[fault][0], NOW), "Degraded")[0] == "True", fault
+    assert condition(reconcile(OF, GOOD, NOW), "Degraded") == ("False", "Healthy")
+
+
+def test_a_transition_time_is_that_of_the_status_and_not_of_the_reason_or_the_message() -> None:
+    first = with_status(OF, reconcile(OF, site_b(has()), NOW))
+    later = NOW + timedelta(seconds=20)
+    second = reconcile(first, site_b(has(application(OF, "DEPLOYING", ready=0))), later)
+    third = reconcile(with_status(OF, second), GOOD, later)
+    by_type = [{one.type: one for one in plan.status.conditions} for plan in (second, third)]
+    assert by_type[0]["Ready"].last_transition_time == NOW
+    assert by_type[1]["Ready"].last_transition_time == later
+
+
+def test_times_in_a_status_are_written_anew_every_five_minutes_at_most() -> None:
+    ready = with_status(OF, reconcile(OF, GOOD, NOW))
+    for seconds, is_written in ((20, False), (280, False), (320, True)):
+        now = NOW + timedelta(seconds=seconds)
+        fresh = Observed(
+            sites=(view("a", application(OF), now=now), view("b", application(OF), now=now)),
+            gateways=(gateway(*admitted(OF, "a", "b", now=now), now=now),),
+            deployments=(OF,),
+            published=GOOD.published,
+        )
+        assert (reconcile(ready, fresh, now).status != ready.status) is is_written
+
+
+def test_a_site_that_is_being_left_goes_in_three_steps() -> None:
+    both = with_status(OF, reconcile(OF, GOOD, NOW))
+    one = deployment({"replicas": 2, "sites": {"names": ["a"]}}, generation=2).model_copy(
+        update={"status": both.status}
+    )
+    told = reconcile(one, GOOD, NOW)
+    assert {end.site for end in told.routes[0].endpoints} == {"a"}
+    assert told.applications == (), "the routes leave first"
+    behind = replace(GOOD, published=Published(1, 2, told.routes))
+    assert reconcile(one, behind, NOW).applications == (), "gateways have to know"
+    knowing = replace(behind, gateways=(gateway(*admitted(OF, "a"), table=(1, 2)),))
+    gone = reconcile(one, knowing, NOW)
+    assert names(gone.applications) == [("DeleteApplication", "b", "team.quickstart")]
+    assert rows(gone) == {"a": "Ready", "b": "Deleting"}
+
+
+def test_a_site_that_is_being_left_serves_on_while_the_others_do_not() -> None:
+    one = deployment({"replicas": 2, "sites": {"names": ["a"]}})
+    for fault in (
+        replace(GOOD, sites=(view("a"), GOOD.sites[1])),
+        replace(GOOD, gateways=(gateway(*admitted(OF, "b")),)),
+    ):
+        plan = reconcile(one, fault, NOW)
+        assert {end.site for end in plan.routes[0].endpoints} == {"a", "b"}
+        assert ("DeleteApplication", "b", "team.quickstart") not in names(plan.applications)
+
+
+def test_a_wrong_site_name_does_not_take_the_old_site_away() -> None:
+    typo = deployment({"replicas": 2, "sites": {"names": ["aa"]}})
+    plan = reconcile(typo, GOOD, NOW)
+    assert condition(plan, "SitesReady") == ("False", "SiteNotFound")
+    assert plan.applications == ()
+    assert {end.site for end in plan.routes[0].endpoints} == {"a", "b"}
+
+
+def test_a_site_that_is_being_deleted_is_left() -> None:
+    leaving = replace(GOOD.sites[1], site=site("b", deletionTimestamp="2026-03-01T11:59:59Z"))
+    plan = reconcile(OF, replace(GOOD, sites=(GOOD.sites[0], leaving)), NOW)
+    assert {end.site for end in plan.routes[0].endpoints} == {"a"}
+    assert rows(plan) == {"a": "Ready", "b": "Deleting"}
+
+
+def test_the_finalizer_is_asked_for_before_anything_is_applied() -> None:
+    bare = deployment(finalizers=[])
+    plan = reconcile(bare, Observed(sites=(view("a"),)), NOW)
+    assert plan.add_finalizer
+    assert plan.applications
+
+
+def test_a_deleted_deployment_without_our_finalizer_is_not_touched() -> None:
+    gone = deployment(finalizers=["other/one"], deletionTimestamp="2026-03-01T11:59:00Z")
+    plan = reconcile(gone, GOOD, NOW)
+    assert (plan.applications, plan.remove_finalizer, plan.routes) == ((), False, ())
+
+
+def test_deletion_does_not_wait_for_a_site_that_never_had_the_application() -> None:
+    gone = deployment(deletionTimestamp="2026-03-01T11:59:59Z")
+    never = SiteView(site("typo"), error=SiteError("Unreachable", "no such host"), failures=9)
+    assert reconcile(gone, Observed(sites=(never,)), NOW).remove_finalizer
+
+
+def test_passes_come_fast_while_something_moves_and_slow_when_nothing_does() -> None:
+    assert reconcile(OF, GOOD, NOW).requeue_after == timedelta(seconds=20)
+    assert reconcile(OF, site_b(has()), NOW).requeue_after == timedelta(seconds=2)
+    pauses = [
+        reconcile(OF, replace(GOOD, failures=n), NOW).requeue_after.total_seconds() for n in (1, 2, 3, 4, 5, 6, 99)
+    ]
+    assert pauses == [2, 4, 8, 16, 32, 60, 60]
