@@ -70,7 +70,7 @@ def test_a_service_account_may_do_what_its_rules_say_and_nothing_else(api_server
 
 def test_a_wrong_token_is_refused(api_server: ControlPlane, tmp_path: Path) -> None:
     wrong = tmp_path / "kubeconfig"
-    wrong.write_text(api_server.kubeconfig.read_text().replace(api_server.token, "0" * 32))
+    wrong.write_text(api_server.kubeconfig.read_text().replace(api_server.token, "admin-wrong"))
     answer = api_server.kubectl("get", "namespaces", kubeconfig=wrong, check=False)
     assert "logged in" in answer or "Unauthorized" in answer
 

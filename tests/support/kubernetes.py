@@ -65,7 +65,7 @@ class ControlPlane:
         self.directory = directory
         self.kubeconfig = directory / "kubeconfig"
         self._outlive = outlive
-        self._token = secrets.token_hex(16)
+        self._token = f"admin-{secrets.token_hex(16)}"  # not digits alone: YAML would take them for a number
         self._etcd_port = self._port = 0
         self._etcd: Process | None = None
         self._apiserver: Process | None = None
