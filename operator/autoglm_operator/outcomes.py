@@ -30,7 +30,7 @@ def _served(subject: Subject, view: SiteView) -> SiteOutcome:
         ready=standing.ready,
         revision=found.revision if found and found.owner_uid == wanted.uid else None,
         state=standing.state,
-        message=clip(standing.message),
+        message=clip(_told(standing, view)),
         observed_at=second(view.observed_at),
     )
     change: ApplyApplication | DeleteApplication | None = None
@@ -39,6 +39,13 @@ def _served(subject: Subject, view: SiteView) -> SiteOutcome:
     elif standing.restart:
         change = DeleteApplication(view.name, wanted.name, wanted.uid)
     return SiteOutcome(row, standing.reason, True, change)
+
+
+def _told(standing: applications.Standing, view: SiteView) -> str:
+    """What is to be said about a site, with the error that keeps a change from getting there."""
+    if standing.apply and view.error is not None:
+        return f"{standing.message}; the last attempt failed: {view.error.message}"
+    return standing.message
 
 
 def _emptied(subject: Subject, view: SiteView, stopped: Verdict) -> SiteOutcome:

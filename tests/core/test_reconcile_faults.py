@@ -126,6 +126,11 @@ def test_one_lost_answer_changes_nothing_while_the_figures_are_young() -> None:
     )
 
 
+def test_a_change_that_does_not_get_through_says_why() -> None:
+    plan = reconcile(OF, site_b(lambda seen: replace(seen, applications=(), error=DOWN)), NOW)
+    assert "no route to host" in next(row.message for row in plan.status.sites if row.name == "b")
+
+
 def test_a_table_with_a_later_number_confirms_as_well() -> None:
     later = replace(GOOD, gateways=(gateway(*admitted(OF, "a", "b"), table=(2, 0)),))
     assert condition(reconcile(OF, later, NOW), "Ready") == ("True", "Answering")

@@ -159,7 +159,7 @@ def _messages(details: Json) -> Iterable[str]:
     if details.get("message"):
         yield str(details["message"])
     for name, deployment in sorted(_deployments(details).items()):
-        if deployment.get("message") and deployment.get("status") in ("UNHEALTHY", "DEPLOY_FAILED"):
+        if deployment.get("message") and deployment.get("status") != "HEALTHY":
             yield f"{name}: {deployment['message']}"
 
 
