@@ -24,6 +24,8 @@ CHARACTERS_PER_TOKEN = 3.0
 """Between English (4) and Chinese (1.8) as measured on AutoGLM's prompts; only the ranking depends on it."""
 
 LEARNING_RATE = 0.2
+SAMPLES_FOR_HALF_TRUST = 3
+TRUST_HALF_LIFE_S = 60.0
 _TIE_SECONDS = 0.001
 _MAX_WEIGHT = 600.0
 
@@ -181,6 +183,24 @@ def learn(weights: Weights, seen: Features, seconds: float) -> Weights:
     step = LEARNING_RATE * error / _dot(seen, seen)
     moved = [min(max(weight + step * value, 0.0), _MAX_WEIGHT) for weight, value in zip(vector, seen, strict=True)]
     return Weights(*moved)
+
+
+def typical(known: Sequence[Weights]) -> Weights:
+    """What to expect of an endpoint nobody has measured: the mean of its measured peers, else the first guess."""
+    if not known:
+        return Weights()
+    columns = zip(*(_vector(weights) for weights in known), strict=True)
+    return Weights(*(sum(column) / len(known) for column in columns))
+
+
+def trusted(own: Weights, peers: Weights, samples: int, idle_s: float) -> Weights:
+    """An endpoint's measured weights, moved towards its peers' where measurements are few or old.
+
+    Without it an endpoint that was slow once, or was never tried, would never be tried again.
+    """
+    trust = samples / (samples + SAMPLES_FOR_HALF_TRUST) * 0.5 ** (max(idle_s, 0.0) / TRUST_HALF_LIFE_S)
+    pairs = zip(_vector(own), _vector(peers), strict=True)
+    return Weights(*(trust * mine + (1 - trust) * theirs for mine, theirs in pairs))
 
 
 def _candidates(endpoints: Sequence[EndpointState], now: float) -> tuple[list[EndpointState], Reason | None]:

@@ -4,8 +4,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from autoglm_serving.gateway.fleet import Fleet, Flight, Location, best_ip, join, locate, split
+from autoglm_serving.gateway.fleet import Fleet, Flight, Location, Member, best_ip, join, locate, split
 from autoglm_serving.gateway.health import answered
+from autoglm_serving.routing import EndpointState
 from autoglm_serving.routing_table import Endpoint, Route, RoutingTable
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
@@ -20,6 +21,10 @@ def fleet_of(*endpoints: Endpoint, fleet: Fleet | None = None, revision: str = "
     route = Route(deployment="ns/phone", model="m", uid="u", revision=revision, endpoints=endpoints)
     fleet.apply(RoutingTable(epoch=1, version=version, written_at=NOW, routes=(route,)), NOW)
     return fleet
+
+
+def state(fleet: Fleet, member: Member) -> EndpointState:
+    return fleet.states([member], now=0.0)[0]
 
 
 @pytest.mark.parametrize(
@@ -65,12 +70,12 @@ def test_a_flight_counts_once_and_its_end_is_idempotent() -> None:
     fleet = fleet_of(endpoint("a"), endpoint("b", 8001))
     first, second = fleet.members
     flight = Flight(first, 2.0)
-    assert fleet.state(first).queued_work_s == 2.0
+    assert state(fleet, first).queued_work_s == 2.0
     flight.move(second)
-    assert (fleet.state(first).in_flight, fleet.state(second).in_flight) == (0, 1)
+    assert (state(fleet, first).in_flight, state(fleet, second).in_flight) == (0, 1)
     flight.close()
     flight.close()
-    assert (fleet.state(second).in_flight, fleet.state(second).queued_work_s) == (0, 0)
+    assert (state(fleet, second).in_flight, state(fleet, second).queued_work_s) == (0, 0)
 
 
 def test_a_new_table_keeps_what_is_known_about_endpoints_that_stay() -> None:
@@ -81,7 +86,7 @@ def test_a_new_table_keeps_what_is_known_about_endpoints_that_stay() -> None:
     fleet_of(endpoint("a"), endpoint("c", 8002), fleet=fleet, version=2)
     assert [member.endpoint.site for member in fleet.members] == ["a", "c"]
     assert fleet.members[0].health.state == "Admitted"
-    assert fleet.state(fleet.members[0]).in_flight == 1
+    assert state(fleet, fleet.members[0]).in_flight == 1
     flight.close()
 
 
@@ -90,9 +95,9 @@ def test_an_endpoint_answers_only_at_an_address_that_envoy_confirmed() -> None:
     member = fleet.members[0]
     fleet.set_address(member, "10.0.0.1:8000")
     member.health = answered(member.health, "r1", "r1", 0.1, NOW)
-    assert not fleet.state(member).answers
+    assert not state(fleet, member).answers
     fleet.usable = frozenset({"10.0.0.1:8000"})
-    assert fleet.state(member).answers
+    assert state(fleet, member).answers
 
 
 def test_a_site_with_several_paths_is_admitted_by_one_of_them() -> None:

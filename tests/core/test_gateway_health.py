@@ -12,6 +12,7 @@ from autoglm_serving.gateway.health import (
     probe_delay,
     probe_failed,
     request_failed,
+    served,
     wanted_changed,
 )
 
@@ -86,6 +87,14 @@ def test_two_failed_requests_open_the_breaker_for_longer_each_time() -> None:
 def test_an_answer_closes_the_breaker() -> None:
     broken = request_failed(request_failed(ADMITTED, 100.0), 100.0)
     assert answered(broken, "r1", "r1", 0.4, LATER).breaker_open_until == 0.0
+
+
+def test_a_late_answer_of_the_old_revision_does_not_end_an_admission() -> None:
+    broken = request_failed(request_failed(ADMITTED, 100.0), 100.0)
+    late = served(broken, "r0", "r1", 9.0, LATER)
+    assert (late.state, late.revision, late.breaker_open_until) == ("Admitted", "r1", 0.0)
+    assert served(NEW, "r0", "r1", 9.0, LATER).state == "Probing"
+    assert served(NEW, "r1", "r1", 9.0, LATER).state == "Admitted"
 
 
 def test_probes_are_rare_while_all_is_well_and_soon_when_it_is_not() -> None:

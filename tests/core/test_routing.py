@@ -22,6 +22,8 @@ from autoglm_serving.routing import (
     own_work,
     pick,
     score,
+    trusted,
+    typical,
 )
 
 SHOT = ImageSize(1080, 2400, "png")
@@ -191,6 +193,31 @@ def test_weights_follow_measured_times() -> None:
         seen = sample()
         predicted = sum(a * b for a, b in zip(dataclasses.astuple(weights), seen, strict=True))
         assert predicted == pytest.approx(seconds(seen), rel=0.25, abs=0.3)
+
+
+def test_an_endpoint_nobody_tried_shares_a_burst_with_a_measured_peer() -> None:
+    """The peer was measured to be fast. That must not keep the other idle while the peer's queue grows."""
+    fast = Weights(fixed=0.01, thousand_image_tokens=0.01, whole_answer=0.0)
+    ends = {name: endpoint(name, weights=trusted(Weights(), typical([fast]), 0, 0.0)) for name in "ab"}
+    ends["a"] = endpoint("a", weights=trusted(fast, typical([fast]), 50, 0.0))
+    counts = dict.fromkeys("ab", 0)
+    for number in range(100):
+        chosen = picked(*ends.values(), request=dataclasses.replace(REQUEST, request_id=str(number))).chosen
+        counts[chosen.name] += 1
+        work = own_work(REQUEST, chosen.weights)
+        busier = dataclasses.replace(chosen, queued_work_s=chosen.queued_work_s + work, in_flight=chosen.in_flight + 1)
+        ends[chosen.name] = busier
+    assert counts["a"] == pytest.approx(50, abs=2)
+
+
+def test_old_measurements_fade_so_that_a_slow_endpoint_gets_another_chance() -> None:
+    slow, peers = Weights(fixed=30.0), Weights(fixed=0.1)
+    assert trusted(slow, peers, samples=1000, idle_s=0.0).fixed == pytest.approx(30, rel=0.01)
+    assert trusted(slow, peers, samples=1000, idle_s=60.0).fixed == pytest.approx(15, rel=0.01)
+    assert trusted(slow, peers, samples=1000, idle_s=1200.0).fixed == pytest.approx(0.1, rel=0.01)
+    assert trusted(slow, peers, samples=0, idle_s=0.0) == peers
+    assert typical([]) == Weights()
+    assert typical([slow, peers]).fixed == pytest.approx(15.05)
 
 
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=30))

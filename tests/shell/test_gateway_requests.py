@@ -25,7 +25,7 @@ def one_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """One process for all tests here; each brings its own servers and table."""
     shared = Gateway(Path(tmp_path_factory.mktemp("gateway")), body_timeout=BODY_TIMEOUT_S)
     yield shared
-    shared.process.terminate()
+    shared.stop()
 
 
 @pytest.fixture

@@ -3,8 +3,10 @@
 import asyncio
 import base64
 import json
+import shutil
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -175,7 +177,14 @@ def question(text: str = "hi", images: Sequence[str] = (), **changes: Any) -> di
 class Gateway:
     """`autoglm gateway run` as a process, and its two interfaces."""
 
-    def __init__(self, folder: Path, *, body_timeout: float = 60.0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        body_timeout: float = 60.0,
+        drain_timeout: float = 10.0,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.port, self.admin_port = free_port(), free_port()
         self.token = "the shared secret"
@@ -193,8 +202,13 @@ class Gateway:
             *("--state-dir", str(self.state_dir)),
             *("--token-file", str(self.token_file)),
             *("--body-timeout", str(body_timeout)),
+            *("--drain-timeout", str(drain_timeout)),
         ]
-        self.process = Process("gateway", command, log=folder / "gateway.log")
+        # Sockets lie in the temporary folder, whose path must be short; a killed gateway leaves them, so it has its own.
+        self.temporary = tempfile.mkdtemp(prefix="gw-")
+        self.process = Process(
+            "gateway", command, log=folder / "gateway.log", env={"TMPDIR": self.temporary, **(env or {})}
+        )
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -212,7 +226,12 @@ class Gateway:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-        await asyncio.to_thread(self.process.terminate)
+        await asyncio.to_thread(self.stop)
+
+    def stop(self) -> None:
+        """End the process and remove what it may have left."""
+        self.process.terminate()
+        shutil.rmtree(self.temporary, ignore_errors=True)
 
     async def close(self) -> None:
         """Close the client and leave the process running, for the next test."""

@@ -9,6 +9,8 @@ import click
 
 from autoglm_serving.gateway.envoy_config import BODY_SECONDS
 
+DRAIN_SECONDS = 10.0
+
 
 class HostPort(click.ParamType[tuple[str, int]]):
     """`HOST:PORT`; the host as an IP address."""
@@ -53,8 +55,20 @@ def gateway() -> None:
     show_default=True,
     help="Seconds within which a request must be received whole.",
 )
+@click.option(
+    "--drain-timeout",
+    type=click.FloatRange(min=0),
+    default=DRAIN_SECONDS,
+    show_default=True,
+    help="Seconds for requests under way when it is told to stop.",
+)
 def run(
-    listen: tuple[str, int], admin: tuple[str, int], state_dir: Path, token_file: Path, body_timeout: float
+    listen: tuple[str, int],
+    admin: tuple[str, int],
+    state_dir: Path,
+    token_file: Path,
+    body_timeout: float,
+    drain_timeout: float,
 ) -> None:
     """Run the gateway until SIGTERM or Ctrl-C."""
     # Envoy is started from a process that holds gRPC threads; the child executes at once, so gRPC need not follow the fork.
@@ -67,7 +81,7 @@ def run(
     from autoglm_serving.gateway.supervisor import run as run_gateway
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    settings = Settings(listen, admin, state_dir, token_file, body_timeout)
+    settings = Settings(listen, admin, state_dir, token_file, body_timeout, drain_timeout)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run_gateway(settings))

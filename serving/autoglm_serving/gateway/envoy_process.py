@@ -24,9 +24,7 @@ MAX_BACKOFF_SECONDS = 5.0
 STEADY_SECONDS = 10.0
 STARTS_WITHOUT_SUCCESS = 5
 STOP_SECONDS = 5.0
-DRAIN_SECONDS = 2
-_DRAIN_MARGIN_SECONDS = 0.5
-_QUIET_LOOKS = 3
+_QUIET_LOOKS = 5
 
 
 class EnvoyFailed(RuntimeError):
@@ -101,7 +99,7 @@ class EnvoyProcess:
             *("--concurrency", str(workers)),
             *("--log-level", "warning"),
             "--disable-hot-restart",
-            *("--drain-time-s", str(DRAIN_SECONDS)),
+            # `connection: close` on every answer as soon as draining begins.
             *("--drain-strategy", "immediate"),
         )
 
@@ -119,28 +117,33 @@ class EnvoyProcess:
         return status == 200
 
     async def drain(self, seconds: float) -> None:
-        """Let requests under way end, at most for `seconds`, while new connections are first discouraged, then refused.
+        """Let requests under way end, at most for `seconds`.
 
-        For DRAIN_SECONDS Envoy still takes what arrives, because load balancers need a moment to look elsewhere, and asks
-        clients to close their connections; then it stops listening.
+        For the first half Envoy still takes what arrives, because load balancers need a moment to look elsewhere, and asks
+        clients to close their connections. Only if they do not stop does it close its port: connections that the kernel has
+        taken and Envoy has not are reset by that.
         """
-        loop = asyncio.get_running_loop()
-        with suppress(OSError, aiohttp.ClientError, TimeoutError):
-            await self._admin("POST", "/drain_listeners?graceful")
-            closed_at = loop.time() + DRAIN_SECONDS + _DRAIN_MARGIN_SECONDS
-            async with asyncio.timeout(seconds):
-                quiet = 0
-                while quiet < _QUIET_LOOKS:  # a request may be between the socket and the counter: look twice
-                    await asyncio.sleep(0.05)
-                    requests, connections = await self._under_way()
-                    idle = requests == 0 and (connections == 0 or loop.time() > closed_at)
-                    quiet = quiet + 1 if idle else 0
+        with suppress(OSError, aiohttp.ClientError):
+            await self._admin("POST", "/drain_listeners?graceful&skip_exit")
+            if not await self._quiet(seconds / 2):
+                await self._admin("POST", "/drain_listeners")
+                await self._quiet(seconds / 2)
 
-    async def _under_way(self) -> tuple[int, int]:
-        """Requests and connections of clients."""
-        _, text = await self._admin("GET", "/stats?format=json&filter=^http\\.openai\\.downstream_(rq|cx)_active$")
-        values = {entry["name"]: int(entry["value"]) for entry in json.loads(text)["stats"]}
-        return values["http.openai.downstream_rq_active"], values["http.openai.downstream_cx_active"]
+    async def _quiet(self, seconds: float) -> bool:
+        """Wait until there is no request; whether it came to that. A request may be between socket and counter: look twice."""
+        looks = 0
+        try:
+            async with asyncio.timeout(seconds):
+                while looks < _QUIET_LOOKS:
+                    await asyncio.sleep(0.05)
+                    looks = looks + 1 if await self._requests() == 0 else 0
+        except TimeoutError:
+            return False
+        return True
+
+    async def _requests(self) -> int:
+        _, text = await self._admin("GET", "/stats?format=json&filter=^http\\.openai\\.downstream_rq_active$")
+        return sum(int(entry["value"]) for entry in json.loads(text)["stats"] if "value" in entry)
 
     async def stop(self) -> None:
         """End Envoy: SIGTERM, then SIGKILL."""

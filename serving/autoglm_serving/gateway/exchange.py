@@ -25,6 +25,7 @@ from autoglm_serving.routing import (
     Profile,
     RequestCost,
     Score,
+    Weights,
     features,
     learn,
     own_work,
@@ -73,6 +74,7 @@ class _Sent:
     flight: Flight
     chosen: Member
     score: Score
+    weights: Weights
     seen: Features
     at: float
 
@@ -188,7 +190,7 @@ class Exchange:
         turn = self._context.turns[route.deployment] = self._context.turns.get(route.deployment, -1) + 1
         ceiling = resolution.pixel_limit(cost.images, route.resolution.max_short_side)
         profile = Profile(route.policy, route.ttft_target_s, route.retries, turn, ceiling)
-        decision = pick(cost, [fleet.state(member) for member in members.values()], profile, now)
+        decision = pick(cost, fleet.states(list(members.values()), now), profile, now)
         if isinstance(decision, NoEndpoint):
             raise api_error("not_ready", f"the model {route.model} is not ready: {decision.message}")
         chosen = members[decision.chosen.name]
@@ -199,7 +201,8 @@ class Exchange:
         sent = _Sent(
             route=route,
             members=members,
-            flight=Flight(chosen, own_work(cost, chosen.weights, max_pixels)),
+            flight=Flight(chosen, own_work(cost, decision.chosen.weights, max_pixels)),
+            weights=decision.chosen.weights,
             chosen=chosen,
             score=next(score for score in decision.scores if score.endpoint == chosen.address),
             seen=features(cost, queued, max_pixels),
@@ -244,21 +247,23 @@ class Exchange:
         if served is not sent.flight.member:
             sent.flight.move(served)
         if from_server and status < 500 and record.revision:
-            self._praise(sent, served, record.revision, attempts, now)
+            self._praise(sent, served, attempts, status >= 400, now)
         elif not (from_server and "retry-after" in values):
             self._blame(served, now)
         if attempts > 1:
             self._context.metrics.retried.inc()
         self._finish(status, "answered" if status < 400 else "failed" if status >= 500 else "refused")
 
-    def _praise(self, sent: _Sent, served: Member, revision: str, attempts: int, now: float) -> None:
+    def _praise(self, sent: _Sent, served: Member, attempts: int, refused: bool, now: float) -> None:
         seconds = now - sent.at
         self._record.first_byte_s = self._elapsed()
         self._context.metrics.first_byte_seconds.labels(sent.route.deployment).observe(seconds)
-        served.health = health.answered(served.health, revision, served.wanted, seconds, datetime.now(UTC))
-        if attempts == 1 and served is sent.chosen:
+        served.health = health.served(served.health, self._record.revision, served.wanted, seconds, datetime.now(UTC))
+        if attempts == 1 and served is sent.chosen and not refused:
             server_seconds = seconds - sent.score.upload_s - sent.score.round_trip_s
-            served.weights = learn(served.weights, sent.seen, max(server_seconds, 0.0))
+            before = served.weights if served.samples else sent.weights
+            served.weights = learn(before, sent.seen, max(server_seconds, 0.0))
+            served.samples, served.learned_at = served.samples + 1, now
 
     def _blame(self, member: Member, now: float) -> None:
         member.health = health.request_failed(member.health, now)

@@ -5,14 +5,14 @@ a count cannot outlive its request, and a restarted gateway starts at zero.
 """
 
 import ipaddress
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from urllib.parse import urlsplit
 
 from autoglm_serving.gateway import health as transitions
 from autoglm_serving.gateway.health import Health
-from autoglm_serving.routing import EndpointState, Weights
+from autoglm_serving.routing import EndpointState, Weights, trusted, typical
 from autoglm_serving.routing_table import Admission, AdmissionState, Endpoint, Route, RoutingTable
 
 _BEST_FIRST: tuple[AdmissionState, ...] = ("Admitted", "Probing", "ProbeFailed")
@@ -52,6 +52,9 @@ class Member:
     address: str | None = None
     """`ip:port` once the host name is resolved."""
     weights: Weights = field(default_factory=Weights)
+    samples: int = 0
+    learned_at: float = 0.0
+    """When `weights` were last moved, on the caller's monotonic clock."""
     short_side: int | None = None
     """The last resolution chosen here, for smoothing."""
     flights: dict[int, float] = field(default_factory=dict)
@@ -148,8 +151,13 @@ class Fleet:
         """All addresses that Envoy must know."""
         return frozenset(member.address for member in self.members if member.address is not None)
 
-    def state(self, member: Member) -> EndpointState:
-        """The member as the routing core sees it."""
+    def states(self, members: Sequence[Member], now: float) -> list[EndpointState]:
+        """The members of one route as the routing core sees them."""
+        peers = typical([member.weights for member in members if member.samples])
+        return [self.state(member, peers, now) for member in members]
+
+    def state(self, member: Member, peers: Weights, now: float) -> EndpointState:
+        """One member as the routing core sees it; `peers` are the weights to expect without measurements."""
         endpoint = member.endpoint
         return EndpointState(
             name=member.address or "",
@@ -163,7 +171,7 @@ class Fleet:
             bandwidth_bps=endpoint.bandwidth_bps,
             rtt_s=endpoint.rtt_s,
             price=endpoint.price,
-            weights=member.weights,
+            weights=trusted(member.weights, peers, member.samples, now - member.learned_at),
         )
 
     def admissions(self) -> tuple[Admission, ...]:

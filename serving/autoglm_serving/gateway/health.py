@@ -37,7 +37,7 @@ class Health:
 
 
 def answered(health: Health, revision: str, wanted: str, ttft_s: float | None, at: datetime) -> Health:
-    """A probe or a client's request was answered."""
+    """A probe was answered."""
     admitted = revision == wanted
     return replace(
         health,
@@ -52,6 +52,16 @@ def answered(health: Health, revision: str, wanted: str, ttft_s: float | None, a
         traffic_failures=0,
         breaker_open_until=0.0,
     )
+
+
+def served(health: Health, revision: str, wanted: str, ttft_s: float, at: datetime) -> Health:
+    """A client's request was answered. The wanted revision counts as a probe.
+
+    Another one does not end an admission: it may be a slow answer that a rollout has overtaken. Probes decide that.
+    """
+    if revision == wanted or health.state != "Admitted":
+        return answered(health, revision, wanted, ttft_s, at)
+    return replace(health, traffic_failures=0, breaker_open_until=0.0)
 
 
 def probe_failed(health: Health, message: str, at: datetime) -> Health:

@@ -5,13 +5,16 @@ started again. On SIGTERM the gateway stops taking requests, finishes those unde
 """
 
 import asyncio
+import fcntl
+import hashlib
 import logging
 import os
 import shutil
 import signal
 import socket
 import tempfile
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,9 +39,6 @@ from autoglm_serving.tracing import Tracing
 
 _log = logging.getLogger(__name__)
 
-DRAIN_SECONDS = 10.0
-"""Given to requests under way when the gateway is told to stop."""
-
 
 class CannotStart(RuntimeError):
     """The gateway cannot start; the message says what to change."""
@@ -53,7 +53,7 @@ class Settings:
     state_dir: Path
     token_file: Path
     body_seconds: float
-    drain_seconds: float = DRAIN_SECONDS
+    drain_seconds: float
 
 
 async def run(settings: Settings) -> None:
@@ -63,12 +63,12 @@ async def run(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    # A short path: Unix sockets take at most 107 bytes.
-    run_dir = Path(tempfile.mkdtemp(prefix=f"autoglm-gw-{os.getpid()}-"))
-    try:
-        await _Gateway(settings, run_dir).run(stopping)
-    finally:
-        shutil.rmtree(run_dir, ignore_errors=True)
+    with _only_one(settings.state_dir):
+        run_dir = _run_dir(settings.state_dir)
+        try:
+            await _Gateway(settings, run_dir).run(stopping)
+        finally:
+            shutil.rmtree(run_dir, ignore_errors=True)
 
 
 class _Gateway:
@@ -164,6 +164,35 @@ def _check(settings: Settings) -> None:
         raise CannotStart(f"the state folder cannot be made: {error}") from error
     for host, port in (settings.listen, settings.admin):
         _check_free(host, port)
+
+
+@contextmanager
+def _only_one(state_dir: Path) -> Iterator[None]:
+    """Hold the state folder: two gateways would write one table and share one run folder."""
+    with (state_dir / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise CannotStart(f"another gateway uses the state folder {state_dir}") from error
+        yield
+
+
+def _run_dir(state_dir: Path) -> Path:
+    """A fresh folder for sockets, private to this user.
+
+    Its path is short, because Unix sockets take at most 107 bytes, and always the same for one state folder, so that what a
+    killed gateway left is removed by the next one.
+    """
+    name = hashlib.sha256(str(state_dir.resolve()).encode()).hexdigest()[:12]
+    path = Path(tempfile.gettempdir()) / f"autoglm-gateway-{name}"
+    try:
+        if path.is_symlink() or (path.exists() and path.stat().st_uid != os.getuid()):
+            raise CannotStart(f"{path} belongs to somebody else")
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(mode=0o700)
+    except OSError as error:
+        raise CannotStart(f"the run folder cannot be made: {error}") from error
+    return path
 
 
 def _check_free(host: str, port: int) -> None:
