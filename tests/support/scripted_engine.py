@@ -47,6 +47,7 @@ class ScriptedEngine:
         self.started: list[GenerateRequest] = []
         self.cancelled = 0
         self.dead = False
+        self.faults = True
 
     async def start(self) -> None:
         if self._config.model.uri == "file:///missing":
@@ -61,7 +62,7 @@ class ScriptedEngine:
             script = _script(text)
             images = sum(isinstance(part, ImagePart) for message in request.messages for part in message.parts)
             for index in range(min(script.tokens, request.max_new_tokens)):
-                if script.fault is not None and index == script.after:
+                if script.fault is not None and index == script.after and self.faults:
                     self._fail(script.fault)
                 await asyncio.sleep(script.pace)
                 last = index + 1 == script.tokens
