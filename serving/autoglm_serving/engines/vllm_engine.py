@@ -86,6 +86,7 @@ class VllmEngine(TextEngine):
             # Sampling is set for each request; defaults of the model folder must not slip in.
             "generation_config": "vllm",
             "disable_log_stats": True,
+            "distributed_executor_backend": "autoglm_serving.engines.vllm_executor.SupervisedExecutor",
         }
         if current_platform.is_cpu():
             arguments["dtype"] = "float32" if options.dtype == "auto" else options.dtype
@@ -102,9 +103,11 @@ class VllmEngine(TextEngine):
         from vllm.v1.engine.exceptions import EngineDeadError
 
         assert self._llm is not None
-        # Clients may repeat an id; vLLM must not mix up two requests.
-        stream = self._llm.generate(self._input(prompt), self._sampling(prompt, request), uuid4().hex)
         try:
+            # Image processing happens here, in vLLM's own threads.
+            (rendered,) = await self._llm.renderer.render_cmpl_async([self._input(prompt)])
+            # Clients may repeat an id; vLLM must not mix up two requests.
+            stream = self._llm.generate(rendered, self._sampling(prompt, request), uuid4().hex)
             async with aclosing(stream) as outputs:
                 async for output in outputs:
                     completion = output.outputs[0]
@@ -153,8 +156,11 @@ class VllmEngine(TextEngine):
     @override
     async def _stop(self) -> None:
         llm, self._llm = self._llm, None
-        if llm is not None:
-            await asyncio.to_thread(llm.shutdown)
+        if llm is None:
+            return
+        if llm.output_handler is not None and not llm.get_num_unfinished_requests():
+            llm.output_handler.cancel()  # it would log the orderly end of the engine core as an error
+        await asyncio.to_thread(llm.shutdown)
 
     @override
     def _death(self) -> str | None:
