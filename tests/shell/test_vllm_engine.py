@@ -1,0 +1,168 @@
+"""The vLLM engine on the same tiny model, against the transformers engine."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoglm_serving.engines.factory import create_engine
+from autoglm_serving.engines.interface import EngineOptionsInvalid
+from autoglm_serving.model.tiny import build
+from support.models import answer, engine_config, request, screenshot
+from support.processes import Process, wait_until
+
+pytest.importorskip("vllm", reason="vLLM is an extra")
+# vLLM is imported three times, one after the other, on a machine that may be ten times slower.
+pytestmark = pytest.mark.timeout(1500)
+
+SCRIPT = Path(__file__).parents[1] / "support" / "vllm_scenario.py"
+DEADLINE_S = 1200.0
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path: Path = tmp_path_factory.mktemp("autoglm-tiny")
+    build(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def process(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """The script's process, with its result written: one engine's life, and a second engine that runs."""
+    place = tmp_path_factory.mktemp("vllm")
+    result = place / "result.json"
+    environment = {"PYTHONPATH": str(SCRIPT.parents[1])}
+    with Process("vllm", [sys.executable, SCRIPT, folder, result], log=place / "log", env=environment) as started:
+        started.wait_for(result.exists, "the scenario is over", DEADLINE_S)
+        yield started
+
+
+@pytest.fixture(scope="module")
+def results(process: Process) -> dict[str, Any]:
+    outcome: dict[str, Any] = json.loads((process.log.parent / "result.json").read_text())
+    return outcome
+
+
+@pytest.mark.parametrize(("name", "image"), [("text", None), ("image", screenshot())])
+async def test_greedy_answers_are_those_of_the_transformers_engine(
+    results: dict[str, Any], folder: Path, name: str, image: Any
+) -> None:
+    engine = create_engine(engine_config(folder))
+    try:
+        await engine.start()
+        text, deltas = await answer(engine, request("打开设置 open settings", image, 32))
+    finally:
+        await engine.close()
+    last = deltas[-1]
+    assert last.completion_tokens > 4, "the answer is too short to tell anything"
+    assert results[name]["text"] == text
+    assert {
+        key: results[name][key] for key in ("finish_reason", "prompt_tokens", "completion_tokens", "image_tokens")
+    } == {
+        "finish_reason": last.finish_reason,
+        "prompt_tokens": last.prompt_tokens,
+        "completion_tokens": last.completion_tokens,
+        "image_tokens": last.image_tokens,
+    }
+
+
+def test_an_answer_comes_in_pieces(results: dict[str, Any]) -> None:
+    assert results["text"]["pieces"] > 5
+
+
+def test_the_pixel_limit_of_a_request_makes_its_image_smaller(results: dict[str, Any]) -> None:
+    assert results["large"]["image_tokens"] == 800
+    assert results["limited"]["image_tokens"] == 200
+    assert results["limited"]["finish_reason"] == "length"
+
+
+def test_control_tokens_in_a_clients_text_do_no_harm(results: dict[str, Any]) -> None:
+    assert results["hostile"]["image_tokens"] == 98
+    assert results["hostile"]["completion_tokens"] >= 1
+
+
+def test_answers_at_once_are_the_same_as_each_alone(results: dict[str, Any]) -> None:
+    assert [one["text"] for one in results["together"]] == [results["image"]["text"], results["text"]["text"]]
+
+
+def test_a_stop_string_ends_the_answer_before_it(results: dict[str, Any]) -> None:
+    whole = results["text"]["text"]
+    assert results["stopped"]["finish_reason"] == "stop"
+    assert results["stopped"]["text"] == whole[: whole.index(whole[6:9])]
+
+
+def test_sampling_with_a_seed_repeats(results: dict[str, Any]) -> None:
+    first, again, other = (one["text"] for one in results["sampled"])
+    assert first == again != other
+
+
+def test_a_prompt_that_is_too_long_is_refused(results: dict[str, Any]) -> None:
+    assert results["too_long"]["error"] == "PromptTooLong"
+
+
+def test_closing_the_stream_aborts_the_answer_inside_vllm(results: dict[str, Any]) -> None:
+    cancelled = results["cancelled"]
+    assert (cancelled["first"], cancelled["running_before"]) == (None, 1)
+    assert (cancelled["stats"]["running"], cancelled["stats"]["kv_tokens"]) == (0, 0)
+    assert cancelled["stats"]["cancelled_total"] == 1
+    assert results["after"]["text"] == results["text"]["text"]
+
+
+def test_a_killed_engine_core_ends_the_open_answer_and_the_engine_is_dead(results: dict[str, Any]) -> None:
+    killed = results["killed"]
+    assert killed["killed"] >= 1, "nothing was killed"
+    assert killed["open"]["error"] == "EngineDead"
+    assert killed["check"] == "EngineDead"
+    assert killed["next"]["error"] == "EngineDead"
+
+
+def test_a_closed_engine_leaves_no_process_behind(results: dict[str, Any]) -> None:
+    assert results["left"] == 0
+
+
+def test_an_engine_can_be_started_again_after_one_has_died(results: dict[str, Any]) -> None:
+    assert results["second"]["text"] == results["text"]["text"]
+
+
+@pytest.mark.faults
+def test_a_killed_replica_leaves_no_engine_process_behind(process: Process, results: dict[str, Any]) -> None:
+    engines: list[int] = results["engines"]
+    assert engines
+    assert all(_alive(pid) for pid in engines)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    wait_until(lambda: not any(_alive(pid) for pid in engines), "the engine's processes have ended")
+
+
+def _alive(pid: int) -> bool:
+    """Whether an engine process of that number runs; a zombie does not."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return "State:\tZ" not in status
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [({"kvCacheGib": 0}, "kvCacheGib"), ({"gpuMemory": 0.9}, r"gpuMemory: .*gpuMemoryUtilization")],
+)
+def test_options_that_vllm_does_not_have_are_refused_with_those_it_has(
+    folder: Path, options: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(EngineOptionsInvalid, match=reason):
+        create_engine(engine_config(folder, "vllm", **options))
+
+
+async def test_tensor_parallelism_is_refused_until_it_is_supported(folder: Path) -> None:
+    config = engine_config(folder, "vllm")
+    config = config.model_copy(update={"engine": config.engine.model_copy(update={"tensor_parallel": 2})})
+    engine = create_engine(config)
+    with pytest.raises(EngineOptionsInvalid, match="tensor parallelism 2 is not supported yet, set it to 1"):
+        await engine.start()
+    await engine.close()
