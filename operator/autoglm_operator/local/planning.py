@@ -10,7 +10,7 @@ import yaml
 from autoglm_operator.api import AutoGLMDeployment, AutoGLMSite, parse_site
 from autoglm_operator.local.manifest import LOCAL_SITE, Manifest
 from autoglm_operator.reconcile import reconcile
-from autoglm_operator.state import ApplyApplication, DeleteApplication, Observed, Plan, SiteView
+from autoglm_operator.state import ApplyApplication, DeleteApplication, GatewayView, Observed, Plan, SiteView
 from autoglm_operator.store import SITE
 
 
@@ -27,6 +27,8 @@ def plans(manifest: Manifest, now: datetime) -> tuple[PlannedDeployment, ...]:
     deployments = manifest.deployments()
     observed = Observed(
         sites=tuple(SiteView(site, applications=(), observed_at=now) for site in _sites(manifest)),
+        # A gateway that has not reported yet, so that no condition says that there is none.
+        gateways=(GatewayView("gateway"),),
         deployments=deployments,
     )
     return tuple(PlannedDeployment(_name(each), reconcile(each, observed, now)) for each in deployments)
