@@ -24,7 +24,7 @@ class PlannedDeployment:
 
 def plans(manifest: Manifest, now: datetime) -> tuple[PlannedDeployment, ...]:
     """The first plan for each deployment."""
-    deployments = manifest.deployments()
+    deployments = tuple(map(_with_uid, manifest.deployments()))
     observed = Observed(
         sites=tuple(SiteView(site, applications=(), observed_at=now) for site in _sites(manifest)),
         # A gateway that has not reported yet, so that no condition says that there is none.
@@ -89,6 +89,12 @@ def _sites(manifest: Manifest) -> tuple[AutoGLMSite, ...]:
         "spec": {"tier": "cloud", "backend": {"ray": ray}},
     }
     return (parse_site(raw),)
+
+
+def _with_uid(deployment: AutoGLMDeployment) -> AutoGLMDeployment:
+    """The store gives the real one; without any, two deployments would be taken for the same."""
+    metadata = deployment.metadata.model_copy(update={"uid": f"(uid of {_name(deployment)})"})
+    return deployment.model_copy(update={"metadata": metadata})
 
 
 def _name(deployment: AutoGLMDeployment) -> str:
