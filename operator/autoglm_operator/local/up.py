@@ -2,19 +2,18 @@
 
 import asyncio
 import contextlib
-import json
 import logging
 import signal
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from autoglm_operator.api.quantities import cpus
 from autoglm_operator.controller import AlwaysLeading, Controller, Parts
-from autoglm_operator.local import sample, show
+from autoglm_operator.local import show
 from autoglm_operator.local.gateway_process import GatewayProcess, GatewayStartError
 from autoglm_operator.local.manifest import (
     DEFAULT_NAMESPACE,
@@ -24,10 +23,11 @@ from autoglm_operator.local.manifest import (
     SecretKey,
     read,
 )
+from autoglm_operator.local.narrator import QUIET_S, Narrator
 from autoglm_operator.local.process_group import clean_up_after_crash
 from autoglm_operator.local.ray_head import RayHead, RayStartError
 from autoglm_operator.local.state_dir import StateDir
-from autoglm_operator.local.store import FileStore, write_atomically
+from autoglm_operator.local.store import FileStore
 from autoglm_operator.settings import Pace
 from autoglm_operator.store import SITE, JsonObject, ObjectKey
 from autoglm_operator.telemetry import JsonLines, log
@@ -35,7 +35,6 @@ from autoglm_operator.telemetry import JsonLines, log
 # One local site costs nothing to look at, and somebody waits.
 PACE = Pace(busy_poll_s=0.5, idle_poll_s=2.0, gateway_poll_s=0.5)
 POLL_S = 0.25
-QUIET_S = 15.0
 CLEAN_SITES_S = 60.0
 # Ray's CPUs are only bookkeeping. More than the machine has, so that editing the manifest to a few replicas just works.
 MIN_CPUS = 8
@@ -52,16 +51,11 @@ class UpOptions:
     say: Callable[[str], None]
 
 
+Version = tuple[int, int]
+
+
 class UpFailed(RuntimeError):
     """It cannot go on; the message says why and what to do."""
-
-
-@dataclass
-class _Told:
-    """What was last said of each object, and when anything was said."""
-
-    states: dict[ObjectKey, str] = field(default_factory=dict)
-    at: float = 0.0
 
 
 class Up:
@@ -71,9 +65,10 @@ class Up:
         """Starts nothing yet."""
         self._options = options
         self._state = options.state
-        self._begun = time.monotonic()
+        self._narrator = Narrator(options.say)
+        self._say = self._narrator.say
         self._stop = asyncio.Event()
-        self._told = _Told()
+        self._read_version: Version | None = None
         self._head: RayHead | None = None
         self._gateway: GatewayProcess | None = None
 
@@ -125,6 +120,7 @@ class Up:
         return manifest
 
     def _read(self) -> Manifest:
+        self._read_version = self._version()
         return read(self._options.manifest.read_text())
 
     def _keep_log(self, stack: AsyncExitStack) -> None:
@@ -215,29 +211,33 @@ class Up:
     async def _serve(self, store: FileStore, controller: Controller) -> None:
         """Tell of every change; answer one screenshot once all is ready; take edits; keep the processes up."""
         answered: set[ObjectKey] = set()
-        edited = self._modified()
         invited = False
         while True:
             await asyncio.sleep(POLL_S)
-            if edited != (edited := self._modified()):
+            if self._version() not in (None, self._read_version):
                 self._take_edit(store, controller)
             await self._keep_processes()
-            self._tell(store)
-            if self._all_ready(store):
-                for key, raw in store.deployments().items():
-                    if key not in answered:
-                        answered.add(key)
-                        await self._answer(key, raw)
+            self._narrator.tell_changes(store.objects())
+            if all(map(show.is_ready, store.deployments().values())):
+                for key in store.deployments().keys() - answered:
+                    answered.add(key)
+                    await self._answer(key, store.objects()[key])
                 if not invited:
                     invited = True
                     self._say("Ctrl-C stops everything; edit the file to change what runs")
 
-    def _modified(self) -> tuple[float, int]:
+    async def _answer(self, key: ObjectKey, raw: JsonObject) -> None:
+        assert self._gateway is not None, "the gateway was started"
+        paths = (self._options.manifest, self._state.request)
+        await asyncio.to_thread(self._narrator.show_and_send, key, raw, self._gateway.url, paths)
+
+    def _version(self) -> "Version | None":
+        """Tells one version of the file from the next; None while there is none, as when an editor replaces it."""
         try:
             found = self._options.manifest.stat()
         except OSError:
-            return (0.0, 0)
-        return (found.st_mtime, found.st_size)
+            return None
+        return found.st_mtime_ns, found.st_size
 
     def _take_edit(self, store: FileStore, controller: Controller) -> None:
         try:
@@ -263,45 +263,6 @@ class Up:
             self._head.kill()
             await self._wait_with_words(self._head.start, "Ray")
 
-    def _all_ready(self, store: FileStore) -> bool:
-        return all(map(show.is_ready, store.deployments().values()))
-
-    def _tell(self, store: FileStore) -> None:
-        found = store.objects()
-        for key, raw in found.items():
-            words = show.state(raw)
-            if self._told.states.get(key) != words:
-                self._told.states[key] = words
-                self._say(f"{key}: {words}")
-        for key in self._told.states.keys() - found.keys():
-            del self._told.states[key]
-            self._say(f"{key}: gone")
-        waiting = [f"{key} ({show.state(raw)})" for key, raw in store.deployments().items() if not show.is_ready(raw)]
-        if waiting and time.monotonic() - self._told.at > QUIET_S:
-            self._say("waiting for " + ", ".join(waiting))
-
-    async def _answer(self, key: ObjectKey, raw: JsonObject) -> None:
-        """Show how to send a screenshot, send it once, show the answer."""
-        assert self._gateway is not None, "the gateway was started"
-        url, model = self._gateway.url, str(raw["spec"]["model"]["name"])
-        write_atomically(self._state.request, sample.body(model, sample.screenshot(self._options.manifest)))
-        self._say(f"{key.namespace}/{key.name} is ready: model {model} at {url}/v1")
-        self._options.say(f"\n  {sample.curl(url, self._state.request)}\n")
-        begun = time.monotonic()
-        try:
-            status, headers, answer = await asyncio.to_thread(sample.send, url, self._state.request)
-        except OSError as error:
-            self._say(f"that request got no answer: {error}")
-            return
-        took = f"{time.monotonic() - begun:.1f} s"
-        if status != 200:
-            self._say(f"that request was refused with {status} after {took}: {json.dumps(answer)}")
-            return
-        text = answer["choices"][0]["message"]["content"]
-        site, request_id = headers.get("x-autoglm-site", "?"), headers.get("x-request-id", "?")
-        self._say(f"answered in {took} by site {site} ({answer['usage']['prompt_tokens']} tokens in): {text!r}")
-        self._say(f"why there: autoglm explain {request_id}")
-
     # Stopping
 
     async def _leave_sites(self, store: FileStore, controller: Controller) -> None:
@@ -314,10 +275,6 @@ class Up:
                 await store.until(lambda: not store.deployments())
         for key in store.deployments():
             self._say(f"{key} could not be removed from its sites: run `autoglm up` again when they can be reached")
-
-    def _say(self, words: str) -> None:
-        self._told.at = time.monotonic()
-        self._options.say(f"{time.monotonic() - self._begun:7.1f} s  {words}")
 
 
 def local_site(address: str, serve_address: str) -> JsonObject:
