@@ -5,11 +5,14 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from support.processes import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -117,3 +120,18 @@ def test_a_layer_that_hangs_is_ended_and_reported(tmp_path: Path, monkeypatch: p
     result = layers.run_layer("hang")
     assert result.outcome.startswith("stopped after")
     assert not result.passed
+
+
+def test_a_stopped_run_ends_its_layer_and_still_prints_the_table(tmp_path: Path) -> None:
+    (tmp_path / "Makefile").write_text("hang:\n\t@touch started; exec sleep 600\n")
+    command = [sys.executable, str(ROOT / "scripts/run_layers.py"), "hang", "never"]
+    run = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    try:
+        wait_until((tmp_path / "started").exists, "the layer has started")
+        run.terminate()
+        output, _ = run.communicate(timeout=120)
+    finally:
+        run.kill()
+    assert run.returncode == 1
+    assert "interrupted" in output.splitlines()[-2]
+    assert output.splitlines()[-1].startswith("total")
