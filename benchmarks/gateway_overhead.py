@@ -189,7 +189,16 @@ def bare_envoy(folder: Path, upstream_port: int) -> Iterator[int]:
     path = folder / "bare.json"
     path.write_text(json.dumps(config))
     workers = str(min(4, os.cpu_count() or 1))
-    command = [envoy_program(), "-c", path, "--concurrency", workers, "--disable-hot-restart", "--log-level", "warning"]
+    command = [
+        str(envoy_program()),
+        "-c",
+        str(path),
+        "--concurrency",
+        workers,
+        "--disable-hot-restart",
+        "--log-level",
+        "warning",
+    ]
     with Process("bare envoy", command, log=folder / "bare.log") as process:
         process.wait_for(lambda: _listens(port), "it listens")
         yield port
