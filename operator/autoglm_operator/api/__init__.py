@@ -15,15 +15,11 @@ from autoglm_operator.api.deployment import (
     AutoGLMDeployment,
     DeploymentSpec,
     EngineSpec,
-    LimitsSpec,
     ModelSpec,
     Parallelism,
-    ResolutionSpec,
     ResourceSpec,
-    RoutingSpec,
     SiteSelector,
     SitesSpec,
-    SloSpec,
     WorkerSpec,
 )
 from autoglm_operator.api.deployment_status import (
@@ -56,6 +52,7 @@ from autoglm_operator.api.site import (
     SiteSpec,
     SiteStatus,
 )
+from autoglm_operator.api.traffic import LimitsSpec, ResolutionSpec, RoutingSpec, SloSpec
 
 __all__ = [
     "API_VERSION",

@@ -8,20 +8,17 @@ from autoglm_operator.api.base import API_VERSION, Check, Model, NotYet, Rule, U
 from autoglm_operator.api.deployment_status import DeploymentStatus
 from autoglm_operator.api.metadata import ObjectMeta
 from autoglm_operator.api.text import (
-    Bytes,
     Cpus,
     Deadline,
     DnsLabel,
-    LatencyTarget,
     ModelName,
     ModelUri,
     OptionName,
-    RequestTimeout,
     ResourceName,
 )
+from autoglm_operator.api.traffic import LimitsSpec, ResolutionSpec, RolloutSpec, RoutingSpec, ScalingSpec
 
 AcceleratorType = Literal["cpu", "gpu", "npu"]
-Percent = Annotated[int, Field(ge=0, le=100)]
 LabelValue = Annotated[str, Field(max_length=63)]
 
 _OPTION_NAMES = Check(
@@ -125,7 +122,7 @@ class ResourceSpec(Model):
 
     cpu: Cpus = 1
     """CPU cores of one replica, such as 2, "1.5" or "500m"."""
-    memory: Annotated[Bytes | None, NotYet("remove it; Ray does not hold replicas to a memory limit")] = None
+    memory: Annotated[int | str | None, NotYet("remove it; Ray does not hold replicas to a memory limit")] = None
     """Memory of one replica, such as "16Gi"."""
 
 
@@ -166,164 +163,6 @@ class SitesSpec(Model):
             "names and selector exclude each other: remove one of them",
         ),
     )
-
-
-class ScalingTarget(Model):
-    """What scaling keeps to."""
-
-    ttft: LatencyTarget | None = None
-    """Time to first token at the 95th percentile, such as "2s"."""
-    queue: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    """Waiting requests for each replica."""
-
-
-class ScalingForecast(Model):
-    """Scaling ahead of the load."""
-
-    enabled: bool = True
-    """Whether scaling looks ahead."""
-    horizon: LatencyTarget = "5m"
-    """How far ahead; at least the time that a replica takes to start."""
-
-
-class ScalingSpec(Model):
-    """Replicas that follow the load."""
-
-    min: Annotated[int, Field(ge=0, le=1000)] = 1
-    """Fewest replicas on each site."""
-    max: Annotated[int, Field(ge=1, le=1000)]
-    """Most replicas on each site."""
-    target: ScalingTarget = ScalingTarget()
-    """What scaling keeps to."""
-    forecast: ScalingForecast | None = None
-    """Scaling ahead of the load."""
-
-
-class ResolutionSpec(Model):
-    """In which resolution the model sees screenshots. Answers use relative coordinates, so clients see no difference."""
-
-    mode: Literal["fixed", "dynamic"] = "fixed"
-    """fixed: always maxShortSide. dynamic: between the two bounds, by bandwidth and load."""
-    min_short_side: Annotated[int, Field(ge=28, le=4096)] = 480
-    """Lowest resolution: pixels of an image's short side."""
-    max_short_side: Annotated[int, Field(ge=28, le=4096)] = 1080
-    """Highest resolution: pixels of an image's short side. Smaller images are never enlarged."""
-    alpha: Annotated[float, Field(ge=0, le=1)] = 0.6
-    """Weight of bandwidth against load when mode is dynamic: 1 looks at bandwidth alone, 0 at load alone."""
-    quality_floor: Annotated[Annotated[float, Field(ge=0, le=1)] | None, NotYet()] = None
-    """Share of the tasks solved at full resolution that a chosen resolution must still solve."""
-
-    rules = (
-        Rule(
-            "self.minShortSide <= self.maxShortSide",
-            lambda resolution: resolution.min_short_side <= resolution.max_short_side,
-            "must not be above spec.resolution.maxShortSide: lower it",
-            "minShortSide",
-        ),
-    )
-
-
-class SloSpec(Model):
-    """What clients are promised."""
-
-    ttft: LatencyTarget | None = None
-    """Target for the time to the first token, such as "2s": the cheapest endpoint that meets it is chosen."""
-    latency: Annotated[LatencyTarget | None, NotYet("remove it and set spec.routing.slo.ttft")] = None
-    """Target for the time to the last token."""
-
-
-class SpilloverSpec(Model):
-    """Sending requests to another site when one is full."""
-
-    sites: Annotated[tuple[DnsLabel, ...], Field(max_length=64), Unique()] | None = None
-    """Sites that may take what spills over; absent means all sites of the deployment."""
-
-
-class MirrorSpec(Model):
-    """Sending copies of requests to another deployment, whose answers are dropped."""
-
-    name: DnsLabel
-    """Name of the deployment that gets the copies, in the same namespace."""
-    percent: Percent
-    """Share of requests that is copied."""
-
-
-class CanarySpec(Model):
-    """Sending a share of requests to another deployment."""
-
-    name: DnsLabel
-    """Name of the deployment that gets the share, in the same namespace."""
-    percent: Percent
-    """Share of requests that is sent there."""
-
-
-class RoutingSpec(Model):
-    """How the gateway chooses an endpoint for a request."""
-
-    policy: Literal["leastWork", "roundRobin"] = "leastWork"
-    """leastWork: the endpoint that is predicted to answer first. roundRobin: one after the other."""
-    slo: SloSpec = SloSpec()
-    """What clients are promised."""
-    retries: Annotated[int, Field(ge=0, le=5)] = 1
-    """How often a request that failed before its first byte is tried on another endpoint."""
-    timeout: RequestTimeout = "10m"
-    """Longest time for one request, from its arrival to the last byte of the answer."""
-    spillover: Annotated[SpilloverSpec | None, NotYet("remove it; requests already go to every site in spec.sites")] = (
-        None
-    )
-    """Sending requests to another site when one is full."""
-    mirror: Annotated[MirrorSpec | None, NotYet()] = None
-    """Sending copies of requests to another deployment."""
-    canary: Annotated[CanarySpec | None, NotYet()] = None
-    """Sending a share of requests to another deployment."""
-
-
-class RolloutStep(Model):
-    """One step of a rollout."""
-
-    percent: Percent
-    """Share of requests that the new revision gets in this step."""
-    pause: LatencyTarget | None = None
-    """How long the step lasts at least."""
-
-
-class RolloutGate(Model):
-    """A measurement that the new revision has to pass."""
-
-    metric: Literal["ttft", "errors"]
-    """What is measured."""
-    maximum: Annotated[float, Field(ge=0)]
-    """Highest value that passes: seconds for ttft, a share from 0 to 1 for errors."""
-
-
-class RolloutSpec(Model):
-    """How a new revision replaces the old one."""
-
-    max_surge: Annotated[int, Field(ge=0, le=100)] = 0
-    """How many replicas there may be beyond the wanted number, on each site."""
-    max_unavailable: Annotated[int, Field(ge=0, le=100)] = 1
-    """How many replicas may be missing, on each site."""
-    steps: Annotated[tuple[RolloutStep, ...], Field(max_length=16)] = ()
-    """Steps by which traffic moves."""
-    gates: Annotated[tuple[RolloutGate, ...], Field(max_length=8)] = ()
-    """Measurements that each step has to pass."""
-
-
-class LimitsSpec(Model):
-    """Bounds on one request. Gateway and application refuse what is beyond them, and name the bound."""
-
-    max_body_bytes: Annotated[int, Field(ge=1024, le=67_108_864)] = 16 * 1024 * 1024
-    """Largest request body, in bytes."""
-    max_images: Annotated[int, Field(ge=1, le=64)] = 10
-    """Most images in one request."""
-    max_image_pixels: Annotated[int, Field(ge=784, le=200_000_000)] = 50_000_000
-    """Largest image, in pixels, read from its header before anything is decoded."""
-    max_image_side: Annotated[int, Field(ge=28, le=65_535)] = 16384
-    """Longest side of an image, in pixels."""
-    max_new_tokens: Annotated[int, Field(ge=1, le=65_536)] = 4096
-    """Longest answer, in tokens."""
-    max_queue: Annotated[int, Field(ge=1, le=10_000)] = 64
-    """Most requests that wait for a replica on one site; further ones get 503 with Retry-After."""
 
 
 class DeploymentSpec(Model):

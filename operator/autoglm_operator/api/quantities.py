@@ -5,11 +5,9 @@ import re
 DURATION = r"[0-9]{1,6}(\.[0-9]{1,3})?(ms|s|m|h)"
 BANDWIDTH = r"[0-9]{1,6}(\.[0-9]{1,3})?(kbit|Mbit|Gbit)"
 CPUS = r"[0-9]{1,4}(\.[0-9]{1,3})?|[0-9]{1,6}m"
-BYTES = r"[0-9]{1,12}(Ki|Mi|Gi|Ti)?"
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _BITS = {"kbit": 1e3, "Mbit": 1e6, "Gbit": 1e9}
-_BYTES = {"": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 
 def seconds(text: str) -> float:
@@ -28,12 +26,6 @@ def cpus(quantity: int | str) -> float:
     """CPU cores of a Kubernetes quantity such as 2, "1.5" or "500m"."""
     number, unit = _split(str(quantity), CPUS, 'CPU cores such as 2, "1.5" or "500m"')
     return float(number) / 1000 if unit == "m" else float(number)
-
-
-def byte_count(quantity: int | str) -> int:
-    """Bytes of a Kubernetes quantity such as 1048576, "512Mi" or "16Gi"."""
-    number, unit = _split(str(quantity), BYTES, 'bytes such as 1048576, "512Mi" or "16Gi"')
-    return int(number) * _BYTES[unit]
 
 
 def option_value(value: int | str) -> str | int | float | bool:

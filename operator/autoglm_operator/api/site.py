@@ -118,13 +118,16 @@ class SiteSpec(Model):
     """A place with a Ray cluster."""
 
     tier: Literal["cloud", "edge"] = "cloud"
-    """cloud (large, far from devices) or edge (small, near devices)."""
+    """cloud (large, far from devices) or edge (small, near devices). Shown to people; no decision looks at it yet."""
     backend: BackendSpec
     """What runs the applications at this site."""
     link: LinkSpec = LinkSpec()
     """The network between the gateway and this site."""
-    accelerators: Annotated[tuple[SiteAccelerator, ...], Field(max_length=16)] = ()
-    """What the site has; empty means that nothing is known and Ray is asked."""
+    accelerators: Annotated[
+        Annotated[tuple[SiteAccelerator, ...], Field(max_length=16)] | None,
+        NotYet("remove it; Ray reports what the site has"),
+    ] = None
+    """What the site has, for placement."""
     price: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
     """Price of one replica for one hour, in any currency that all sites share; the cheapest good choice wins."""
 

@@ -1,5 +1,6 @@
 """The kinds of text the API takes, each with its rule, its bound and a message that says what to write instead."""
 
+import ipaddress
 import re
 from typing import Annotated
 
@@ -9,6 +10,7 @@ from autoglm_operator.api import quantities
 from autoglm_operator.api.base import Check
 
 _LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+_PORT = "[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
 _PATH = r"[^\x00-\x20\x7f?#]"
 
 
@@ -41,17 +43,47 @@ def _duration(minimum: str, maximum: str) -> Check:
     )
 
 
-def _quantity(pattern: str, message: str) -> Check:
-    """An integer above zero, or text that matches `pattern` and is above zero."""
-    zero = r"[0.]+(m|Ki|Mi|Gi|Ti)?"
+def _http_address() -> Check:
+    """Scheme, host and port, such that every URL library reads it. An IPv6 address stands in brackets."""
+    host = r"[A-Za-z0-9]([A-Za-z0-9.-]{0,200}[A-Za-z0-9])?|\[[0-9a-fA-F:]{2,39}\]"
+    pattern = rf"https?://({host}):({_PORT})"
+
+    def check(text: str) -> bool:
+        return bool(re.fullmatch(pattern, text)) and (
+            "[" not in text or _is_ipv6(text[text.index("[") + 1 : text.index("]")])
+        )
+
+    return Check(
+        f"self.matches(r'^{pattern}$')"
+        " && (!self.contains('[') || isIP(self.substring(self.indexOf('[') + 1, self.indexOf(']'))))",
+        check,
+        'must be http://HOST:PORT or https://HOST:PORT, with the port and without a path, such as "http://10.0.0.5:8265"',
+        f"^{pattern}$",
+    )
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return bool(ipaddress.IPv6Address(text))
+    except ValueError:
+        return False
+
+
+def _cpus() -> Check:
+    """CPU cores above zero, as an integer or as text. The bound of the integer is that of the text."""
+    text, zero, most = quantities.CPUS, r"[0.]+m?", 9999
 
     def check(value: int | str) -> bool:
         if isinstance(value, int):
-            return 0 < value <= 10**12
-        return bool(re.fullmatch(pattern, value)) and not re.fullmatch(zero, value)
+            return 0 < value <= most
+        return bool(re.fullmatch(text, value)) and not re.fullmatch(zero, value)
 
-    text = f"self.matches(r'^({pattern})$') && !self.matches(r'^{zero}$')"
-    return Check(f"type(self) == string ? {text} : self > 0 && self <= 1000000000000", check, message, f"^({pattern})$")
+    return Check(
+        f"type(self) == string ? self.matches(r'^({text})$') && !self.matches(r'^{zero}$') : self > 0 && self <= {most}",
+        check,
+        'must be CPU cores from 1m to 9999, such as 2, "1.5" or "500m"',
+        f"^({text})$",
+    )
 
 
 DnsLabel = Annotated[
@@ -76,14 +108,7 @@ ModelUri = Annotated[
         "must be builtin://autoglm-tiny, file:///absolute/path or hf://organisation/model",
     ),
 ]
-HttpAddress = Annotated[
-    str,
-    Field(max_length=253),
-    _matches(
-        r"https?://([A-Za-z0-9]([A-Za-z0-9.-]{0,200}[A-Za-z0-9])?|\[[0-9a-fA-F:]{2,39}\]):[0-9]{1,5}",
-        'must be http://HOST:PORT or https://HOST:PORT, with the port and without a path, such as "http://10.0.0.5:8265"',
-    ),
-]
+HttpAddress = Annotated[str, Field(max_length=253), _http_address()]
 ResourceName = Annotated[
     str,
     Field(max_length=128),
@@ -107,10 +132,7 @@ Bandwidth = Annotated[
         unless=r"[0.]+[kMG]bit",
     ),
 ]
-Cpus = Annotated[int | str, _quantity(quantities.CPUS, 'must be CPU cores above zero, such as 2, "1.5" or "500m"')]
-Bytes = Annotated[
-    int | str, _quantity(quantities.BYTES, 'must be bytes above zero, such as 1048576, "512Mi" or "16Gi"')
-]
+Cpus = Annotated[int | str, _cpus()]
 LatencyTarget = Annotated[str, Field(max_length=16), _duration("1ms", "10m")]
 RoundTrip = Annotated[str, Field(max_length=16), _duration("0s", "10s")]
 RequestTimeout = Annotated[str, Field(max_length=16), _duration("1s", "1h")]

@@ -1,0 +1,147 @@
+"""No field of the API is taken and then ignored: changing it changes what the operator does, or it is refused."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from autoglm_operator import crds
+from autoglm_operator.api import parse_site
+from autoglm_operator.reconcile import reconcile
+from autoglm_operator.state import Observed, SiteError, SiteView
+from support import fleet
+
+Json = dict[str, Any]
+
+GPU = {"accelerator": {"type": "gpu"}}
+VLLM = {"name": "vllm"}
+
+# One change for each field, with what it needs around it: (before, after).
+DEPLOYMENT: dict[str, tuple[Json, Json]] = {
+    "model.name": ({}, {"model": {"name": "other", "uri": "builtin://autoglm-tiny"}}),
+    "model.uri": ({}, {"model": {"name": "autoglm-phone-9b", "uri": "hf://zai-org/AutoGLM-Phone-9B"}}),
+    "engine.name": ({}, {"engine": VLLM}),
+    "engine.parallelism.tensor": (
+        {"engine": VLLM, "worker": GPU},
+        {"engine": VLLM | {"parallelism": {"tensor": 2}}, "worker": GPU},
+    ),
+    "engine.maxModelLen": ({}, {"engine": {"maxModelLen": 8192}}),
+    "engine.maxConcurrency": ({}, {"engine": {"maxConcurrency": 2}}),
+    "engine.options": ({}, {"engine": {"options": {"dtype": "float32"}}}),
+    "worker.accelerator.type": ({}, {"worker": GPU}),
+    "worker.accelerator.resourceName": (
+        {"worker": GPU},
+        {"worker": {"accelerator": {"type": "gpu", "resourceName": "L4"}}},
+    ),
+    # Equal to the tensor size by rule, so it changes together with it.
+    "worker.accelerator.count": (
+        {"engine": VLLM, "worker": GPU},
+        {"engine": VLLM | {"parallelism": {"tensor": 2}}, "worker": {"accelerator": {"type": "gpu", "count": 2}}},
+    ),
+    "worker.resources.cpu": ({}, {"worker": {"resources": {"cpu": "500m"}}}),
+    "sites.names": ({}, {"sites": {"names": ["region"]}}),
+    "sites.selector.matchLabels": ({}, {"sites": {"selector": {"matchLabels": {"tier": "gold"}}}}),
+    "replicas": ({}, {"replicas": 3}),
+    "resolution.mode": ({}, {"resolution": {"mode": "dynamic"}}),
+    "resolution.minShortSide": ({}, {"resolution": {"minShortSide": 360}}),
+    "resolution.maxShortSide": ({}, {"resolution": {"maxShortSide": 720}}),
+    "resolution.alpha": ({}, {"resolution": {"alpha": 0.2}}),
+    "routing.policy": ({}, {"routing": {"policy": "roundRobin"}}),
+    "routing.slo.ttft": ({}, {"routing": {"slo": {"ttft": "2s"}}}),
+    "routing.retries": ({}, {"routing": {"retries": 3}}),
+    "routing.timeout": ({}, {"routing": {"timeout": "30s"}}),
+    "limits.maxBodyBytes": ({}, {"limits": {"maxBodyBytes": 4096}}),
+    "limits.maxImages": ({}, {"limits": {"maxImages": 1}}),
+    "limits.maxImagePixels": ({}, {"limits": {"maxImagePixels": 1_000_000}}),
+    "limits.maxImageSide": ({}, {"limits": {"maxImageSide": 4096}}),
+    "limits.maxNewTokens": ({}, {"limits": {"maxNewTokens": 128}}),
+    "limits.maxQueue": ({}, {"limits": {"maxQueue": 8}}),
+    "suspend": ({}, {"suspend": True}),
+    "deletionDeadline": ({}, {"deletionDeadline": "1h"}),
+}
+
+SITE: dict[str, Json] = {
+    "tier": {"tier": "edge"},
+    "backend.ray.serveAddresses": {"backend": {"ray": {"serveAddresses": ["http://a:8000", "http://b:8000"]}}},
+    "link.bandwidth": {"link": {"bandwidth": "100Mbit"}},
+    "link.rtt": {"link": {"rtt": "20ms"}},
+    "price": {"price": 2.5},
+}
+
+# How the operator reaches a cluster: the shell's tests show that it does so by these.
+CONNECTION = {
+    "backend.ray.address",
+    "backend.ray.tokenSecret.namespace",
+    "backend.ray.tokenSecret.name",
+    "backend.ray.tokenSecret.key",
+    "backend.ray.allowOpenCluster",
+    "backend.ray.tls.caSecret.namespace",
+    "backend.ray.tls.caSecret.name",
+    "backend.ray.tls.caSecret.key",
+}
+
+
+def leaves(node: Json, path: str = "") -> Iterator[str]:
+    """Every field that holds a value and that has an effect already."""
+    for name, value in node["properties"].items():
+        where = f"{path}.{name}" if path else name
+        if value["description"].startswith("Not supported yet."):
+            continue
+        if "properties" in value:
+            yield from leaves(value, where)
+        else:
+            yield where
+
+
+def spec_of(position: int) -> Json:
+    version = crds.definitions()[position]["spec"]["versions"][0]
+    schema: Json = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    return schema
+
+
+def test_the_tables_name_every_field_that_has_an_effect() -> None:
+    assert set(DEPLOYMENT) == set(leaves(spec_of(0)))
+    assert set(SITE) | CONNECTION == set(leaves(spec_of(1)))
+
+
+def effect(spec: Json) -> object:
+    """What the operator does for a deployment: at first, when it runs, and when it is deleted while a site is away."""
+    running = fleet.deployment(spec)
+    empty = Observed(sites=(fleet.view("region"), fleet.view("store")))
+    first = reconcile(running, empty, fleet.NOW)
+    views = (fleet.view("region", fleet.application(running)), fleet.view("store", fleet.application(running)))
+    gateways = (fleet.gateway(*fleet.admitted(running, "region", "store")),)
+    later = reconcile(running, Observed(sites=views, gateways=gateways), fleet.NOW)
+    deleted = (fleet.NOW - timedelta(minutes=20)).isoformat()
+    left = {"sites": [{"name": "region", "state": "Ready", "revision": "abc", "ready": 1}]}
+    gone = fleet.deployment(spec, status=left, deletionTimestamp=deleted)
+    away = SiteView(fleet.site("region"), error=SiteError("Unreachable", "no answer"), failures=9)
+    last = reconcile(gone, Observed(sites=(away,)), fleet.NOW)
+    return (first.applications, later.applications, later.routes, last.remove_finalizer)
+
+
+@pytest.mark.parametrize("field", sorted(DEPLOYMENT))
+def test_changing_a_field_of_a_deployment_changes_what_is_done(field: str) -> None:
+    before, after = DEPLOYMENT[field]
+    assert effect(before) == effect(before), "the operator decides the same twice"
+    assert effect(before) != effect(after)
+
+
+def routes(spec: Json) -> object:
+    """The routes to one site with this spec."""
+    made = fleet.site("region").model_dump(mode="json", exclude_none=True)
+    ray = made["spec"]["backend"]["ray"] | spec.get("backend", {}).get("ray", {})
+    made["spec"] = made["spec"] | spec | {"backend": {"ray": ray}}
+    running = fleet.deployment()
+    view = SiteView(parse_site(made), applications=(fleet.application(running),), observed_at=fleet.NOW)
+    gateways = (fleet.gateway(*fleet.admitted(running, "region")),)
+    found = reconcile(running, Observed(sites=(view,), gateways=gateways), fleet.NOW).routes
+    assert found
+    assert found[0].endpoints
+    return found
+
+
+@pytest.mark.parametrize("field", sorted(SITE))
+def test_changing_a_field_of_a_site_changes_its_routes(field: str) -> None:
+    assert routes({}) != routes(SITE[field])
