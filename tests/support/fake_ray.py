@@ -97,6 +97,11 @@ class FakeRay(ThreadedServer):
             found = self.applications.get(name)
             return found.config if found else None
 
+    def live(self) -> set[str]:
+        """Applications that are not being removed."""
+        with self._lock:
+            return {name for name, one in self.applications.items() if one.status != "DELETING"}
+
     def add_foreign(self, name: str, *, declarative: bool = True) -> dict[str, Any]:
         """Somebody else's application, already running; its configuration."""
         config: dict[str, Any] = {

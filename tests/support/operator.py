@@ -16,13 +16,13 @@ from support.fake_gateway import FakeGateway
 from support.fake_ray import FakeRay
 from support.kubernetes import ROOT, ControlPlane
 from support.ports import free_port
-from support.processes import DEADLINE_S, POLL_S, Process
+from support.processes import DEADLINE_S, POLL_S, Process, wait_until
 
 Json = dict[str, Any]
 
 SYSTEM = "autoglm-system"
 ACCOUNT = "autoglm-operator"
-GROUP = "serving.autoglm.dev/v1alpha1"
+GROUP = "/apis/serving.autoglm.dev/v1alpha1"
 LEASE_S = 6.0
 KINDS = ("autoglmdeployments", "autoglmsites")
 
@@ -66,93 +66,141 @@ class OperatorProcess:
         return [json.loads(line) for line in self.process.log_text().splitlines()]
 
 
-class World:
-    """One test's namespace, site and operators. Everything in it ends with the test."""
+class Installation:
+    """An API server with the operator's account, and what an operator process needs to be started."""
 
-    def __init__(self, api: ControlPlane, directory: Path) -> None:
+    def __init__(self, api: ControlPlane) -> None:
+        api.kubectl("apply", "-f", str(ROOT / "config/rbac/operator.yaml"))
         self.api = api
-        self.directory = directory
         self.kubeconfig = api.service_account_kubeconfig(SYSTEM, ACCOUNT)
-        self.namespace = api.new_namespace("operator")
-        self.site = f"site-{secrets.token_hex(3)}"
-        self.ray = FakeRay()
-        self.gateway = FakeGateway()
-        self.operators: list[OperatorProcess] = []
-        self._token_file = directory / "gateway-token"
-        self._token_file.write_text(self.gateway.token)
         self._tls = ssl.create_default_context(cafile=str(api.ca_file))
 
+    def operator(self, name: str, directory: Path, gateway: FakeGateway, scope: list[str]) -> OperatorProcess:
+        """An operator process, not started yet."""
+        token_file = directory / "gateway-token"
+        token_file.write_text(gateway.token)
+        gateways = ["--gateway", gateway.url, "--gateway-token-file", str(token_file)]
+        return OperatorProcess(name, directory, self.kubeconfig, [*scope, *gateways])
+
+    def request(self, method: str, path: str, body: Json | None = None) -> Json | None:
+        """One call of the API server as its administrator; None when there is no such object."""
+        request = urllib.request.Request(self.api.url + path, method=method)
+        request.add_header("Authorization", f"Bearer {self.api.token}")
+        request.add_header("Accept", "application/json")
+        if body is not None:
+            request.data = json.dumps(body).encode()
+            request.add_header(
+                "Content-Type", "application/merge-patch+json" if method == "PATCH" else "application/json"
+            )
+        try:
+            with urllib.request.urlopen(request, context=self._tls, timeout=30) as answer:
+                found: Json = json.loads(answer.read())
+                return found
+        except urllib.error.HTTPError as error:
+            if error.code == 404:
+                return None
+            raise
+
+    def list(self, kind: str) -> list[Json]:
+        """All objects of a kind in all namespaces."""
+        found = self.request("GET", f"{GROUP}/{kind}")
+        return list(found["items"]) if found else []
+
+    def clean(self) -> None:
+        """Takes away every deployment and site without an operator's help."""
+        for kind in KINDS:
+            wait_until(lambda kind=kind: self._none_left(kind), f"no {kind} are left")  # type: ignore[misc]
+
+    def _none_left(self, kind: str) -> bool:
+        left = self.list(kind)
+        for found in left:
+            metadata = found["metadata"]
+            scope = f"/namespaces/{metadata['namespace']}" if metadata.get("namespace") else ""
+            path = f"{GROUP}{scope}/{kind}/{metadata['name']}"
+            # In this order: an object that is being deleted gets no new finalizer.
+            self.request("DELETE", path)
+            self.request("PATCH", path, {"metadata": {"finalizers": None}})
+        return not left
+
+    def release_lease(self) -> None:
+        """Forgets the leader of an earlier test, which may have been killed."""
+        self.request("DELETE", f"/apis/coordination.k8s.io/v1/namespaces/{SYSTEM}/leases/{ACCOUNT}")
+
+
+class World:
+    """One test's namespace, site, Ray cluster and gateway. Everything in it ends with the test."""
+
+    def __init__(self, installation: Installation, directory: Path, gateway: FakeGateway) -> None:
+        self.installation = installation
+        self.api = installation.api
+        self.directory = directory
+        self.namespace = f"operator-{secrets.token_hex(4)}"
+        self.site = f"site-{secrets.token_hex(3)}"
+        self.ray = FakeRay()
+        self.gateway = gateway
+        self.operators: list[OperatorProcess] = []
+        self.watched: tuple[OperatorProcess, ...] = ()
+        """Operators of others, whose logs help to understand a failure."""
+
     def open(self) -> None:
-        """Fakes listen, and nothing of an earlier test is left."""
-        self.clean()
+        """The fakes listen, and nothing of an earlier test is left."""
+        self.installation.clean()
+        self.installation.request("POST", "/api/v1/namespaces", {"metadata": {"name": self.namespace}})
         self.ray.start()
-        self.gateway.start()
 
     def close(self) -> None:
-        """Ends the operators, then what they looked after."""
+        """Ends the test's own operators, then what they looked after."""
         for operator in self.operators:
             operator.process.resume()
             operator.process.terminate()
-        self.ray.close()
-        self.gateway.close()
         self.api.heal()
-        self.clean()
-
-    def clean(self) -> None:
-        """Takes away every resource and the Lease, without an operator's help."""
-        for kind in KINDS:
-            for found in self.list(kind):
-                metadata = found["metadata"]
-                where = ["-n", metadata["namespace"]] if metadata.get("namespace") else []
-                free = '{"metadata":{"finalizers":null}}'
-                self.api.kubectl("patch", kind, metadata["name"], *where, "--type=merge", "-p", free, check=False)
-                self.api.kubectl("delete", kind, metadata["name"], *where, "--ignore-not-found", "--wait=false")
-        self.api.kubectl("delete", "lease", ACCOUNT, "-n", SYSTEM, "--ignore-not-found")
+        self.installation.clean()
+        self.ray.close()
+        self.gateway.state = "Admitted"
+        self.gateway.start()
 
     # Starting things
 
-    def operator(self, name: str = "operator", *, everywhere: bool = False) -> OperatorProcess:
-        """Start an operator for this test's namespace."""
-        scope = ["--all-namespaces"] if everywhere else ["--namespace", self.namespace]
-        gateway = ["--gateway", self.gateway.url, "--gateway-token-file", str(self._token_file)]
-        operator = OperatorProcess(f"{name}-{len(self.operators)}", self.directory, self.kubeconfig, [*scope, *gateway])
+    def operator(self, name: str) -> OperatorProcess:
+        """Start an operator of this test's own, for its namespace."""
+        scope = ["--namespace", self.namespace]
+        operator = self.installation.operator(name, self.directory, self.gateway, scope)
         self.operators.append(operator)
         return operator.start()
 
     def apply_site(self, name: str | None = None, ray: FakeRay | None = None) -> None:
-        """The Secret with the token, and the site."""
+        """The site, the Secret with its token, and the right to read that as config/rbac/site-secrets.yaml shows it."""
         cluster = ray or self.ray
         site = name or self.site
-        secret = {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {"name": site, "namespace": self.namespace},
-            "stringData": {"token": cluster.token or "unused"},
-        }
         backend = manifests.ray(
             address=cluster.url,
             serveAddresses=[f"http://127.0.0.1:{cluster.port}"],
             tokenSecret={"namespace": self.namespace, "name": site},
         )
-        self.allow_secret(site)
-        self.api.apply(secret, manifests.site(site, backend={"ray": backend}))
-
-    def allow_secret(self, name: str) -> None:
-        """What config/rbac/site-secrets.yaml shows, for one Secret of this test."""
-        role = {
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "Role",
-            "metadata": {"name": name, "namespace": self.namespace},
-            "rules": [{"apiGroups": [""], "resources": ["secrets"], "resourceNames": [name], "verbs": ["get"]}],
-        }
-        binding = {
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "RoleBinding",
-            "metadata": {"name": name, "namespace": self.namespace},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
-            "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": SYSTEM}],
-        }
-        self.api.apply(role, binding)
+        metadata = {"name": site, "namespace": self.namespace}
+        rbac = "rbac.authorization.k8s.io"
+        self.api.apply(
+            {
+                "apiVersion": f"{rbac}/v1",
+                "kind": "Role",
+                "metadata": metadata,
+                "rules": [{"apiGroups": [""], "resources": ["secrets"], "resourceNames": [site], "verbs": ["get"]}],
+            },
+            {
+                "apiVersion": f"{rbac}/v1",
+                "kind": "RoleBinding",
+                "metadata": metadata,
+                "roleRef": {"apiGroup": rbac, "kind": "Role", "name": site},
+                "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": SYSTEM}],
+            },
+            {
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "metadata": metadata,
+                "stringData": {"token": cluster.token or "unused"},
+            },
+            manifests.site(site, backend={"ray": backend}),
+        )
 
     def apply_deployment(self, name: str = "phones", **spec: Any) -> None:
         """A deployment in this test's namespace, on this test's site unless told otherwise."""
@@ -168,16 +216,15 @@ class World:
 
     def deployment(self, name: str = "phones") -> Json | None:
         """The deployment as it is stored, or None."""
-        return self._get(f"/apis/{GROUP}/namespaces/{self.namespace}/autoglmdeployments/{name}")
+        return self.installation.request("GET", f"{GROUP}/namespaces/{self.namespace}/autoglmdeployments/{name}")
 
     def stored_site(self, name: str | None = None) -> Json | None:
         """The site as it is stored, or None."""
-        return self._get(f"/apis/{GROUP}/autoglmsites/{name or self.site}")
+        return self.installation.request("GET", f"{GROUP}/autoglmsites/{name or self.site}")
 
-    def list(self, kind: str) -> list[Json]:
-        """All objects of a kind in all namespaces."""
-        found = self._get(f"/apis/{GROUP}/{kind}")
-        return list(found["items"]) if found else []
+    def routes(self) -> set[str]:
+        """This test's deployments in the table that the gateway has."""
+        return {name for name in self.gateway.deployments() if name.startswith(f"{self.namespace}/")}
 
     def condition(self, kind: str, name: str = "phones") -> tuple[str, str, str]:
         """Status, reason and message of a condition; of the site for Connected."""
@@ -211,27 +258,15 @@ class World:
             time.sleep(POLL_S * 2)
 
     def _state(self) -> str:
-        stored = [{"name": one["metadata"]["name"], "status": one.get("status")} for k in KINDS for one in self.list(k)]
-        logs = "\n".join(f"--- {one.process.name}\n{one.process.log_tail(15)}" for one in self.operators)
-        return f"{json.dumps(stored, indent=1)}\n{logs}"
-
-    def _get(self, path: str) -> Json | None:
-        request = urllib.request.Request(
-            self.api.url + path, headers={"Authorization": f"Bearer {self.api.token}", "Accept": "application/json"}
+        stored = [
+            {"name": one["metadata"]["name"], "status": one.get("status")}
+            for kind in KINDS
+            for one in self.installation.list(kind)
+        ]
+        logs = "\n".join(
+            f"--- {one.process.name}\n{one.process.log_tail(15)}" for one in (*self.watched, *self.operators)
         )
-        try:
-            with urllib.request.urlopen(request, context=self._tls, timeout=10) as answer:
-                found: Json = json.loads(answer.read())
-                return found
-        except urllib.error.HTTPError as error:
-            if error.code == 404:
-                return None
-            raise
-
-
-def install_rbac(api: ControlPlane) -> None:
-    """Apply what config/rbac says for the operator itself."""
-    api.kubectl("apply", "-f", str(ROOT / "config/rbac/operator.yaml"))
+        return f"{json.dumps(stored, indent=1)}\n{logs}"
 
 
 def _fetch(url: str) -> str:

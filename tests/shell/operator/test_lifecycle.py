@@ -2,11 +2,10 @@
 
 import json
 
-from support.operator import World
+from support.operator import OperatorProcess, World
 
 
 def test_an_applied_deployment_becomes_ready(world: World) -> None:
-    world.operator()
     world.apply_site()
     world.apply_deployment(replicas=2)
 
@@ -19,12 +18,11 @@ def test_an_applied_deployment_becomes_ready(world: World) -> None:
     assert config["args"]["uid"] == stored["metadata"]["uid"]
     assert stored["status"]["readyReplicas"] == 2
     assert world.condition("Connected")[0] == "True"
-    assert world.gateway.deployments() == {f"{world.namespace}/phones"}
+    assert world.routes() == {f"{world.namespace}/phones"}
     assert "Ready" in world.api.kubectl("describe", "agd/phones", "-n", world.namespace)
 
 
 def test_kubectl_scale_changes_the_replicas_in_place(world: World) -> None:
-    world.operator()
     world.apply_site()
     world.apply_deployment(replicas=1)
     world.wait_ready()
@@ -40,7 +38,6 @@ def test_kubectl_scale_changes_the_replicas_in_place(world: World) -> None:
 
 
 def test_an_edited_spec_becomes_a_new_revision(world: World) -> None:
-    world.operator()
     world.apply_site()
     world.apply_deployment()
     world.wait_ready()
@@ -56,7 +53,6 @@ def test_an_edited_spec_becomes_a_new_revision(world: World) -> None:
 
 
 def test_a_deleted_deployment_leaves_nothing_behind(world: World) -> None:
-    world.operator()
     world.apply_site()
     world.apply_deployment()
     world.wait_ready()
@@ -64,12 +60,11 @@ def test_a_deleted_deployment_leaves_nothing_behind(world: World) -> None:
     world.api.kubectl("delete", "agd/phones", "-n", world.namespace, "--timeout=120s")
 
     assert world.deployment() is None
-    world.wait(lambda: world.application() not in world.ray.applications, "the application is gone")
-    world.wait(lambda: not world.gateway.deployments(), "the routes are gone")
+    world.wait(lambda: world.application() not in world.ray.live(), "the application is gone")
+    world.wait(lambda: not world.routes(), "the routes are gone")
 
 
 def test_a_deleted_site_lets_go_after_its_applications(world: World) -> None:
-    world.operator()
     world.apply_site()
     world.apply_deployment()
     world.wait_ready()
@@ -78,11 +73,10 @@ def test_a_deleted_site_lets_go_after_its_applications(world: World) -> None:
     world.api.kubectl("delete", f"ags/{world.site}", "--timeout=120s")
 
     assert world.stored_site() is None
-    assert not world.ray.applications
+    assert not world.ray.live()
 
 
 def test_an_application_that_somebody_deletes_comes_back(world: World) -> None:
-    world.operator()
     world.apply_site()
     world.apply_deployment()
     world.wait_ready()
@@ -95,8 +89,7 @@ def test_an_application_that_somebody_deletes_comes_back(world: World) -> None:
     assert len(world.ray.puts) > puts
 
 
-def test_nothing_is_written_while_nothing_changes(world: World) -> None:
-    operator = world.operator()
+def test_nothing_is_written_while_nothing_changes(world: World, operator: OperatorProcess) -> None:
     world.apply_site()
     world.apply_deployment()
     world.wait_ready()
@@ -122,7 +115,6 @@ def test_a_name_that_somebody_else_took_is_left_alone(world: World) -> None:
     taken = world.ray.add_foreign(world.application())
     neighbour = world.ray.add_foreign("shop")
     world.ray.add_foreign("notebook", declarative=False)
-    world.operator()
     world.apply_site()
     world.apply_deployment()
     world.apply_deployment("kiosks", model={"name": "autoglm-kiosk", "uri": "builtin://autoglm-tiny"})
@@ -147,7 +139,6 @@ def test_an_invalid_stored_deployment_gets_a_condition_and_can_be_deleted(world:
         "type": "object",
         "x-kubernetes-preserve-unknown-fields": True,
     }
-    world.operator()
     world.apply_site()
     try:
         world.api.kubectl("replace", "-f", "-", stdin=json.dumps(loose))
