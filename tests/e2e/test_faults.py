@@ -145,10 +145,10 @@ def test_a_lost_api_server_and_a_frozen_etcd_cost_no_request(steady: WholePath) 
 def test_a_killed_ray_head_gets_its_application_back(steady: WholePath, ray_head: RayCluster) -> None:
     uid = steady.deployment(NAME)["metadata"]["uid"]
     pid = ray_head.head.pid
-    ray_head.head.kill()
+    ray_head.kill()
     assert not ray_head.head.running
     steady.wait(lambda: steady.condition(NAME).get("status") != "True", "what is gone is not called Ready")
-    ray_head.head.start()
+    ray_head.start()
     assert ray_head.head.pid != pid
     steady.wait_ready(NAME)
     assert ray_head.configs()[steady.application(NAME)]["args"]["uid"] == uid

@@ -13,6 +13,7 @@ from typing import Any
 
 from autoglm_operator.local.ray_head import RayHead
 from autoglm_serving.config import AppConfig
+from support.reaper import reaper
 
 IMPORT_PATH = "autoglm_serving.app:build"
 SCRIPTED_IMPORT_PATH = "support.scripted_app:build"
@@ -27,12 +28,28 @@ class RayCluster:
     def __init__(self, state_dir: Path, num_cpus: int = 16) -> None:
         """`num_cpus` is what Ray may hand out, not what the machine has: replicas of tests are mostly idle."""
         self.head = RayHead(state_dir, num_cpus)
+        self._watched: int | None = None
 
     def start(self) -> None:
+        """Start it, also after `kill`: the addresses stay the same."""
         self.head.start()
+        self._watched = self.head.pid
+        if self._watched is not None:
+            reaper().watch(self._watched)
 
     def stop(self) -> None:
         self.head.stop()
+        self._forget()
+
+    def kill(self) -> None:
+        """End the head and everything on it at once."""
+        self.head.kill()
+        self._forget()
+
+    def _forget(self) -> None:
+        if self._watched is not None:
+            reaper().forget(self._watched)
+            self._watched = None
 
     @property
     def address(self) -> str:
