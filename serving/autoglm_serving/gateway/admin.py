@@ -11,7 +11,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from pydantic import ValidationError
 
-from autoglm_serving.gateway.exchange import Context
+from autoglm_serving.gateway.dispatch import Context
 from autoglm_serving.gateway.table_store import StaleTable, TableStore, read_key
 from autoglm_serving.routing_table import GatewayReport, SignedTable, TableRefused
 

@@ -6,7 +6,8 @@ import grpc
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from envoy.service.ext_proc.v3 import external_processor_pb2_grpc as ext_proc_grpc
 
-from autoglm_serving.gateway.exchange import Context, Exchange
+from autoglm_serving.gateway.dispatch import Context
+from autoglm_serving.gateway.exchange import Exchange
 
 
 class Picker(ext_proc_grpc.ExternalProcessorServicer):  # type: ignore[misc]

@@ -20,7 +20,7 @@ import aiohttp
 
 from autoglm_serving import headers
 from autoglm_serving.gateway import health
-from autoglm_serving.gateway.exchange import CHAT
+from autoglm_serving.gateway.dispatch import CHAT
 from autoglm_serving.gateway.fleet import Fleet, Member, best_ip, join, locate
 from autoglm_serving.gateway.metrics import Metrics
 

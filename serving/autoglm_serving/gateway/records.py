@@ -1,7 +1,7 @@
 """Decision records: what the gateway saw and decided for each of the last requests. Never any content."""
 
 from collections import OrderedDict
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Literal
 
@@ -43,7 +43,6 @@ class Record:
     picked_s: float | None = None
     first_byte_s: float | None = None
     ended_s: float | None = None
-    notes: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """For the admin API: camelCase, with each candidate's total."""

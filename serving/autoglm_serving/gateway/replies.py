@@ -7,7 +7,7 @@ from envoy.config.core.v3 import base_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from envoy.type.v3 import http_status_pb2
 
-from autoglm_serving.gateway.envoy_config import PICKER_DETAILS
+from autoglm_serving.gateway.envoy_replies import PICKER_DETAILS
 from autoglm_serving.wire import ApiError, error_body
 
 

@@ -25,9 +25,9 @@ from envoy.service.endpoint.v3 import eds_pb2_grpc
 from envoy.service.ext_proc.v3 import external_processor_pb2_grpc as ext_proc_grpc
 
 from autoglm_serving.gateway.admin import AdminParts, application
+from autoglm_serving.gateway.dispatch import Context
 from autoglm_serving.gateway.envoy_config import BUFFER_BYTES, EnvoySettings
 from autoglm_serving.gateway.envoy_process import EnvoyProcess
-from autoglm_serving.gateway.exchange import Context
 from autoglm_serving.gateway.fleet import Fleet
 from autoglm_serving.gateway.metrics import Metrics
 from autoglm_serving.gateway.picker import Picker

@@ -1,0 +1,172 @@
+"""One request on its way to a server: the decision, and what its answer teaches.
+
+Made when the body is read, told about the answer's headers, closed when the exchange ends.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from autoglm_serving import headers, resolution
+from autoglm_serving.gateway import health
+from autoglm_serving.gateway.fleet import Fleet, Flight, Member
+from autoglm_serving.gateway.metrics import Metrics
+from autoglm_serving.gateway.records import Record, Records
+from autoglm_serving.routing import NoEndpoint, Pick, Profile, RequestCost, features, learn, own_work, pick
+from autoglm_serving.routing_table import Route
+from autoglm_serving.tracing import Tracing
+from autoglm_serving.wire import api_error
+
+CHAT = "/v1/chat/completions"
+MAX_TIMEOUT_SECONDS = 3600.0
+DEFAULT_LOAD_SECONDS = 2.0
+"""Queued work that counts as full load where a deployment names no target."""
+
+
+@dataclass
+class Context:
+    """What all exchanges share."""
+
+    fleet: Fleet
+    records: Records
+    metrics: Metrics
+    tracing: Tracing
+    turns: dict[str, int] = field(default_factory=dict)
+    """Round robin's turn of each deployment."""
+
+    def next_turn(self, deployment: str) -> int:
+        turn = self.turns[deployment] = self.turns.get(deployment, -1) + 1
+        return turn
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The headers of an answer, as the picker sees them."""
+
+    status: int
+    values: Mapping[str, str]
+    address: str
+    """The endpoint that Envoy reached last; empty when it reached none."""
+    from_server: bool
+    """False: Envoy made the answer itself."""
+
+    @property
+    def from_application(self) -> bool:
+        """Every answer of the application names its revision; a proxy in front of it does not."""
+        return self.from_server and headers.REVISION in self.values
+
+    @property
+    def full(self) -> bool:
+        """The server refuses requests for now: it is busy, not broken."""
+        return self.from_server and "retry-after" in self.values
+
+
+class Dispatch:
+    """The claim of one request on one endpoint at a time. Raises ApiError `not_ready` when there is none."""
+
+    def __init__(self, context: Context, route: Route, cost: RequestCost, record: Record) -> None:
+        self._context, self._route, self._record = context, route, record
+        self._at = time.monotonic()
+        members = context.fleet.of(route)
+        self._members = {member.address: member for member in members if member.address is not None}
+        decision = self._decide(cost)
+        self._chosen = self._members[decision.chosen.name]
+        size = self._resolution(decision)
+        self._max_pixels = resolution.pixel_limit(cost.images, size.short_side)
+        self._weights = decision.chosen.weights
+        self._seen = features(cost, decision.chosen.queued_work_s, self._max_pixels)
+        self._link_s = decision.scores[0].upload_s + decision.scores[0].round_trip_s
+        self._flight = Flight(self._chosen, own_work(cost, self._weights, self._max_pixels))
+        self._note(cost, decision, size)
+
+    def close(self) -> None:
+        """Release the claim. Closing twice is harmless."""
+        self._flight.close()
+
+    @property
+    def upstream_headers(self) -> dict[str, str]:
+        """What Envoy and the application must know."""
+        attempts = self._record.attempts_planned
+        timeout_ms = round(min(self._route.timeout_s, MAX_TIMEOUT_SECONDS) * 1000)
+        changes = {
+            headers.DESTINATION: ",".join(attempts),
+            ":path": self._chosen.path + CHAT,
+            "x-envoy-max-retries": str(len(attempts) - 1),
+            "x-envoy-upstream-rq-timeout-ms": str(max(timeout_ms, 1)),
+        }
+        if self._max_pixels is not None:
+            changes[headers.MAX_PIXELS] = str(self._max_pixels)
+        return changes
+
+    def _decide(self, cost: RequestCost) -> Pick:
+        route = self._route
+        profile = Profile(
+            policy=route.policy,
+            ttft_target_s=route.ttft_target_s,
+            retries=route.retries,
+            turn=self._context.next_turn(route.deployment),
+            max_pixels=resolution.pixel_limit(cost.images, route.resolution.max_short_side),
+        )
+        states = self._context.fleet.states(list(self._members.values()), self._at)
+        decision = pick(cost, states, profile, self._at)
+        if isinstance(decision, NoEndpoint):
+            raise api_error("not_ready", f"the model {route.model} is not ready: {decision.message}")
+        return decision
+
+    def _resolution(self, decision: Pick) -> resolution.Resolution:
+        route, chosen = self._route, self._chosen
+        known = [endpoint.bandwidth_bps for endpoint in route.endpoints if endpoint.bandwidth_bps is not None]
+        bandwidth = chosen.endpoint.bandwidth_bps
+        share = 1.0 if bandwidth is None or not known else bandwidth / max(known)
+        load = decision.chosen.queued_work_s / (route.ttft_target_s or DEFAULT_LOAD_SECONDS)
+        size = resolution.choose(route.resolution, resolution.Conditions(share, load), chosen.short_side)
+        chosen.short_side = size.short_side
+        return size
+
+    def _note(self, cost: RequestCost, decision: Pick, size: resolution.Resolution) -> None:
+        record = self._record
+        record.body_bytes, record.text_characters = cost.body_bytes, cost.text_characters
+        record.images, record.streams = cost.images, cost.streams
+        record.candidates, record.reason = decision.scores, decision.reason
+        record.attempts_planned = tuple(endpoint.name for endpoint in decision.attempts)
+        record.short_side, record.resolution_reason = size.short_side, size.reason
+        record.max_pixels = self._max_pixels
+        record.site, record.endpoint = decision.chosen.site, decision.chosen.name
+        self._context.metrics.picks.labels(decision.chosen.site, decision.reason).inc()
+
+    def observe(self, answer: Answer) -> None:
+        """The answer's headers are there: move the claim, the health, the weights, the record."""
+        attempts = int(answer.values.get("x-envoy-attempt-count", "1"))
+        served = self._members.get(answer.address, self._chosen)
+        record = self._record
+        record.attempts, record.endpoint, record.site = attempts, answer.address, served.endpoint.site
+        record.revision = answer.values.get(headers.REVISION, "")
+        now = time.monotonic()
+        for name in record.attempts_planned[: attempts - 1]:
+            _blame(self._members[name], now)
+        if served is not self._flight.member:
+            self._flight.move(served)
+        if answer.from_application and answer.status < 500:
+            self._praise(served, now)
+            if attempts == 1 and served is self._chosen and answer.status < 400:
+                self._learn(served, now)
+        elif not answer.full:
+            _blame(served, now)
+        if attempts > 1:
+            self._context.metrics.retried.inc()
+
+    def _praise(self, served: Member, now: float) -> None:
+        seconds = now - self._at
+        self._context.metrics.first_byte_seconds.labels(self._route.deployment).observe(seconds)
+        revision = self._record.revision
+        served.health = health.served(served.health, revision, served.wanted, seconds, datetime.now(UTC))
+
+    def _learn(self, served: Member, now: float) -> None:
+        before = served.weights if served.samples else self._weights
+        served.weights = learn(before, self._seen, max(now - self._at - self._link_s, 0.0))
+        served.samples, served.learned_at = served.samples + 1, now
+
+
+def _blame(member: Member, now: float) -> None:
+    member.health = health.request_failed(member.health, now)
