@@ -28,6 +28,7 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.state = folder / "state"
         self.manifest = folder / "quickstart.yaml"
+        self.temp_dirs: list[Path] = []
         for name in ("quickstart.yaml", "screenshot.png"):
             shutil.copy(ROOT / "examples" / name, folder / name)
         command = [*AUTOGLM, "up", str(self.manifest), "--port", "0", "--state-dir", str(self.state)]
@@ -47,20 +48,18 @@ class Run:
         """Another command on the same state folder."""
         return autoglm(*args, "--state-dir", str(self.state))
 
-    def leftovers(self) -> list[str]:
-        """Command lines of processes that name the state folder, and temporary folders that its records name."""
-        found = [line for line in processes() if str(self.state) in line]
-        return found + [str(path) for path in self.temp_dirs if path.exists()]
-
-    @property
-    def temp_dirs(self) -> list[Path]:
-        return self._temp_dirs
-
     def remember_temp_dirs(self) -> None:
+        """Ray's and the gateway's temporary folders, while they run."""
         records = [*self.state.glob("*/ray.json"), *self.state.glob("*/gateway.json")]
-        self._temp_dirs = [Path(json.loads(record.read_text())["tempDir"]) for record in records]
-        assert len(self._temp_dirs) == 2
-        assert all(path.is_dir() for path in self._temp_dirs)
+        self.temp_dirs = [Path(json.loads(record.read_text())["tempDir"]) for record in records]
+        assert len(self.temp_dirs) == 2
+        assert all(path.is_dir() for path in self.temp_dirs)
+
+    def leftovers(self) -> list[str]:
+        """Processes that name the state folder or a temporary folder, and the temporary folders."""
+        names = [str(path) for path in (self.state, *self.temp_dirs)]
+        found = [line for line in processes() if any(name in line for name in names)]
+        return found + [str(path) for path in self.temp_dirs if path.exists()]
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +166,9 @@ def test_an_edited_file_is_applied_and_a_bad_edit_is_not(run: Run) -> None:
 
 def test_an_interrupt_leaves_nothing_behind(run: Run) -> None:
     run.remember_temp_dirs()
-    assert run.leftovers(), "the check finds the processes while they run"
+    running = " ".join(run.leftovers())
+    assert "gcs_server" in running, "the check finds Ray while it runs"
+    assert "envoy" in running, "and Envoy"
     run.process.interrupt()
     assert run.process.wait() == 0
     assert "nothing is left running" in run.process.log_tail(1)
