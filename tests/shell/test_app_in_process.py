@@ -4,9 +4,10 @@ import asyncio
 import json
 import logging
 import random
+from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2 as httpx
 import openai
 import pytest
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
@@ -22,7 +23,7 @@ from autoglm_serving.engines.interface import ImagePart, TextPart
 from autoglm_serving.images import ImageSize
 from autoglm_serving.wire import ApiError
 from support.mutations import mutated
-from support.pictures import data_url, picture, png_bomb, png_header
+from support.pictures import animation, bombs, data_url, picture, png_bomb, png_header
 from support.scripted_engine import SECRET, ScriptedEngine
 from support.serving import MODEL, app_config, serving
 
@@ -164,6 +165,37 @@ async def test_errors_say_what_is_wrong_and_what_to_do(
         assert len(parts.handle.calls) == 1  # the good one: a bomb never gets as far as a decoder
 
 
+async def test_bombs_are_refused_before_they_cost_memory() -> None:
+    corpus = {name: data_url(data) for name, data in bombs().items()}
+    async with serving() as (http, parts):
+        assert (await http.post(CHAT, json=shot(data_url(picture())))).status_code == 200
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+        before = peak_mib()
+        for name, url in corpus.items():
+            answer = await http.post(CHAT, json=shot(url))
+            assert answer.status_code in (400, 413), name
+            assert answer.json()["error"]["code"] in ("invalid_image", "image_too_large"), name
+        assert peak_mib() - before < 64
+    assert len(parts.engines[0].started) == 1
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP"])
+async def test_of_an_animation_only_the_first_picture_is_read(kind: str) -> None:
+    async with serving() as (http, parts):
+        answer = await http.post(CHAT, json=shot(data_url(animation(kind, 1000))))
+    assert answer.status_code == 200
+    part = parts.engines[0].started[0].messages[0].parts[0]
+    assert isinstance(part, ImagePart)
+    assert part.image.size == (64, 64)
+    assert part.image.getpixel((5, 5)) == (0, 0, 0)
+
+
+def peak_mib() -> int:
+    """The most memory this process has held at once since the peak was last reset."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM:"))
+
+
 def test_a_header_that_lies_about_the_size_is_not_believed() -> None:
     with pytest.raises(ApiError) as caught:
         decode(EncodedImage(png_bomb(4000), ImageSize(40, 40, "png"), "here"))
@@ -220,7 +252,7 @@ async def test_bodies_of_all_requests_together_are_bounded() -> None:
 
 @pytest.mark.parametrize(
     ("raised", "status", "code"),
-    [(BackPressureError(9, 9), 503, "overloaded"), (DeploymentUnavailableError("app"), 503, "not_ready")],  # type: ignore[arg-type]
+    [(BackPressureError(9, 9), 503, "overloaded"), (DeploymentUnavailableError("app"), 503, "not_ready")],
     ids=["full", "gone"],
 )
 @pytest.mark.parametrize("stream", [False, True])
@@ -315,7 +347,7 @@ async def test_a_client_that_leaves_frees_the_engine(stream: bool) -> None:
             sent.append(message)
 
         scope = {"type": "http", "method": "POST", "path": CHAT, "headers": [], "query_string": b"", "root_path": ""}
-        request = asyncio.create_task(parts.app({**scope, "http_version": "1.1", "scheme": "http"}, receive, send))
+        request = asyncio.ensure_future(parts.app({**scope, "http_version": "1.1", "scheme": "http"}, receive, send))
         await until(lambda: parts.engines[0].running == 1 and (len(sent) > 2 or not stream))
         leave.set()
         await asyncio.wait_for(request, 60)
@@ -326,7 +358,7 @@ async def test_a_client_that_leaves_frees_the_engine(stream: bool) -> None:
 @pytest.mark.parametrize("value", ["0", "-1", "many", "1" * 13, "٣"])
 async def test_a_pixel_limit_that_is_no_number_is_refused(value: str) -> None:
     async with serving() as (http, _):
-        answer = await http.post(CHAT, json=chat(), headers={b"x-autoglm-max-pixels": value.encode()})  # type: ignore[dict-item]
+        answer = await http.post(CHAT, json=chat(), headers={b"x-autoglm-max-pixels": value.encode()})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "x-autoglm-max-pixels")
 
 

@@ -1,6 +1,7 @@
 """Pictures for tests: whole, damaged, and dangerous ones."""
 
 import base64
+import gzip
 import io
 import struct
 import zlib
@@ -35,6 +36,36 @@ def png_bomb(side: int) -> bytes:
     body = b"".join(compressor.compress(row) for _ in range(side)) + compressor.flush()
     header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", body) + _chunk(b"IEND", b"")
+
+
+def animation(kind: str, frames: int) -> bytes:
+    """An animated image: decoders that read all frames pay for each."""
+    pictures = [Image.new("RGB", (64, 64), (index % 256, index // 256, 0)) for index in range(frames)]
+    buffer = io.BytesIO()
+    pictures[0].save(buffer, kind, save_all=True, append_images=pictures[1:], duration=10)
+    return buffer.getvalue()
+
+
+def bombs() -> dict[str, bytes]:
+    """Images that cost far more than they weigh, or that a decoder with too many formats would open."""
+    return {
+        "12k squared": png_bomb(12_000),
+        "30k squared": png_bomb(30_000),
+        "60k squared by its header": png_header(60_000, 60_000),
+        "65535 x 1": png_header(65_535, 1),
+        "4 billion wide": png_header(2**32 - 1, 1),
+        "fits in gzip": gzip.compress(b"SIMPLE  =                    T" + b" " * 100_000),
+        "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9999 9999\n%%EndComments\nshowpage\n",
+        "jpeg 2000": b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0" * 200,
+        "svg": b"<svg xmlns='http://www.w3.org/2000/svg' width='9999' height='9999'/>",
+        "tiff": b"II*\0\x08\0\0\0" + b"\0" * 100,
+        "bmp": b"BM" + b"\xff" * 60,
+        "html": b"<html><script>fetch('http://127.0.0.1/')</script>",
+        "png that is a zip too, cut": picture(64, 64)[:90] + b"PK\x03\x04" + b"\0" * 40,
+        "jpeg full of comments": b"\xff\xd8" + b"\xff\xfe\xff\xff" * 40_000,
+        "webp that claims 16383 squared": b"RIFF\0\0\0\0WEBPVP8L\0\0\0\0\x2f\xff\xff\xff\x0f" + b"\0" * 30,
+        "nothing but a signature": b"\x89PNG\r\n\x1a\n",
+    }
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

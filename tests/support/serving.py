@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
-import httpx
+import httpx2 as httpx
 
 from autoglm_serving.app.calls import Call, Event
 from autoglm_serving.app.engine_replica import EngineReplica
