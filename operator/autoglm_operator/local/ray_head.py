@@ -23,7 +23,8 @@ from autoglm_operator.local.process_group import (
 )
 
 MAX_STARTS = 4
-START_DEADLINE_S = 180.0
+# Long, because a start that fails ends by itself: this is for one that hangs.
+START_DEADLINE_S = 300.0
 SERVE_DEADLINE_S = 180.0
 POLL_S = 0.25
 GRACE_S = 15.0
