@@ -246,3 +246,21 @@ def test_passes_come_fast_while_something_moves_and_slow_when_nothing_does() -> 
         reconcile(OF, replace(GOOD, failures=n), NOW).requeue_after.total_seconds() for n in (1, 2, 3, 4, 5, 6, 99)
     ]
     assert pauses == [2, 4, 8, 16, 32, 60, 60]
+
+
+def test_replicas_of_the_old_revision_do_not_count_when_ray_says_running_a_moment_too_long() -> None:
+    """Right after a change Ray still says RUNNING, with the new arguments and the old replicas."""
+    told = replace(GOOD, gateways=(gateway(*admitted(OF, "a", "b", revision="0123456789")),))
+    moment = with_status(OF, reconcile(OF, told, NOW))
+    rolling = replace(told, sites=(view("a", application(OF, "DEPLOYING")), view("b", application(OF, "DEPLOYING"))))
+    plan = reconcile(moment, rolling, NOW)
+    assert condition(plan, "Ready")[0] == "False"
+    assert plan.status.ready_replicas == 0
+
+
+def test_a_second_name_for_a_cluster_does_not_hold_up_deletion() -> None:
+    ray = {"address": "http://a.example:8265", "serveAddresses": ["http://a.example:8000"], "allowOpenCluster": True}
+    twin = site("twin", {"backend": {"ray": ray}}, creationTimestamp="2026-03-01T11:30:00Z")
+    silent = SiteView(twin, (application(OF),), NOW - timedelta(minutes=9), DOWN, 9)
+    gone = deployment(deletionTimestamp="2026-03-01T11:59:00Z")
+    assert reconcile(gone, Observed(sites=(view("a"), silent)), NOW).remove_finalizer
