@@ -207,13 +207,17 @@ class ControlPlane:
             for path in sorted(CRDS.glob("*.yaml"))
             for document in yaml.safe_load_all(path.read_text())
         ]
-        definitions = [f"crd/{name}" for name in names]
-        self.kubectl("wait", "--for=condition=Established", f"--timeout={DEADLINE_S:g}s", *definitions)
+        # Not `kubectl wait`: it fails on a definition that is so new that it has no conditions at all.
+        wait_until(lambda: all(map(self._established, names)), "the definitions are established")
         # Established comes a moment before discovery names them; asking also renews what kubectl keeps of the discovery.
         wait_until(
             lambda: set(names) <= set(self.kubectl("api-resources", "--cached=false", "-o", "name").split()),
             "the API server names the project's resources",
         )
+
+    def _established(self, name: str) -> bool:
+        conditions = self.get("crd", name).get("status", {}).get("conditions") or []
+        return any((one["type"], one["status"]) == ("Established", "True") for one in conditions)
 
     def service_account_kubeconfig(
         self,
