@@ -121,7 +121,7 @@ def test_the_chat_template_writes_glms_frame(folder: Path) -> None:
         (1080, 2400, 500_000, 592),
         (1440, 3200, 250_000, 286),
         (360, 800, None, 377),
-        (10, 10, None, 16),
+        (112, 112, None, 16),
     ],
 )
 def test_an_image_costs_the_tokens_that_glm_documents(

@@ -1,7 +1,7 @@
 """From a model URI to a folder, and the `autoglm model` commands."""
 
 import json
-import multiprocessing
+import sys
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -14,6 +14,7 @@ from autoglm_serving.model.commands import model
 from autoglm_serving.model.errors import ModelNotFound
 from autoglm_serving.model.folder import check_folder
 from autoglm_serving.model.locate import default_cache, locate
+from support.processes import Process
 
 
 @pytest.mark.parametrize(
@@ -41,16 +42,16 @@ def test_a_file_uri_may_hold_spaces_and_chinese(tmp_path: Path) -> None:
     assert locate(folder.as_uri()) == folder
 
 
-def _locate(cache: str) -> str:
-    return str(locate("builtin://autoglm-tiny", Path(cache)))
-
-
 def test_two_processes_that_want_the_built_in_model_share_one_whole_folder(tmp_path: Path) -> None:
-    (tmp_path / "models").mkdir()
-    left_over = tmp_path / "models" / ".unfinished-of-a-killed-process"
-    left_over.mkdir()
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        first, second = pool.map(_locate, [str(tmp_path)] * 2)
+    (tmp_path / "models" / ".unfinished-of-a-killed-process").mkdir(parents=True)
+    program = "from autoglm_serving.model.locate import locate; print(locate('builtin://autoglm-tiny'))"
+    processes = [
+        Process(f"locate-{number}", [sys.executable, "-c", program], log=tmp_path / f"{number}.log", env=environment)
+        for number, environment in enumerate([{"AUTOGLM_CACHE": str(tmp_path)}] * 2)
+    ]
+    with processes[0], processes[1]:
+        assert [process.wait() for process in processes] == [0, 0], processes[0].log_tail()
+    first, second = (process.log_text().splitlines()[-1] for process in processes)
     assert first == second
     check_folder(Path(first))
     assert [path.name for path in (tmp_path / "models").iterdir() if path.is_dir()] == [Path(first).name]

@@ -77,6 +77,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def reference(folder: Path) -> Reference:
+    torch.set_num_threads(1)  # more threads than free cores wait for each other
     checked = check_folder(folder)
     model = load_weights(checked, torch.float32, torch.device("cpu"))
     return Reference(folder, AutoProcessor.from_pretrained(folder), model, ModelTokenizer(checked))
