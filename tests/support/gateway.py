@@ -218,7 +218,7 @@ class Gateway:
             if not self.process.running:
                 await self.start()
         except BaseException:
-            await self.close()
+            await self.__aexit__(None, None, None)
             raise
         return self
 
