@@ -5,7 +5,6 @@ The tests of this module tell one story in order on one deployment; each says in
 
 import base64
 import re
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -187,16 +186,15 @@ def test_a_site_that_cannot_be_reached_is_told_and_does_not_block_deletion(path:
     path.api.kubectl("delete", "ags", site, "--timeout=300s")
 
 
-def test_a_wrong_token_is_told_while_requests_go_on(path: WholePath, ray_head: RayCluster, quickstart: str) -> None:
-    path.apply_token(path.site, "wrong")
+def test_a_wrong_token_is_told_while_requests_go_on(path: WholePath, quickstart: str) -> None:
+    path.apply_token("wrong", "wrong")
+    path.apply_site(secret="wrong")
     with Traffic([path.url], small_question(MODEL), rate=1.0) as traffic:
-        begun = time.monotonic()
         path.wait(lambda: _connected(path)[1] == "Unauthorized", "the site says Unauthorized")
         traffic.wait_answered(5)
-        assert time.monotonic() > begun
     traffic.account.expect_none_lost(5)
     path.wait(lambda: path.condition(quickstart).get("status") != "True", "what cannot be seen is not called Ready")
-    path.apply_token(path.site, ray_head.token)
+    path.apply_site()
     path.wait(lambda: _connected(path)[0] == "True", "the site is Connected again")
     path.wait_ready(quickstart)
 
@@ -209,7 +207,7 @@ def test_events_tell_the_story_in_order(path: WholePath, quickstart: str) -> Non
 def test_deleting_takes_the_applications_and_leaves_what_is_foreign(
     path: WholePath, ray_head: RayCluster, quickstart: str, foreign: str
 ) -> None:
-    path.kubectl("delete", "agd", quickstart, "second", f"--timeout={READY_S:g}s")
+    path.kubectl("delete", "agd", quickstart, "second", "--ignore-not-found", f"--timeout={READY_S:g}s")
     for name in (quickstart, "second"):
         assert not path.api.exists("agd", name, path.namespace)
         ray_head.wait_for(path.application(name), lambda app: app is None, "is gone", READY_S)

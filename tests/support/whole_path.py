@@ -93,26 +93,28 @@ class WholePath:
 
     # Objects
 
-    def apply_site(self, name: str | None = None, *, token: str | None = None, address: str | None = None) -> None:
-        """A site, the Secret with its token, and the right to read it."""
+    def apply_site(self, name: str | None = None, *, secret: str | None = None, address: str | None = None) -> None:
+        """A site, the Secret with the cluster's token unless another Secret is named, and the right to read it."""
         name = name or self.site
-        self.apply_token(name, token or self.ray.token)
-        rules = [{"apiGroups": [""], "resources": ["secrets"], "resourceNames": [name], "verbs": ["get"]}]
+        if secret is None:
+            self.apply_token(name, self.ray.token)
+        secret = secret or name
+        rules = [{"apiGroups": [""], "resources": ["secrets"], "resourceNames": [secret], "verbs": ["get"]}]
         group = "rbac.authorization.k8s.io"
         backend = {
             "address": address or self.ray.address,
             "serveAddresses": [self.ray.serve_address],
-            "tokenSecret": {"namespace": self.namespace, "name": name},
+            "tokenSecret": {"namespace": self.namespace, "name": secret},
         }
         site = {"metadata": {"name": name}, "spec": {"tier": "cloud", "backend": {"ray": backend}}}
-        inside = {"name": name, "namespace": self.namespace}
+        inside = {"name": secret, "namespace": self.namespace}
         self.api.apply(
             {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": inside, "rules": rules},
             {
                 "apiVersion": f"{group}/v1",
                 "kind": "RoleBinding",
                 "metadata": inside,
-                "roleRef": {"apiGroup": group, "kind": "Role", "name": name},
+                "roleRef": {"apiGroup": group, "kind": "Role", "name": secret},
                 "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": SYSTEM}],
             },
             {"apiVersion": "serving.autoglm.dev/v1alpha1", "kind": "AutoGLMSite", **site},
