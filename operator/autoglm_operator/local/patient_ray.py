@@ -1,6 +1,7 @@
-"""`ray` with more patience: its 30 seconds for a node to register pass on a machine that does anything else.
+"""`ray` for a small or busy machine: more patience, fewer processes. Run as a program, with the arguments of `ray`.
 
-Ray has no setting for them, and each failed start costs more than the wait. Run as a program, with the arguments of `ray`.
+Ray gives a node 30 seconds to register and has no setting for it; each failed start costs more than the wait. Its dashboard
+starts nine processes, of which the Serve REST API and what an operator asks beside it need three.
 """
 
 import time
@@ -9,6 +10,8 @@ from typing import Any
 
 REGISTER_DEADLINE_S = 150.0
 POLL_S = 0.5
+# Applications; the version; the resources of the cluster.
+DASHBOARD_MODULES = ("ServeHead", "JobHead", "ReportHead")
 
 
 def patient(get_node: Callable[..., Any]) -> Callable[..., Any]:
@@ -27,12 +30,24 @@ def patient(get_node: Callable[..., Any]) -> Callable[..., Any]:
     return wait_for_node
 
 
+def frugal(start_process: Callable[..., Any]) -> Callable[..., Any]:
+    """The function; the dashboard, when that is what it starts, loads only what is needed."""
+
+    def start(command: list[str], *args: Any, **options: Any) -> Any:
+        if any(str(part).endswith("dashboard/dashboard.py") for part in command):
+            command = [*command, f"--modules-to-load={','.join(DASHBOARD_MODULES)}"]
+        return start_process(command, *args, **options)
+
+    return start
+
+
 def main() -> None:
     """Run Ray's command line."""
     from ray._private import services
     from ray.scripts.scripts import main as ray
 
     services.get_node = patient(services.get_node)
+    services.start_ray_process = frugal(services.start_ray_process)
     ray()
 
 

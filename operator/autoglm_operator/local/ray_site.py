@@ -39,8 +39,13 @@ def main(folder: Path, name: str, namespace: str, cpus: float) -> None:
     """Run a Ray cluster on this machine and write FOLDER/site.yaml for it."""
     stop = threading.Event()
     head = RayHead(folder.absolute(), cpus, progress=click.echo)
+
+    def end(*_: object) -> None:
+        stop.set()
+        head.stop()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, end)
     try:
         head.start()
         path = folder / "site.yaml"
@@ -49,6 +54,8 @@ def main(folder: Path, name: str, namespace: str, cpus: float) -> None:
         click.echo(f"Ray answers at {head.address}. In another terminal: kubectl apply -f {path}")
         stop.wait()
     except RayStartError as error:
+        if stop.is_set():
+            return
         raise click.ClickException(str(error)) from None
     finally:
         head.stop()
