@@ -1,6 +1,7 @@
 """A client of one gateway's admin API: hand over the routing table, fetch the report."""
 
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -82,8 +83,8 @@ async def _bounded(response: aiohttp.ClientResponse) -> bytes:
 
 
 def _kind(error: BaseException) -> str:
-    if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.strerror:
-        return error.os_error.strerror
+    if isinstance(error, aiohttp.ClientConnectorError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
     return type(error).__name__
 
 

@@ -26,7 +26,17 @@ import urllib3.exceptions
 
 from autoglm_operator.api import GROUP, VERSION
 from autoglm_operator.state import Event
-from autoglm_operator.store import DEPLOYMENT, Conflict, Fence, JsonObject, Kind, NotLeading, ObjectKey, StoreError
+from autoglm_operator.store import (
+    DEPLOYMENT,
+    Conflict,
+    Fence,
+    JsonObject,
+    Kind,
+    NotFound,
+    NotLeading,
+    ObjectKey,
+    StoreError,
+)
 
 FIELD_MANAGER = "autoglm-operator"
 PLURALS: dict[Kind, str] = {"AutoGLMDeployment": "autoglmdeployments", "AutoGLMSite": "autoglmsites"}
@@ -41,10 +51,6 @@ EVENTS_REMEMBERED = 1000
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
-
-
-class NotFound(StoreError):
-    """There is no such object, or no such kind."""
 
 
 class Forbidden(StoreError):

@@ -51,6 +51,10 @@ class Conflict(StoreError):
     """The object changed after it was read: read it again, decide again."""
 
 
+class NotFound(StoreError):
+    """There is no such object (any more)."""
+
+
 class NotLeading(StoreError):
     """This process does not hold the lease (any more), so nothing was written."""
 
@@ -58,7 +62,8 @@ class NotLeading(StoreError):
 class Store(Protocol):
     """Reads and writes manifests. Every write goes through the leader check of the implementation.
 
-    All methods may raise `StoreError`; writes may raise `Conflict` when the object is no longer as `seen`.
+    All methods may raise `StoreError`; writes may raise `Conflict` when the object is no longer as `seen`, and `NotFound`
+    when it is gone.
     """
 
     @property

@@ -22,12 +22,12 @@ def phase(view: SiteView, now: datetime) -> SitePhase | None:
 def is_live(view: SiteView, now: datetime) -> bool:
     """Whether the figures of a site may be acted on.
 
-    One lost answer changes nothing while the figures are young. A cluster that answered and refused, or that answered
-    without asking for a token, is left alone at once.
+    One lost answer, or a configuration that Ray did not take, changes nothing while the figures are young. A cluster that
+    refused us, or that answered without asking for a token, is left alone at once.
     """
     if phase(view, now) != "Connected" or view.applications is None:
         return False
-    return view.error is None or view.error.reason == "Unreachable"
+    return view.error is None or view.error.reason in ("Unreachable", "DeployFailed")
 
 
 def silence(view: SiteView, now: datetime) -> Verdict:

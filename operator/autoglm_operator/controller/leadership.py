@@ -35,6 +35,7 @@ from autoglm_operator.store import (
     Conflict,
     JsonObject,
     Kind,
+    NotFound,
     NotLeading,
     ObjectKey,
     StoreError,
@@ -149,8 +150,8 @@ class Leadership:
         fields = {"kind": key.kind, "namespace": key.namespace, "name": key.name}
         try:
             good = await (self._pass_deployment(key) if key.kind == DEPLOYMENT else self._pass_site(key))
-        except Conflict:
-            self.queue.fail(key)
+        except (Conflict, NotFound):
+            self.queue.fail(key)  # it changed or went away meanwhile: read it again
             return "conflict"
         except NotLeading:
             return "not-leading"
@@ -199,7 +200,7 @@ class Leadership:
         raw = await self._add_finalizer(raw, DEPLOYMENT, plan)
         errors = await self._apply(plan.applications)
         if errors:
-            plan = replace(reconcile(item, self._observed(key, errors), self.now()), remove_finalizer=False)
+            plan = reconcile(item, self._observed(key, errors), self.now())
         await self._report(raw, DEPLOYMENT, item, plan)
         if not plan.remove_finalizer:
             self.queue.add_after(key, plan.requeue_after.total_seconds())
@@ -267,8 +268,6 @@ class Leadership:
         plan = reconcile_site(subject, self._fleet(), self.now())
         raw = await self._add_finalizer(raw, SITE, plan)
         errors = await self._apply(plan.deletions)
-        if errors:
-            plan = replace(plan, remove_finalizer=False)
         await self._report(raw, SITE, item, plan)
         if not plan.remove_finalizer:
             self.queue.add_after(key, plan.requeue_after.total_seconds())

@@ -9,6 +9,7 @@
 
 import asyncio
 import json
+import os
 import ssl
 import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -269,6 +270,11 @@ def _is_tls(error: BaseException) -> bool:
     return isinstance(error, aiohttp.ClientSSLError | ssl.SSLError)
 
 
+def _words(error: OSError) -> str:
+    """The system's words; asyncio puts its own, with the address, where they should be."""
+    return os.strerror(error.errno) if error.errno is not None and error.errno > 0 else type(error).__name__
+
+
 def _failure(error: BaseException, url: str) -> SiteFailure:
     where = urlsplit(url).netloc.rpartition("@")[2]
     if _is_tls(error):
@@ -276,5 +282,5 @@ def _failure(error: BaseException, url: str) -> SiteFailure:
     if isinstance(error, TimeoutError):
         return SiteFailure("Unreachable", f"{where} did not answer in time")
     if isinstance(error, aiohttp.ClientConnectorError):
-        return SiteFailure("Unreachable", f"no connection to {where}: {error.os_error.strerror or 'refused'}")
+        return SiteFailure("Unreachable", f"no connection to {where}: {_words(error.os_error)}")
     return SiteFailure("Unreachable", f"the connection to {where} broke: {type(error).__name__}")

@@ -16,8 +16,8 @@ def test_an_operator_killed_between_the_write_and_the_status_is_replaced_without
 
     def kill() -> None:
         if not killed:
-            killed.append(True)
             operator.process.kill()
+            killed.append(True)
 
     world.ray.after_put = kill
     world.apply_site()
@@ -121,3 +121,18 @@ def test_a_frozen_leader_writes_nothing_when_it_wakes(empty_world: World) -> Non
     assert len(world.ray.puts) == puts + 1, "one writer wrote once"
     assert {table.epoch for table in world.gateway.tables[tables:]} <= {world.gateway.tables[-1].epoch}
     assert (world.deployment() or {})["spec"] == (stored or {})["spec"]
+
+
+def test_an_unreachable_gateway_is_told_and_nothing_is_called_ready(empty_world: World) -> None:
+    world = empty_world
+    world.gateway.stop()
+    world.operator("only")
+    world.apply_site()
+    world.apply_deployment()
+    world.wait(lambda: world.condition("SitesReady")[0] == "True", "the site is ready")
+    world.wait(lambda: world.condition("GatewayReady")[1] == "GatewayUnreachable", "the gateway is not")
+    assert world.condition("Ready")[0] != "True"
+
+    world.gateway.start()
+
+    world.wait_ready()
