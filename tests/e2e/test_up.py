@@ -48,10 +48,13 @@ class Run:
         """Another command on the same state folder."""
         return autoglm(*args, "--state-dir", str(self.state))
 
+    def records(self) -> list[Path]:
+        """What is written down of Ray and of the gateway while they run."""
+        return [path for path in (self.state / "ray/ray.json", self.state / "gateway/gateway.json") if path.exists()]
+
     def remember_temp_dirs(self) -> None:
         """Ray's and the gateway's temporary folders, while they run."""
-        records = [*self.state.glob("*/ray.json"), *self.state.glob("*/gateway.json")]
-        self.temp_dirs = [Path(json.loads(record.read_text())["tempDir"]) for record in records]
+        self.temp_dirs = [Path(json.loads(record.read_text())["tempDir"]) for record in self.records()]
         assert len(self.temp_dirs) == 2
         assert all(path.is_dir() for path in self.temp_dirs)
 
@@ -178,9 +181,7 @@ def test_an_interrupt_leaves_nothing_behind(run: Run) -> None:
 
 def test_what_a_killed_run_left_is_ended_by_down(run: Run) -> None:
     run.process.start()
-    run.process.wait_for(
-        lambda: len(list(run.state.glob("*/*.json"))) >= 2, "Ray and the gateway were started", START_S
-    )
+    run.process.wait_for(lambda: len(run.records()) == 2, "Ray and the gateway were started", START_S)
     run.remember_temp_dirs()
     run.process.kill()
     assert run.leftovers(), "a killed run cannot clean up"
