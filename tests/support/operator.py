@@ -245,6 +245,10 @@ class World:
             for one in (found.get("status") or {}).get("conditions") or ()
         )
 
+    def is_told_unready(self, name: str = "phones") -> bool:
+        """Whether the status says that the deployment is not Ready, or that nobody knows."""
+        return self.condition("Ready", name)[0] in ("False", "Unknown")
+
     def wait_ready(self, name: str = "phones") -> None:
         """Waits until the deployment is Ready for its present generation."""
         self.wait(lambda: self.is_ready(name), f"{name} is Ready")

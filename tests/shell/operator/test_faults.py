@@ -17,7 +17,7 @@ def test_a_wrong_token_is_told_and_a_corrected_secret_works(world: World, operat
     world.apply_deployment()
     world.wait(lambda: world.condition("Connected")[:2] == ("False", "Unauthorized"), "the site says so")
     world.wait(lambda: world.condition("SitesReady")[1] == "Unauthorized", "the deployment says so")
-    assert world.condition("Ready")[0] == "Unknown"
+    assert world.is_told_unready()
     assert not world.ray.puts
 
     world.apply_site()
@@ -42,7 +42,7 @@ def test_an_open_cluster_is_refused(world: World) -> None:
     world.apply_site()
     world.apply_deployment()
     world.wait(lambda: world.condition("Connected")[:2] == ("False", "OpenCluster"), "the site says so")
-    world.wait(lambda: world.condition("Ready")[0] == "Unknown", "nobody knows whether the deployment is ready")
+    world.wait(world.is_told_unready, "the deployment is not ready")
     assert not world.ray.puts
     assert all(request.token is None for request in world.ray.requests)
 
@@ -52,7 +52,7 @@ def test_an_unreachable_cluster_is_told_and_used_when_it_is_back(world: World) -
     world.apply_site()
     world.apply_deployment()
     world.wait(lambda: world.condition("Connected")[:2] == ("False", "Unreachable"), "the site says so")
-    world.wait(lambda: world.condition("Ready")[0] == "Unknown", "nobody knows whether the deployment is ready")
+    world.wait(world.is_told_unready, "the deployment is not ready")
 
     world.ray.start()
 
@@ -92,7 +92,7 @@ def test_a_configuration_that_ray_refuses_is_told_with_rays_words(world: World) 
     world.apply_site()
     world.apply_deployment()
     world.wait(lambda: "Serve says no" in world.condition("SitesReady")[2], "the deployment has Ray's words")
-    assert world.condition("Ready")[0] == "False"
+    assert world.is_told_unready()
 
     world.ray.refuse_config = None
 
@@ -154,7 +154,7 @@ def test_an_endpoint_that_fails_its_probe_is_not_ready(world: World) -> None:
     world.apply_site()
     world.apply_deployment()
     world.wait(lambda: world.condition("GatewayReady")[1] == "ProbeFailed", "the failure is told")
-    assert world.condition("Ready")[0] == "False"
+    assert world.is_told_unready()
 
     world.gateway.state = "Admitted"
 
