@@ -44,6 +44,8 @@ class Response:
         return await anext(self._events)
 
     def cancel(self) -> None:
+        if self._raises is not None:
+            raise self._raises  # as Serve does for a call that never reached a replica
         self.cancelled = True
         self._closing = asyncio.ensure_future(self._events.aclose())
 

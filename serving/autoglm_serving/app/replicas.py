@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from typing import Any
 
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
@@ -50,7 +51,7 @@ class Replicas:
             raise api_error("timeout", "the model produced nothing for too long: try again with less input") from None
         finally:
             if not finished:
-                response.cancel()
+                _cancel(response)
 
     async def healthy(self) -> bool:
         """Whether a replica has answered within FRESH_S, or answers a check now."""
@@ -61,7 +62,7 @@ class Replicas:
             async with asyncio.timeout(CHECK_TIMEOUT_S):
                 await response
         except Exception:  # noqa: BLE001 - whatever it is, no replica has answered
-            response.cancel()
+            _cancel(response)
             return False
         self._sign()
         return True
@@ -104,3 +105,9 @@ class Replicas:
 
     def _sign(self) -> None:
         self._last_sign = time.monotonic()
+
+
+def _cancel(response: Any) -> None:
+    """Free what the call holds. A call that never reached a replica holds nothing, and Serve raises its error again."""
+    with suppress(Exception):
+        response.cancel()
