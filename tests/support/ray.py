@@ -121,25 +121,28 @@ class RayCluster:
 
     def running_replicas(self, name: str, deployment: str = "Engine") -> list[str]:
         """Ids of the running replicas."""
-        app = self.details()["applications"].get(name)
-        replicas = app["deployments"].get(deployment, {"replicas": []})["replicas"] if app else []
-        return [each["replica_id"] for each in replicas if each["state"] == "RUNNING"]
+        return [each["replica_id"] for each in self._running(name, deployment)]
 
     def processes(self, name: str, deployment: str = "Engine") -> list[int]:
-        """Process ids, as this process sees them, of an application's replicas."""
-        title = f"ray::ServeReplica:{name}:{deployment}"
+        """Process ids of the running replicas, as this process sees them: Ray may count in a namespace of its own."""
         root = self.head.pid
         assert root is not None
-        return [pid for pid in _descendants(root) if _command(pid).startswith(title)]
+        inside = {each["pid"] for each in self._running(name, deployment)}
+        return [pid for pid in _descendants(root) if _pid_inside(pid) in inside]
 
-    def kill_replica(self, name: str, deployment: str = "Engine", index: int = 0) -> int:
+    def _running(self, name: str, deployment: str) -> list[dict[str, Any]]:
+        app = self.details()["applications"].get(name)
+        replicas = app["deployments"].get(deployment, {"replicas": []})["replicas"] if app else []
+        return [each for each in replicas if each["state"] == "RUNNING"]
+
+    def kill_replica(self, name: str, deployment: str = "Engine") -> int:
         """SIGKILL one replica; answers with its process id once it is gone."""
-        pid = sorted(self.processes(name, deployment))[index]
+        pid = self.processes(name, deployment)[0]
         os.kill(pid, signal.SIGKILL)
         end = time.monotonic() + DEADLINE_S
-        while _command(pid) and time.monotonic() < end:
+        while _alive(pid) and time.monotonic() < end:
             time.sleep(0.01)
-        assert not _command(pid)
+        assert not _alive(pid)
         return pid
 
     def _put(self, applications: list[dict[str, Any]]) -> None:
@@ -205,9 +208,18 @@ def _descendants(root: int) -> list[int]:
     return found
 
 
-def _command(pid: int) -> str:
-    """The command line; empty when the process has ended, a zombie included."""
+def _pid_inside(pid: int) -> int:
+    """The process id in the innermost namespace; 0 when the process has ended."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
-        return ""
+        return 0
+    return next((int(line.split()[-1]) for line in lines if line.startswith("NSpid:")), 0)
+
+
+def _alive(pid: int) -> bool:
+    """Whether the process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
