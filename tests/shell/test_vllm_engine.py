@@ -20,7 +20,7 @@ pytest.importorskip("vllm", reason="vLLM is an extra")
 # vLLM is imported three times, one after the other, on a machine that may be ten times slower.
 pytestmark = pytest.mark.timeout(1500)
 
-SCRIPT = Path(__file__).parents[1] / "support" / "vllm_scenario.py"
+TESTS = Path(__file__).parents[1]
 DEADLINE_S = 1200.0
 
 
@@ -36,8 +36,8 @@ def process(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """The script's process, with its result written: one engine's life, and a second engine that runs."""
     place = tmp_path_factory.mktemp("vllm")
     result = place / "result.json"
-    environment = {"PYTHONPATH": str(SCRIPT.parents[1])}
-    with Process("vllm", [sys.executable, SCRIPT, folder, result], log=place / "log", env=environment) as started:
+    command: list[str | Path] = [sys.executable, "-m", "support.vllm_scenario", folder, result]
+    with Process("vllm", command, log=place / "log", env={"PYTHONPATH": str(TESTS)}) as started:
         started.wait_for(result.exists, "the scenario is over", DEADLINE_S)
         yield started
 

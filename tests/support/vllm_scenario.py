@@ -1,4 +1,4 @@
-"""Everything the vLLM tests want to know, in a process of its own: `python vllm_scenario.py MODEL_FOLDER RESULT_FILE`.
+"""Everything the vLLM tests want to know, in a process of its own: `python -m support.vllm_scenario MODEL_FOLDER RESULT_FILE`.
 
 A process of its own, because vLLM changes the environment, logging and threads of the process that imports it, and keeps
 about a gigabyte. The result is JSON: the tests judge, this script only reports. Once it is written, the script waits with
