@@ -1,11 +1,15 @@
 """`ray` for a small or busy machine: more patience, fewer processes. Run as a program, with the arguments of `ray`.
 
-Ray gives a node 30 seconds to register and has no setting for it; each failed start costs more than the wait. Its dashboard
-starts nine processes, of which the Serve REST API and what an operator asks beside it need three.
+Three things that Ray 2.60 has no setting for, each seen to end its start at a load of 12 on two cores:
+- It gives a node 30 seconds to register.
+- The raylet waits about a minute for its dashboard agent to write down the port that it was told to use, and aborts.
+- The dashboard starts nine processes, of which the Serve REST API and what an operator asks beside it need three.
 """
 
+import re
 import time
 from collections.abc import Callable
+from pathlib import PurePath
 from typing import Any
 
 REGISTER_DEADLINE_S = 150.0
@@ -30,15 +34,15 @@ def patient(get_node: Callable[..., Any]) -> Callable[..., Any]:
     return wait_for_node
 
 
-def frugal(start_process: Callable[..., Any]) -> Callable[..., Any]:
-    """The function; the dashboard, when that is what it starts, loads only what is needed."""
-
-    def start(command: list[str], *args: Any, **options: Any) -> Any:
-        if any(str(part).endswith("dashboard/dashboard.py") for part in command):
-            command = [*command, f"--modules-to-load={','.join(DASHBOARD_MODULES)}"]
-        return start_process(command, *args, **options)
-
-    return start
+def adjusted(command: list[str]) -> list[str]:
+    """The command of one of Ray's processes, with the arguments that Ray leaves out."""
+    if any(part.endswith("dashboard/dashboard.py") for part in command):
+        return [*command, f"--modules-to-load={','.join(DASHBOARD_MODULES)}"]
+    if command and PurePath(command[0]).name == "raylet":
+        agent = next((part for part in command if part.startswith("--dashboard_agent_command=")), "")
+        port = re.search(r"--listen-port=([1-9]\d*)", agent)
+        return [*command, f"--dashboard_agent_listen_port={port[1]}"] if port else command
+    return command
 
 
 def main() -> None:
@@ -46,8 +50,13 @@ def main() -> None:
     from ray._private import services
     from ray.scripts.scripts import main as ray
 
+    start = services.start_ray_process
+
+    def start_adjusted(command: list[str], *args: Any, **options: Any) -> Any:
+        return start(adjusted(command), *args, **options)
+
     services.get_node = patient(services.get_node)
-    services.start_ray_process = frugal(services.start_ray_process)
+    services.start_ray_process = start_adjusted
     ray()
 
 

@@ -30,9 +30,12 @@ POLL_S = 0.25
 GRACE_S = 15.0
 OBJECT_STORE_BYTES = 200 * 1024 * 1024
 STATE_FILE = "ray.json"
+ERROR_FILES = ("gcs_server.err", "raylet.err", "dashboard.err")
+ERROR_LINES = 8
 
 # Ray's own limits suit a quiet server; a laptop that also runs a browser is not one. Seconds.
 PATIENCE = {
+    "RAY_agent_register_timeout_ms": "180000",
     "RAY_gcs_server_port_wait_time_s": "90",
     "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "150",
     "RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT": "150",
@@ -112,6 +115,7 @@ class RayHead:
         """Start Ray and Serve's proxy and wait until both answer. Raises RayStartError."""
         self.state_dir.mkdir(parents=True, exist_ok=True)
         clean_up_after_crash(self.state_dir / STATE_FILE)
+        self.log_path.write_bytes(b"")
         keep_addresses = self._dashboard_port != 0
         reason = ""
         for attempt in range(1, MAX_STARTS + 1):
@@ -123,6 +127,7 @@ class RayHead:
             reason = self._wait_until_up()
             if not reason:
                 return
+            self._keep_errors()
             tail = self._log_tail()
             self.kill()
             if self._stopped.is_set():
@@ -165,7 +170,6 @@ class RayHead:
     def _launch(self) -> None:
         self._temp_dir = make_temp_dir()
         (self._temp_dir / "t").mkdir()
-        self.log_path.write_bytes(b"")
         self._group = ProcessGroup(self._command(self._temp_dir), self._environment(self._temp_dir), self.log_path)
         write_record(self.state_dir / STATE_FILE, self._group, self._temp_dir)
 
@@ -264,5 +268,20 @@ class RayHead:
         except OSError:
             return 0
 
+    def _keep_errors(self) -> None:
+        """Copy the beginnings of what Ray's processes died of to the log: their own files go with the attempt."""
+        folder = (self._temp_dir or self.state_dir) / "session_latest/logs"
+        with self.log_path.open("a") as log:
+            for name in ERROR_FILES:
+                lines = _lines(folder / name)
+                log.writelines(f"{name}: {line}\n" for line in lines[:ERROR_LINES])
+
     def _log_tail(self) -> str:
-        return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-15:])
+        return "\n".join(_lines(self.log_path)[-30:])
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(errors="replace").splitlines()
+    except OSError:
+        return []
