@@ -1,0 +1,81 @@
+"""The vLLM engine where it has to work in the end: in a replica of a Serve application."""
+
+import base64
+import io
+import json
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoglm_serving.model.tiny import build
+from support.models import SYSTEM, engine_config, screenshot
+from support.processes import wait_until
+from support.ray import RayCluster, application
+
+pytest.importorskip("vllm", reason="vLLM is an extra")
+
+DEADLINE_S = 900.0
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.timeout(2000)
+def test_a_replica_answers_with_vllm_and_takes_its_engine_along_when_it_is_killed(
+    ray_head: RayCluster, tmp_path: Path
+) -> None:
+    build(tmp_path)
+    app = application(engine_config(tmp_path, "vllm"))
+    ray_head.deploy(app, wait=False)
+    try:
+        ray_head.wait_running(app["name"], DEADLINE_S)
+        answer = _ask(f"{ray_head.serve_address}{app['route_prefix']}/v1/chat/completions")
+        assert answer["choices"][0]["message"]["content"]
+        assert answer["usage"]["prompt_tokens"] > 98
+        assert answer["usage"]["completion_tokens"] > 0
+        (replica,) = ray_head.processes(app["name"])
+        engines = _engine_cores(replica)
+        assert engines, "vLLM's engine core was not found below the replica"
+        ray_head.kill_replica(app["name"])
+        wait_until(lambda: not any(_runs(pid) for pid in engines), "the engine core has ended too")
+    finally:
+        ray_head.delete(app["name"])
+
+
+def _ask(url: str) -> Any:
+    buffer = io.BytesIO()
+    screenshot().save(buffer, "PNG")
+    image = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    body = {
+        "model": "autoglm-tiny",
+        "max_tokens": 8,
+        "temperature": 0,
+        "messages": [
+            {"role": "system", "content": SYSTEM},
+            {
+                "role": "user",
+                "content": [{"type": "image_url", "image_url": {"url": image}}, {"type": "text", "text": "打开设置"}],
+            },
+        ],
+    }
+    request = urllib.request.Request(
+        url, json.dumps(body).encode(), {"content-type": "application/json"}, method="POST"
+    )
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=DEADLINE_S) as response:
+        return json.loads(response.read())
+
+
+def _engine_cores(pid: int) -> list[int]:
+    children = [
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
+    return [child for child in children if Path(f"/proc/{child}/comm").read_text().startswith("VLLM")]
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
