@@ -22,7 +22,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from autoglm_operator import crds as definitions
 from autoglm_operator import handlers, reference
 from autoglm_operator.controller import Controller, Parts
-from autoglm_operator.kube import KubeApi, KubeLease, KubeStore, kinds_are_served, load_configuration
+from autoglm_operator.kube import KubeApi, KubeLease, KubeStore, Patience, kinds_are_served, load_configuration
 from autoglm_operator.lease import Elector, LeaseName, LeaseTimes
 from autoglm_operator.settings import OperatorSettings
 from autoglm_operator.store import StoreError
@@ -40,11 +40,14 @@ class Operator:
         self._metrics = Metrics()
         self._watching = asyncio.Event()
         self._stop = asyncio.Event()
-        lease_api = KubeApi(load_configuration(), threads=2)
+        times = LeaseTimes.of_duration(settings.lease_duration_s)
+        # One short attempt: the election tries again by itself, and a hung call must not outlast the lease.
+        patience = Patience(times.retry, times.renew_deadline / 3, attempts=1)
+        lease_api = KubeApi(load_configuration(), threads=4, patience=patience)
         self._elector = Elector(
             KubeLease(lease_api, settings.lease_namespace, settings.lease_name),
             LeaseName(settings.lease_namespace, settings.lease_name, settings.identity),
-            LeaseTimes.of_duration(settings.lease_duration_s),
+            times,
         )
         api = KubeApi(load_configuration(), self._elector, on_call=self._count)
         self._apis = (api, lease_api)

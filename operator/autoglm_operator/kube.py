@@ -41,8 +41,6 @@ from autoglm_operator.store import (
 FIELD_MANAGER = "autoglm-operator"
 PLURALS: dict[Kind, str] = {"AutoGLMDeployment": "autoglmdeployments", "AutoGLMSite": "autoglmsites"}
 
-CONNECT_S, READ_S = 3.0, 10.0
-ATTEMPTS = 4
 RETRIED = frozenset({429, 500, 502, 503, 504})
 PAGE = 500
 EVENT_QUIET_S = 60.0
@@ -51,6 +49,15 @@ EVENTS_REMEMBERED = 1000
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long one call may take (seconds for each attempt), and how often it is tried."""
+
+    connect_s: float = 3.0
+    read_s: float = 10.0
+    attempts: int = 4
 
 
 class Forbidden(StoreError):
@@ -92,12 +99,14 @@ class KubeApi:
         configuration: "kubernetes.client.Configuration",
         fence: Fence | None = None,
         threads: int = 8,
+        patience: Patience | None = None,
         on_call: Callable[[str, str, float], None] = lambda *_: None,
     ) -> None:
         """Without a fence every write is allowed: right for the lease itself and for nothing else."""
         configuration.connection_pool_maxsize = threads
         self._client = kubernetes.client.ApiClient(configuration)
         self._fence = fence
+        self._patience = patience or Patience()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="kube")
         self._closing = threading.Event()
         self._on_call = on_call
@@ -113,7 +122,7 @@ class KubeApi:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _request(self, call: Call) -> JsonObject:
-        for attempt in range(1, ATTEMPTS + 1):
+        for attempt in range(1, self._patience.attempts + 1):
             if call.writes and self._fence is not None and self._fence.epoch() is None:
                 raise NotLeading(f"not the leader: {call.method} {call.path} was not sent")
             started = time.monotonic()
@@ -131,7 +140,7 @@ class KubeApi:
                 if status not in RETRIED:
                     raise problem
                 delay = _retry_after(headers) or _backoff(attempt)
-            if attempt == ATTEMPTS or self._closing.wait(delay):
+            if attempt == self._patience.attempts or self._closing.wait(delay):
                 raise problem
         raise AssertionError("the last attempt returns or raises")
 
@@ -148,7 +157,11 @@ class KubeApi:
             auth_settings=["BearerToken"],
         )
         response = self._client.call_api(
-            method, url, header_params=header_params, body=body, _request_timeout=(CONNECT_S, READ_S)
+            method,
+            url,
+            header_params=header_params,
+            body=body,
+            _request_timeout=(self._patience.connect_s, self._patience.read_s),
         )
         return response.status, response.headers, response.read()
 

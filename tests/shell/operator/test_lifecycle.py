@@ -22,6 +22,35 @@ def test_an_applied_deployment_becomes_ready(world: World) -> None:
     assert "Ready" in world.api.kubectl("describe", "agd/phones", "-n", world.namespace)
 
 
+def test_the_operator_changes_nothing_but_status_and_finalizers(world: World) -> None:
+    world.apply_site()
+    world.apply_deployment()
+    world.wait_ready()
+    stored = world.deployment() or {}
+    managers = {
+        (entry["manager"], entry.get("subresource"), entry["operation"])
+        for entry in json.loads(
+            world.api.kubectl("get", "agd/phones", "-n", world.namespace, "-o", "json", "--show-managed-fields")
+        )["metadata"]["managedFields"]
+    }
+    assert ("autoglm-operator", "status", "Apply") in managers
+    assert {manager for manager, *_ in managers} == {"autoglm-operator", "kubectl-client-side-apply"}
+    assert set(stored["metadata"]["annotations"]) == {"kubectl.kubernetes.io/last-applied-configuration"}
+    assert stored["metadata"]["finalizers"] == ["serving.autoglm.dev/applications"]
+
+
+def test_the_operator_may_not_list_secrets_or_change_other_things(world: World) -> None:
+    account = "--as=system:serviceaccount:autoglm-system:autoglm-operator"
+    for verb, resource in (
+        ("list", "secrets"),
+        ("get", "secrets"),
+        ("update", "autoglmdeployments"),
+        ("create", "pods"),
+    ):
+        answer = world.api.kubectl("auth", "can-i", verb, resource, "-n", "default", account, check=False)
+        assert answer.strip().endswith("no"), f"{verb} {resource}: {answer}"
+
+
 def test_kubectl_scale_changes_the_replicas_in_place(world: World) -> None:
     world.apply_site()
     world.apply_deployment(replicas=1)
