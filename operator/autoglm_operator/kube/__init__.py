@@ -1,0 +1,20 @@
+"""The Kubernetes API server: `KubeStore` (manifests, status, events, Secrets by name) and `KubeLease`.
+
+Foreign errors become `StoreError` in here and nowhere else.
+"""
+
+from autoglm_operator.kube.api import Call, Forbidden, KubeApi, Patience, load_configuration
+from autoglm_operator.kube.lease import KubeLease
+from autoglm_operator.kube.store import PLURALS, KubeStore, kinds_are_served
+
+__all__ = [
+    "PLURALS",
+    "Call",
+    "Forbidden",
+    "KubeApi",
+    "KubeLease",
+    "KubeStore",
+    "Patience",
+    "kinds_are_served",
+    "load_configuration",
+]
