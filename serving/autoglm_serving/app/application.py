@@ -19,7 +19,8 @@ DRAIN_S = 120.0
 HEALTH_PERIOD_S = 5.0
 HEALTH_TIMEOUT_S = 30.0
 INGRESS_REQUESTS = 1024
-"""Requests in one ingress at once, waiting ones included. Beyond it Serve itself answers 503."""
+"""Requests in one ingress at once, and as many before it. The ingress refuses in OpenAI's shape when the engines' queue is
+full (`Limits.max_queue`); beyond this number Serve itself answers a plain 503."""
 
 _LOGGING = {"encoding": "JSON", "log_level": "INFO", "enable_access_log": False}
 
@@ -70,7 +71,7 @@ def build_application(args: dict[str, Any], replica: type[EngineReplica] = Engin
         num_replicas=min(2, max(1, config.replicas)),
         ray_actor_options={"num_cpus": 0},
         max_ongoing_requests=INGRESS_REQUESTS,
-        max_queued_requests=config.limits.max_queue,
+        max_queued_requests=INGRESS_REQUESTS,
         backpressure_config={"status_code": 503, "retry_after_s": 1.0},
         max_constructor_retry_count=MAX_CONSTRUCTOR_TRIES,
         graceful_shutdown_timeout_s=DRAIN_S,
