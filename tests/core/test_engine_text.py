@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoglm_serving.engines.text import TextStream
@@ -11,6 +11,8 @@ from autoglm_serving.engines.text import TextStream
 # One id per byte, and one that has no bytes, as a control token has.
 CONTROL = 1000
 PIECES = {**{byte: bytes([byte]) for byte in range(256)}, CONTROL: b""}
+
+prove = settings(max_examples=300, deadline=None, derandomize=True)
 
 
 def deltas(text: str, stop: tuple[str, ...] = ()) -> list[str]:
@@ -87,6 +89,7 @@ def test_a_stop_string_is_never_shown_in_part() -> None:
     assert all("#" not in delta for delta in deltas("text ###", stop=("###",)))
 
 
+@prove
 @given(st.text(max_size=60), st.lists(st.sampled_from(["##", "停", "ab", "</answer>"]), max_size=3), st.randoms())
 def test_the_deltas_do_not_depend_on_how_the_bytes_were_split(
     text: str, stops: list[str], chance: random.Random
@@ -103,6 +106,7 @@ def test_the_deltas_do_not_depend_on_how_the_bytes_were_split(
     assert "".join(parts) == whole.push(list(data)).text + whole.finish()
 
 
+@prove
 @given(st.text(max_size=60))
 def test_without_stop_strings_nothing_is_lost(text: str) -> None:
     kept = text.encode("utf-8", "ignore").decode()
