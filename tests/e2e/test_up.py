@@ -180,7 +180,8 @@ def test_an_interrupt_leaves_nothing_behind(run: Run) -> None:
 
 
 def test_what_a_killed_run_left_is_ended_by_down(run: Run) -> None:
-    run.process.start()
+    if not run.process.running:
+        run.process.start()
     run.process.wait_for(lambda: len(run.records()) == 2, "Ray and the gateway were started", START_S)
     run.remember_temp_dirs()
     run.process.kill()
