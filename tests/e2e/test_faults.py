@@ -45,9 +45,8 @@ def steady(path: WholePath) -> WholePath:
         if not operator.process.running:
             operator.start()
     path.wait_ready(NAME)
-    path.wait(
-        lambda: all(path.ask(small_question(MODEL), url=each.url)[0] == 200 for each in path.gateways), "both answer"
-    )
+    question = small_question(MODEL)
+    path.wait(lambda: all(path.answers(question, each.url) for each in path.gateways), "both gateways answer")
     return path
 
 

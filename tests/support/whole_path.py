@@ -191,6 +191,13 @@ class WholePath:
             logs = [process.log_tail(15) for process in processes]
             raise AssertionError("\n---\n".join([str(error), stored, *logs])) from None
 
+    def answers(self, body: Json, url: str) -> bool:
+        """Whether one gateway answers; one that is not listening yet does not."""
+        try:
+            return self.ask(body, url=url)[0] == 200
+        except OSError:
+            return False
+
     def ask(self, body: Json, *, url: str | None = None) -> tuple[int, dict[str, str], Any]:
         """POST one chat request: status, headers in lower case, JSON."""
         request = urllib.request.Request(
