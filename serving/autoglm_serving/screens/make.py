@@ -1,0 +1,58 @@
+"""Writes folders of screens: pictures and a manifest, with one Chromium per job."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+from autoglm_serving.screens.chromium import Chromium
+from autoglm_serving.screens.plan import Page, page, task_dice
+from autoglm_serving.screens.records import Screen
+from autoglm_serving.screens.records import write_line
+from autoglm_serving.screens.render import Rendered, render
+from autoglm_serving.screens.tasks import Seen, make_tasks
+from autoglm_serving.screens.templates import Split
+
+MANIFEST = "manifest.jsonl"
+IMAGES = "images"
+CHUNK = 20
+
+
+def make(folder: Path, split: Split, count: int, seed: int, jobs: int, tell: Callable[[int], None]) -> None:
+    """Write the first `count` screens of a split. `tell` hears how many were written since its last call."""
+    (folder / IMAGES).mkdir(parents=True, exist_ok=True)
+    chunks = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
+    with (folder / MANIFEST).open("w", encoding="utf-8") as manifest:
+        for lines in _in_order(folder, split, seed, chunks, jobs):
+            manifest.writelines(lines)
+            tell(len(lines))
+
+
+def _in_order(folder: Path, split: Split, seed: int, chunks: list[range], jobs: int) -> Iterator[list[str]]:
+    # A fresh interpreter per job: Chromium's pipes of one job must not be inherited by another.
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        waiting = [pool.submit(_chunk, folder, split, seed, chunk) for chunk in chunks]
+        for each in waiting:
+            yield each.result()
+
+
+def _chunk(folder: Path, split: Split, seed: int, numbers: range) -> list[str]:
+    with Chromium() as browser:
+        return [write_line(shoot(browser, folder, page(split, seed, number))) for number in numbers]
+
+
+def shoot(browser: Chromium, folder: Path, each: Page) -> Screen:
+    """Render one page, write its picture and say what is on it."""
+    rendered = render(browser, each.html, each.device)
+    image = f"{IMAGES}/{each.id}.png"
+    (folder / image).write_bytes(rendered.png)
+    tasks = make_tasks(seen(rendered), each.instruct, task_dice(each))
+    width, height, kind = rendered.width, rendered.height, each.device.kind
+    theme, language = each.look.theme, each.language
+    return Screen(each.id, image, width, height, kind, each.template, theme, language, rendered.elements, tasks)
+
+
+def seen(rendered: Rendered) -> Seen:
+    """What tasks are made from."""
+    hidden = tuple((each.text, each.area) for each in rendered.hidden)
+    return Seen(rendered.width, rendered.height, rendered.elements, hidden, rendered.lines)
