@@ -18,7 +18,7 @@ HEAVY = ("aiohttp", "grpc", "kopf", "kubernetes", "numpy", "PIL", "ray", "starle
 LOWEST_SHELL = {
     "autoglm_operator": "kube",
     "autoglm_serving": "tracing",
-    "autoglm_serving.screens": "render",
+    "autoglm_serving.screens": "chromium",
     "autoglm_serving.vision": "pixels",
 }
 PACKAGES = [package for package in LOWEST_SHELL if "." not in package]

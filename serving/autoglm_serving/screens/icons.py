@@ -16,6 +16,8 @@ def _circle(x: float, y: float, r: float) -> str:
     return f"M{x - r} {y}a{r} {r} 0 1 0 {2 * r} 0a{r} {r} 0 1 0 {-2 * r} 0z"
 
 
+_SUN = _circle(12, 12, 3.2) + "M12 2v4M12 18v4M2 12h4M18 12h4"
+
 ICONS: dict[str, Icon] = {
     "back": Icon("Back", "返回", "M20 12H4M11 5l-7 7 7 7"),
     "search": Icon("Search", "搜索", _circle(10.5, 10.5, 6.5) + "M15.5 15.5L21 21"),
@@ -26,7 +28,7 @@ ICONS: dict[str, Icon] = {
     "home": Icon("Home", "主页", "M3 11l9-8 9 8M6 9v11h12V9M10 20v-6h4v6"),
     "heart": Icon("Like", "喜欢", "M12 20C4 14 3 10 4 7c2-4 6-3 8 0 2-3 6-4 8 0 1 3 0 7-8 13z"),
     "share": Icon("Share", "分享", "M12 15V3M7 7l5-5 5 5M5 12v9h14v-9"),
-    "gear": Icon("Settings", "设置", _circle(12, 12, 3.2) + "M12 2v4M12 18v4M2 12h4M18 12h4M5 5l3 3M16 16l3 3M19 5l-3 3M8 16l-3 3"),
+    "gear": Icon("Settings", "设置", _SUN + "M5 5l3 3M16 16l3 3M19 5l-3 3M8 16l-3 3"),
     "trash": Icon("Delete", "删除", "M4 6h16M9 6V3h6v3M6 6l1 15h10l1-15M10 10v7M14 10v7"),
     "edit": Icon("Edit", "编辑", "M4 20l1-5L16 4l4 4L9 19zM14 6l4 4"),
     "camera": Icon("Camera", "相机", "M3 7h4l2-3h6l2 3h4v13H3z" + _circle(12, 13, 4)),

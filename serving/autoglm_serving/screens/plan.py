@@ -20,6 +20,8 @@ class Page:
     instruct: Language
     look: Look
     html: str
+    session: str | None = None
+    step: int | None = None
 
 
 def page(split: Split, seed: int, number: int) -> Page:
@@ -32,9 +34,10 @@ def page(split: Split, seed: int, number: int) -> Page:
     device = PHONE if PHONE in devices and dice.chance(35) else dice.pick(devices)
     language: Language = "zh" if dice.chance(50) else "en"
     instruct = language if dice.chance(85) else ("en" if language == "zh" else "zh")
-    look = roll_look(dice)
+    look = roll_look(dice, device.kind)
     scene = Scene(device, language, look, dice)
-    return Page(f"{split}-{seed}-{number:06d}", name, device, language, instruct, look, document(scene, template.draw(scene)))
+    html = document(scene, template.draw(scene), scene.clock())
+    return Page(f"{split}-{seed}-{number:06d}", name, device, language, instruct, look, html)
 
 
 def task_dice(each: Page) -> Dice:

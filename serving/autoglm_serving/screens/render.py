@@ -83,7 +83,9 @@ def render(browser: Chromium, html: str, device: Device) -> Rendered:
         for number, (each, box) in enumerate((each, box) for each, box in kept if _large_enough(box))
     )
     hidden = tuple(
-        Hidden(each["text"], _pixels(each["area"], scale, width, height)) for each in seen["below"] if not seen["shaded"]
+        Hidden(each["text"], _pixels(each["area"], scale, width, height))
+        for each in seen["below"]
+        if not seen["shaded"]
     )
     return Rendered(palette_png(image), width, height, elements, hidden, tuple(seen["lines"]))
 
@@ -103,5 +105,3 @@ def _pixels(box: list[float], scale: float, width: int, height: int) -> tuple[in
 
 def _large_enough(box: tuple[int, int, int, int]) -> bool:
     return box[2] - box[0] >= _LEAST_SIDE and box[3] - box[1] >= _LEAST_SIDE
-
-

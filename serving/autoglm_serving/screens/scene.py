@@ -36,11 +36,12 @@ DEVICES: tuple[Device, ...] = (
     Device("phone", 393, 852, 3),
     Device("phone", 360, 800, 2),
     Device("phone", 360, 640, 3),
-    Device("phone", 411, 914, 2.625),
+    Device("phone", 432, 960, 2.5),
     Device("tablet", 800, 1280, 1.5),
     Device("tablet", 768, 1024, 2),
     Device("tablet", 1280, 800, 1.5),
     Device("desktop", 1920, 1080, 1),
+    Device("desktop", 1536, 864, 1.25),
     Device("desktop", 1366, 768, 1),
     Device("desktop", 1440, 900, 1),
     Device("kiosk", 720, 1280, 1.5),
@@ -66,12 +67,17 @@ FONTS = ("DejaVu Sans", "Liberation Sans", "Liberation Sans Narrow", "DejaVu San
 CHINESE_FONT = "WenQuanYi Zen Hei"
 
 
-def roll_look(dice: Dice) -> Look:
+TYPE_SCALE: dict[Kind, float] = {"phone": 1.0, "tablet": 1.2, "desktop": 1.1, "kiosk": 1.45}
+"""People stand farther from larger screens."""
+
+
+def roll_look(dice: Dice, kind: Kind) -> Look:
     """A look by chance; two in five are dark, and serif type is rare."""
     theme: Theme = "dark" if dice.chance(40) else "light"
     font = FONTS[4] if dice.chance(6) else dice.pick(FONTS[:4])
     sizes = (0.92, 1.0, 1.0, 1.08, 1.16)
-    return Look(theme, dice.pick(ACCENTS), dice.pick((0, 4, 8, 12, 18)), font, dice.pick(sizes), dice.pick((8, 12, 16)))
+    size = dice.pick(sizes) * TYPE_SCALE[kind]
+    return Look(theme, dice.pick(ACCENTS), dice.pick((0, 4, 8, 12, 18)), font, size, dice.pick((8, 12, 16)))
 
 
 class Scene:

@@ -26,6 +26,12 @@ _BUTTON: dict[Language, tuple[str, ...]] = {
     "en": ("Press the {} button", "Tap the {} button"),
     "zh": ("点击{}按钮", "按下{}按钮"),
 }
+_CHECK: dict[tuple[Language, str], tuple[str, ...]] = {
+    ("en", "off"): ("Check {}", "Tick {}"),
+    ("en", "on"): ("Uncheck {}", "Clear the box {}"),
+    ("zh", "off"): ("勾选{}", "选上{}"),
+    ("zh", "on"): ("取消勾选{}", "去掉{}的勾"),
+}
 _SWITCH: dict[tuple[Language, str], tuple[str, ...]] = {
     ("en", "off"): ("Turn on {}", "Switch {} on", "Enable {}"),
     ("en", "on"): ("Turn off {}", "Switch {} off", "Disable {}"),
@@ -70,7 +76,7 @@ def make_tasks(seen: Seen, language: Language, dice: Dice) -> tuple[Task, ...]:
         *_types(seen, clear, language, dice),
         *_toggles(seen, clear, language, dice),
         *_scrolls(seen, language, dice),
-        *_finishes(seen, clear, language, dice),
+        *_finishes(clear, language, dice),
     ]
     return tuple(
         Task(f"t{number}", kind, instruction, answer, target)
@@ -133,13 +139,17 @@ def _toggles(seen: Seen, clear: Sequence[Element], language: Language, dice: Dic
     switches = [each for each in seen.elements if each.role == "toggle"]
     named = [each for each in clear if each.role in ("toggle", "checkbox")]
     made: list[_Made] = [
-        ("toggle", dice.pick(_SWITCH[language, each.state]).format(each.text), _tap_on(seen, each), each.id)
+        ("toggle", dice.pick(_phrases(each, language)).format(each.text), _tap_on(seen, each), each.id)
         for each in dice.some(named, 3)
     ]
     lit = [each for each in switches if each.state == "on"]
     if len(switches) > 1 and len(lit) == 1:
         made.append(("toggle", dice.pick(_WHICH[language]), finish(lit[0].text), None))
     return made
+
+
+def _phrases(element: Element, language: Language) -> tuple[str, ...]:
+    return (_SWITCH if element.role == "toggle" else _CHECK)[language, element.state]
 
 
 def _scrolls(seen: Seen, language: Language, dice: Dice) -> list[_Made]:
@@ -161,11 +171,12 @@ def _scrolls(seen: Seen, language: Language, dice: Dice) -> list[_Made]:
 _LEAST_SWIPE = 150
 
 
-def _finishes(seen: Seen, clear: Sequence[Element], language: Language, dice: Dice) -> list[_Made]:
+def _finishes(clear: Sequence[Element], language: Language, dice: Dice) -> list[_Made]:
     """Something that is selected already needs no tap."""
     chosen = [each for each in clear if each.state == "selected" or (each.role == "radio" and each.state == "on")]
     return [
-        ("finish", dice.pick(_FINISH[language]).format(each.text), finish(each.text), None) for each in dice.some(chosen, 1)
+        ("finish", dice.pick(_FINISH[language]).format(each.text), finish(each.text), None)
+        for each in dice.some(chosen, 1)
     ]
 
 

@@ -37,13 +37,16 @@ def login(scene: Scene) -> str:
     secret = scene.say("Password", "密码")
     focused = dice.pick((user, secret, ""))
     above = dice.chance(50)
-    links = "".join(part("link", text, css="link") for text in scene.say("Forgot password?,Create account", "忘记密码,注册账号").split(","))
+    links = "".join(
+        part("link", text, css="link")
+        for text in scene.say("Forgot password?,Create account", "忘记密码,注册账号").split(",")
+    )
     enter = scene.say(dice.pick(("Sign in", "Log in")), "登录")
     inner = (
         f'<div class="lead" style="width:64px;height:64px;align-self:center">{icon_svg("user", "36px")}</div>'
         f'<div class="big" style="text-align:center">{escape(brand)}</div>'
         f"{field(user, focused=focused == user, above=above)}{field(secret, focused=focused == secret, above=above)}"
-        f'{checkbox(scene.say("Remember me", "记住我"), dice.chance(50))}{button(enter)}'
+        f"{checkbox(scene.say('Remember me', '记住我'), dice.chance(50))}{button(enter)}"
         f'<div class="flow" style="justify-content:space-between">{links}</div>'
     )
     place = dice.pick(("center", "flex-start")) if not scene.wide else "center"
@@ -61,16 +64,27 @@ def transfer(scene: Scene) -> str:
     amount = str(dice.between(10, 99999))
     keys = [*"123456789", ".", "0"]
     pad = "".join(part("key", key, css="button soft", style="font-size:1.3em;padding:14px") for key in keys)
-    pad += part("key", scene.icon_name("backspace"), icon_svg("backspace"), css="button soft", style="display:flex;justify-content:center;align-items:center")
+    pad += part(
+        "key",
+        scene.icon_name("backspace"),
+        icon_svg("backspace"),
+        css="button soft",
+        style="display:flex;justify-content:center;align-items:center",
+    )
     quick = "".join(part("chip", f"+{value}", css="chip") for value in (50, 100, 500))
     bar = top_bar(scene, scene.say("Transfer", "转账"), tools=("help",))
     return (
-        f'{bar}<div class="main" style="align-items:center"><div class="col pad" style="width:100%;max-width:560px;flex:1">'
+        f'{bar}<div class="main" style="align-items:center"><div class="col pad" style="width:100%;'
+        'max-width:560px;flex:1">'
         f'<div class="card flow">{avatar(scene, person)}<div class="grow"><div class="b">{escape(person)}</div>'
-        f'<div class="dim small">**** {dice.between(1000, 9999)}</div></div>{part("link", scene.say("Change payee", "更换收款人"), css="link")}</div>'
-        f'<div class="card"><div class="dim">{scene.say("Amount", "金额")}</div><div style="font-size:2.4em;font-weight:700">{scene.say("$", "¥")} {amount}</div>'
-        f'<div class="flow" style="margin-top:8px">{quick}</div></div>{field(scene.say("Reference", "附言"), above=False)}'
-        f'<div style="flex:1"></div><div class="grid" style="grid-template-columns:repeat(3,1fr);padding:0;gap:8px">{pad}</div>'
+        f'<div class="dim small">**** {dice.between(1000, 9999)}</div>'
+        f"</div>{part('link', scene.say('Change payee', '更换收款人'), css='link')}</div>"
+        f'<div class="card"><div class="dim">{scene.say("Amount", "金额")}</div><div style="font-size:2.4em;'
+        f'font-weight:700">{scene.say("$", "¥")} {amount}</div>'
+        f'<div class="flow" style="margin-top:8px">{quick}</div>'
+        f"</div>{field(scene.say('Reference', '附言'), above=False)}"
+        '<div style="flex:1"></div><div class="grid" style="grid-template-columns:repeat(3,1fr);'
+        f'padding:0;gap:8px">{pad}</div>'
         f"{button(scene.say('Send money', '立即转账'))}</div></div>"
     )
 
@@ -84,7 +98,15 @@ def keyboard(scene: Scene) -> str:
     for number, letters in enumerate(_LETTERS):
         keys = [part("key", each, css="button soft grow", style=_KEY) for each in letters]
         if number == 2:
-            keys.append(part("key", scene.icon_name("backspace"), icon_svg("backspace"), css="button soft", style=_KEY + ";width:15%"))
+            keys.append(
+                part(
+                    "key",
+                    scene.icon_name("backspace"),
+                    icon_svg("backspace"),
+                    css="button soft",
+                    style=_KEY + ";width:15%",
+                )
+            )
         rows.append(f'<div class="flow" style="gap:5px;padding:0 {number * 10}px">{"".join(keys)}</div>')
     last = "".join(
         part("key", text, css="button soft", style=f"{_KEY};flex:{grow}")
@@ -93,8 +115,18 @@ def keyboard(scene: Scene) -> str:
     rows.append(f'<div class="flow" style="gap:5px">{last}</div>')
     board = f'<div class="col" style="gap:9px;padding:10px 6px;background:var(--line)">{"".join(rows)}</div>'
     bar = top_bar(scene, scene.say("Note", "便笺"), tools=("share", "check"))
-    writing = part("field", scene.say("Note text", "正文"), f'{lines}<span class="caret"></span>', css="grow pad", state="focused", style="line-height:1.7")
-    return f'{bar}<div class="main"><div class="pad big" style="padding-bottom:0">{escape(title)}</div>{writing}{board}</div>'
+    writing = part(
+        "field",
+        scene.say("Note text", "正文"),
+        f'{lines}<span class="caret"></span>',
+        css="grow pad",
+        state="focused",
+        style="line-height:1.7",
+    )
+    return (
+        f'{bar}<div class="main"><div class="pad big" style="padding-bottom:0">{escape(title)}'
+        f"</div>{writing}{board}</div>"
+    )
 
 
 _KEY = "padding:11px 0;min-width:0;display:flex;justify-content:center;font-weight:400"
@@ -112,7 +144,8 @@ def confirm(scene: Scene) -> str:
     note = scene.say("You can change this later.", "之后可以更改。")
     keep = checkbox(scene.say("Do not ask again", "不再询问"), dice.chance(20)) if dice.chance(50) else ""
     box = (
-        f'<div class="dialog"><div class="b" style="font-size:1.15em">{escape(question)}</div><div class="dim">{note}</div>'
+        f'<div class="dialog"><div class="b" style="font-size:1.15em">{escape(question)}</div>'
+        f'<div class="dim">{note}</div>'
         f'{keep}<div class="{layout}" style="flex-wrap:wrap">{"".join(buttons)}</div></div>'
     )
     bar = top_bar(scene, scene.say("Library", "资料库"), lead="menu", tools=("search",))
@@ -126,9 +159,19 @@ def conversation(scene: Scene) -> str:
     bubbles = []
     for text in scene.words(words.CHATS, dice.between(5, 9)):
         mine = dice.chance(50)
-        look = "background:var(--accent);color:#fff;align-self:flex-end" if mine else "background:var(--card);align-self:flex-start"
+        look = (
+            "background:var(--accent);color:#fff;align-self:flex-end"
+            if mine
+            else "background:var(--card);align-self:flex-start"
+        )
         bubbles.append(f'<div style="{look};padding:9px 13px;border-radius:14px;max-width:76%">{escape(text)}</div>')
     line = field(scene.say("Message", "输入消息"), focused=dice.chance(40), above=False)
     bar = top_bar(scene, person, tools=("phone", "video", "more"))
-    foot = f'<div class="flow" style="padding:8px;gap:4px;background:var(--card)">{icon(scene, "add")}{line}{icon(scene, "smile")}{icon(scene, "send")}</div>'
-    return f'{bar}<div class="main"><div class="scroll col pad" style="justify-content:flex-end">{"".join(bubbles)}</div>{foot}</div>'
+    foot = (
+        f'<div class="flow" style="padding:8px;gap:4px;background:var(--card)">{icon(scene, "add")}{line}'
+        f"{icon(scene, 'smile')}{icon(scene, 'send')}</div>"
+    )
+    return (
+        f'{bar}<div class="main"><div class="scroll col pad"'
+        f' style="justify-content:flex-end">{"".join(bubbles)}</div>{foot}</div>'
+    )

@@ -15,13 +15,22 @@ def settings(scene: Scene) -> str:
     for _ in range(3 if not scene.wide else 4):
         rows = []
         for name in scene.words(words.SETTINGS, dice.between(3, 5)):
-            lead = f'<div class="lead" style="background:{dice.pick(ACCENTS)}">{icon_svg(dice.pick(("gear", "bell", "lock", "wifi", "moon", "user")))}</div>'
+            lead = (
+                f'<div class="lead" style="background:{dice.pick(ACCENTS)}'
+                f'">{icon_svg(dice.pick(("gear", "bell", "lock", "wifi", "moon", "user")))}</div>'
+            )
             below = scene.say("Tap to change", "点按更改") if dice.chance(25) else ""
-            text = f'<div class="g"><div>{escape(name)}</div>' + (f'<div class="s">{below}</div>' if below else "") + "</div>"
+            text = (
+                f'<div class="g"><div>{escape(name)}</div>'
+                + (f'<div class="s">{below}</div>' if below else "")
+                + "</div>"
+            )
             if dice.chance(50):
                 rows.append(f'<div class="row">{lead}{text}{toggle(name, dice.chance(30))}</div>')
             else:
-                rows.append(part("row", name, f'{lead}{text}<span class="dim">{icon_svg("chevron", "1em")}</span>', css="row"))
+                rows.append(
+                    part("row", name, f'{lead}{text}<span class="dim">{icon_svg("chevron", "1em")}</span>', css="row")
+                )
         groups.append(f'<div class="group">{"".join(rows)}</div>')
     lead_icon = "back" if dice.chance(60) else "menu"
     bar = top_bar(scene, scene.say("Settings", "设置"), lead=lead_icon, tools=("search",))
@@ -39,7 +48,8 @@ def mail(scene: Scene) -> str:
         weight = "b" if dice.chance(40) else ""
         inner = (
             f'{avatar(scene, sender)}<div class="g"><div class="flow"><div class="grow {weight}">{escape(sender)}</div>'
-            f'<div class="dim small">{scene.clock()}</div></div><div class="{weight}">{escape(subject)}</div></div>{star}'
+            f'<div class="dim small">{scene.clock()}</div></div><div class="{weight}">{escape(subject)}</div>'
+            f"</div>{star}"
         )
         rows.append(part("row", subject, inner, css="row"))
     chips = "".join(
@@ -48,7 +58,9 @@ def mail(scene: Scene) -> str:
     )
     bar = top_bar(scene, scene.say("Inbox", "收件箱"), lead="menu", tools=("search", "more"))
     fab = part("icon", scene.icon_name("edit"), icon_svg("edit"), css="fab")
-    return f'{bar}<div class="chips">{chips}</div><div class="main"><div class="scroll">{"".join(rows)}</div>{fab}</div>'
+    return (
+        f'{bar}<div class="chips">{chips}</div><div class="main"><div class="scroll">{"".join(rows)}</div>{fab}</div>'
+    )
 
 
 def alarms(scene: Scene) -> str:
@@ -63,7 +75,10 @@ def alarms(scene: Scene) -> str:
         rows.append(f'<div class="card flow" style="margin:0 14px 12px">{inner}{toggle(name, on)}</div>')
     bar = top_bar(scene, scene.say("Alarms", "闹钟"), tools=("add", "more"))
     places = scene.say("Alarm,World clock,Stopwatch,Timer", "闹钟,世界时钟,秒表,计时器").split(",")
-    return f'{bar}<div class="main"><div class="scroll">{"".join(rows)}</div></div>{bottom_tabs(places, ("bell", "home", "refresh", "calendar"))}'
+    return (
+        f'{bar}<div class="main"><div class="scroll">{"".join(rows)}</div>'
+        f"</div>{bottom_tabs(places, ('bell', 'home', 'refresh', 'calendar'))}"
+    )
 
 
 def news(scene: Scene) -> str:
@@ -78,9 +93,14 @@ def news(scene: Scene) -> str:
     items = []
     for title in scene.words(words.HEADLINES, 12):
         hue = dice.below(360)
-        thumb = f'<div style="width:92px;height:64px;border-radius:var(--r);background:linear-gradient(hsl({hue} 50% 60%),hsl({(hue + 40) % 360} 50% 40%))"></div>'
+        thumb = (
+            f'<div style="width:92px;height:64px;border-radius:var(--r);background:linear-gradient(hsl({hue}'
+            f' 50% 60%),hsl({(hue + 40) % 360} 50% 40%))"></div>'
+        )
         source = f'<div class="s">{dice.between(2, 59)} {scene.say("min ago", "分钟前")}</div>'
-        items.append(part("row", title, f'<div class="g"><div class="b">{escape(title)}</div>{source}</div>{thumb}', css="row"))
+        items.append(
+            part("row", title, f'<div class="g"><div class="b">{escape(title)}</div>{source}</div>{thumb}', css="row")
+        )
     bar = top_bar(scene, scene.say("Today", "今日要闻"), lead="menu", tools=("search", "bell"))
     return f'{bar}<div class="tabs">{tabs}</div><div class="main"><div class="scroll">{"".join(items)}</div></div>'
 
@@ -99,7 +119,10 @@ def chats(scene: Scene) -> str:
         rows.append(part("row", person, inner, css="row"))
     bar = top_bar(scene, scene.say("Chats", "聊天"), tools=("search", "add"))
     names = scene.say("Chats list,People,Explore,Account", "消息,联系人,发现,账户").split(",")
-    return f'{bar}<div class="main"><div class="scroll">{"".join(rows)}</div></div>{bottom_tabs(names, ("envelope", "user", "layers", "gear"))}'
+    return (
+        f'{bar}<div class="main"><div class="scroll">{"".join(rows)}</div>'
+        f"</div>{bottom_tabs(names, ('envelope', 'user', 'layers', 'gear'))}"
+    )
 
 
 def preferences(scene: Scene) -> str:
@@ -111,7 +134,10 @@ def preferences(scene: Scene) -> str:
     radios = "".join(checkbox(name, number == chosen, role="radio") for number, name in enumerate(choices))
     apply, reset = scene.words(words.ACTIONS, 2)
     bar = top_bar(scene, scene.say("Preferences", "偏好"), tools=("help",))
-    ends = f'<div class="flow end pad">{part("button", reset, css="button soft")}{part("button", apply, css="button")}</div>'
+    ends = (
+        f'<div class="flow end pad">{part("button", reset, css="button soft")}'
+        f"{part('button', apply, css='button')}</div>"
+    )
     return (
         f'{bar}<div class="main"><div class="head">{scene.say("Features", "功能")}</div><div class="group">{boxes}</div>'
         f'<div class="head">{scene.say("Start page", "起始页")}</div><div class="group">{radios}</div>{ends}</div>'
@@ -125,11 +151,19 @@ def downloads(scene: Scene) -> str:
     for number, name in enumerate(scene.words(words.FILES, 11)):
         done = dice.between(5, 95)
         tool = icon(scene, ("pause", "refresh", "trash")[number]) if number < 3 else ""
-        progress = f'<div style="height:5px;border-radius:3px;background:var(--soft);margin-top:6px"><div style="height:5px;border-radius:3px;width:{done}%;background:var(--accent)"></div></div>'
+        progress = (
+            '<div style="height:5px;border-radius:3px;background:var(--soft);margin-top:6px">'
+            f'<div style="height:5px;border-radius:3px;width:{done}%;background:var(--accent)"></div></div>'
+        )
         lead = f'<div class="lead">{icon_svg("download")}</div>'
-        inner = f'{lead}<div class="g"><div>{escape(name)}</div>{progress if number < 3 else f"""<div class="s">{done} MB</div>"""}</div>'
-        rows.append(f'<div class="flow" style="gap:0;border-bottom:1px solid var(--line)">{part("row", name, inner, css="row grow", style="border:0")}{tool}</div>')
+        inner = (
+            f'{lead}<div class="g"><div>{escape(name)}'
+            f'</div>{progress if number < 3 else f"""<div class="s">{done} MB</div>"""}</div>'
+        )
+        rows.append(
+            '<div class="flow" style="gap:0;'
+            f'border-bottom:1px solid var(--line)">{part("row", name, inner, css="row grow", style="border:0")}'
+            f"{tool}</div>"
+        )
     bar = top_bar(scene, scene.say("Downloads", "下载管理"), tools=("filter", "more"))
     return f'{bar}<div class="main"><div class="scroll">{"".join(rows)}</div></div>'
-
-

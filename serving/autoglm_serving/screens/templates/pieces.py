@@ -35,11 +35,25 @@ def avatar(scene: Scene, name: str) -> str:
 
 
 def swatch(scene: Scene, style: str) -> str:
-    """A picture's stand-in: two hues, and a hill or a disc."""
-    hue = scene.dice.below(360)
-    other = (hue + scene.dice.between(20, 90)) % 360
-    x, y = scene.dice.between(15, 85), scene.dice.between(15, 60)
-    return (
-        f'<div style="{style};background:radial-gradient(circle at {x}% {y}%,hsl({other} 70% 78%) 0 14%,transparent 15%),'
-        f'linear-gradient(165deg,hsl({hue} 45% 62%) 0 55%,hsl({other} 45% 38%) 56%)"></div>'
+    """A picture's stand-in: two hues as hills with a sun, stripes, rings or a bottle-like shape."""
+    dice = scene.dice
+    hue, x, y = dice.below(360), dice.between(15, 85), dice.between(15, 60)
+    other = (hue + dice.between(20, 90)) % 360
+    light, dark = f"hsl({other} 70% 78%)", f"hsl({other} 45% 38%)"
+    ground = f"linear-gradient({dice.between(120, 200)}deg,hsl({hue} 45% 62%),hsl({other} 40% 50%))"
+    pictures = (
+        (
+            f"radial-gradient(circle at {x}% {y}%,{light} 0 14%,transparent 15%),"
+            f"linear-gradient({dice.between(155, 205)}deg,transparent 0 {dice.between(45, 65)}%,{dark} 0),{ground}"
+        ),
+        (
+            f"repeating-linear-gradient({dice.below(180)}deg,{dark} 0 {dice.between(4, 12)}"
+            f"px,transparent 0 {dice.between(16, 30)}px),{ground}"
+        ),
+        f"radial-gradient(circle at {x}% {y}%,{dark} 0 10%,{light} 0 22%,transparent 23%),{ground}",
+        (
+            f"linear-gradient({light},{light}) 50% 100%/30% 70% no-repeat,linear-gradient({dark},{dark}"
+            f") 50% 22%/12% 16% no-repeat,{ground}"
+        ),
     )
+    return f'<div style="{style};background:{dice.pick(pictures)}"></div>'
