@@ -5,19 +5,15 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 
-from autoglm_serving.engines.prompt import IMAGE_PLACEHOLDER, guard
 from autoglm_serving.model.load import ImageSize, ModelImages, ModelTokenizer
-from autoglm_serving.model.vocabulary import IMAGE
 from autoglm_serving.screens.dice import Dice
 from autoglm_serving.screens.records import Screen
 from autoglm_serving.training import windows
 from autoglm_serving.training.dataset import Screens
-from autoglm_serving.training.examples import FRAME_WEIGHT, SYSTEM, Asked, Question, Row, pack, questions, token_weights
+from autoglm_serving.training.examples import FRAME_WEIGHT, Asked, Question, Row, pack, questions, token_weights
+from autoglm_serving.training.prompts import Prompts
 from autoglm_serving.training.recipe import Recipe, Step, resolution_weight
 from autoglm_serving.training.windows import Window
-
-END = "<|user|>"
-"""An answer ends where the chat template would begin the next turn."""
 
 _ANY_SIZE = ImageSize(1, 1 << 40)
 """Pictures come in the model's size already."""
@@ -70,8 +66,7 @@ class BatchMaker:
         self._screens = screens
         self._tokenizer = tokenizer
         self._images = images
-        self.image_id = tokenizer.encode(IMAGE)[0]
-        self._end_id = tokenizer.encode(END)[0]
+        self._prompts = Prompts(tokenizer)
 
     def batch(self, step: Step, part: int = 0) -> Batch:
         """One of the batches whose gradients a step adds up."""
@@ -83,34 +78,18 @@ class BatchMaker:
             scales.append(
                 resolution_weight(window.width, window.height, self._recipe.base_side) if step.weighted else 1.0
             )
-            rows.append(pack(self.prefix(window.tokens), [self._asked(each, window) for each in asked]))
+            rows.append(pack(self._prompts.before(window.tokens), [self._asked(each, window) for each in asked]))
             pictures.append(self._screens.picture(screen, window))
             words.append(self._words(screen, window))
         pixels, grids = zip(*(self._images.pixels(each, _ANY_SIZE) for each in pictures), strict=True)
         return _collate(rows, scales, torch.cat(pixels), torch.cat(grids), _triplets(words, torch.cat(grids)))
 
-    def prefix(self, image_tokens: int) -> list[int]:
-        """The prompt up to and with the picture's tokens."""
-        head, _ = self._frame("")
-        return [*self._tokenizer.encode(head), *[self.image_id] * image_tokens]
-
-    def prompt(self, instruction: str) -> list[int]:
-        """The prompt after the picture's tokens, ready for the answer."""
-        return self._tokenizer.encode(self._frame(instruction)[1])
-
-    def _frame(self, instruction: str) -> tuple[str, str]:
-        """The chat template's text around the picture: the same as an engine makes of these messages."""
-        content = IMAGE_PLACEHOLDER + "\n" + guard(instruction, self._tokenizer.specials)
-        rendered = self._tokenizer.render([{"role": "system", "content": SYSTEM}, {"role": "user", "content": content}])
-        head, _, tail = rendered.partition(IMAGE)
-        return head, tail
-
     def _asked(self, question: Question, window: Window) -> Asked:
         answer = self._tokenizer.encode(question.answer)
         weights = token_weights(question.answer, answer, self._tokenizer.pieces)
         return Asked(
-            prompt=tuple(self.prompt(question.instruction)),
-            answer=(*answer, self._end_id),
+            prompt=tuple(self._prompts.after(question.instruction)),
+            answer=(*answer, self._prompts.end_id),
             weights=(*weights, FRAME_WEIGHT),
             cells=window.cells(question.box) if question.box is not None else (),
         )

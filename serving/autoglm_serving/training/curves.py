@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -30,10 +31,7 @@ def smoothed(values: Sequence[float], points: int = _POINTS) -> list[tuple[float
     """(place from 0 to 1, mean) of at most `points` equal parts."""
     parts = min(points, len(values))
     edges = [round(part * len(values) / parts) for part in range(parts + 1)] if parts else []
-    return [
-        ((start + end) / 2 / len(values), sum(values[start:end]) / (end - start))
-        for start, end in zip(edges, edges[1:], strict=False)
-    ]
+    return [((start + end) / 2 / len(values), sum(values[start:end]) / (end - start)) for start, end in pairwise(edges)]
 
 
 def _panel(title: str, series: Sequence[tuple[str, Sequence[float]]], steps: int, place: int) -> str:

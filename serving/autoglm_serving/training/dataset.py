@@ -31,13 +31,14 @@ class Screens:
 
     def picture(self, screen: Screen, window: Window) -> Image.Image:
         """What the window shows, in the model's size."""
-        image = self._decoded(screen)
+        image = self.decoded(screen)
         across, along = image.width / screen.width, image.height / screen.height
         left, top, right, bottom = window.box
         area = (left * across, top * along, min(right * across, image.width), min(bottom * along, image.height))
         return image.resize((window.width, window.height), Image.Resampling.BICUBIC, box=area)
 
-    def _decoded(self, screen: Screen) -> Image.Image:
+    def decoded(self, screen: Screen) -> Image.Image:
+        """The whole picture, with its short side brought down to `side` if there is one."""
         kept = self._cache.get(screen.id)
         if kept is not None:
             self._cache.move_to_end(screen.id)

@@ -147,7 +147,7 @@ class Student(nn.Module):
         cells, ids, weights = batch.words
         if len(cells) == 0:
             return features.sum() * 0
-        shown, places = cells.unique(return_inverse=True)
+        shown, places = torch.unique(cells, return_inverse=True)
         embeddings = self.model.get_input_embeddings().weight
         read = functional.linear(self.reader(features[shown]), embeddings) * _SHARPNESS
         logs = read.float().log_softmax(-1)

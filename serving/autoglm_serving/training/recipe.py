@@ -63,9 +63,9 @@ class Recipe:
     clip: float = 1.0
     pointer_weight: float = 0.5
     words_weight: float = 0.5
-    base_side: float = 376.0
-    """sqrt(H*W) of the fixed stage: a 1080x2400 phone at 252 pixels is 252x560."""
-    checkpoint_every: int = 500
+    base_side: float = 247.0
+    """sqrt(H*W) of what the fixed stage shows: at a short side of 168 pixels a phone's window is 168x364."""
+    checkpoint_every: int = 200
     seed: int = 0
 
     @property
@@ -112,12 +112,12 @@ def scaled(recipe: Recipe, steps: int) -> Recipe:
     if steps < len(recipe.stages):
         raise ValueError(f"{steps} steps are too few for {len(recipe.stages)} stages")
     total, parts, done, cut = recipe.steps, [], 0, 0
-    for stage in recipe.stages:
+    for number, stage in enumerate(recipe.stages, 1):
         done += stage.steps
-        end = max(cut + 1, round(steps * done / total))
+        most = steps - (len(recipe.stages) - number)
+        end = min(max(cut + 1, round(steps * done / total)), most)
         parts.append(replace(stage, steps=end - cut))
         cut = end
-    parts[-1] = replace(parts[-1], steps=max(1, parts[-1].steps + steps - cut))
     return replace(recipe, stages=tuple(parts), warmup=max(1, round(recipe.warmup * steps / total)))
 
 
@@ -177,20 +177,20 @@ PRESETS: dict[str, Recipe] = {
     "hour": Recipe(
         name="hour",
         stages=(
-            Stage("fixed", 3200, (168,), 10),
-            Stage("scales", 1200, (168, 336), 50),
-            Stage("groups", 300, (252, 336, 448), 100, rate=0.5),
+            Stage("fixed", 800, (168,), 10),
+            Stage("scales", 380, (168, 336), 50),
+            Stage("groups", 120, (252, 336, 448), 100, rate=0.5),
         ),
-        base_side=252.0,
+        warmup=60,
+        checkpoint_every=50,
     ),
     "night": Recipe(
         name="night",
         stages=(
-            Stage("fixed", 16000, (168,), 10),
-            Stage("scales", 14000, (168, 448), 50),
-            Stage("groups", 3000, (252, 336, 448, 560), 90, rate=0.5),
+            Stage("fixed", 5500, (168,), 10),
+            Stage("scales", 4200, (168, 448), 50),
+            Stage("groups", 800, (252, 336, 448, 560), 90, rate=0.5),
         ),
-        base_side=252.0,
         warmup=500,
     ),
 }
