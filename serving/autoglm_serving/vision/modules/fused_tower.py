@@ -160,7 +160,7 @@ class FusedTower(nn.Module):
             return fused, (self.fusion.rows, self.fusion.columns)
         if self.fusion.output == "tile":
             return fused, tile
-        cut = picture.tiling
+        cut = picture.tiles
         channels = fused.shape[-1]
         blocks = torch.cat([rows_to_blocks(t, *tile, unit) for t in fused.unflatten(0, (cut.tiles, -1))])
         cells = blocks.reshape(cut.tiles, -1, unit * unit * channels)

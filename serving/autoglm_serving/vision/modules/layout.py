@@ -81,8 +81,8 @@ def pixels_to_patches(pixels: Tensor, shape: PatchShape, merge: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Tiling:
-    """Tiles of one picture, all of the same size; neighbours overlap where the picture does not divide evenly."""
+class CellTiles:
+    """Tiles of one picture, all of the same size so that they stack; where it does not divide evenly, neighbours overlap."""
 
     cells: Tensor
     """[T, n] index of each tile's cells in the row-major grid of the whole picture."""
@@ -97,13 +97,13 @@ class Tiling:
         return self.cells.shape[0]
 
 
-def tiling(whole: tuple[int, int], rows: int, columns: int) -> Tiling:
+def equal_tiles(whole: tuple[int, int], rows: int, columns: int) -> CellTiles:
     """Cut a grid of cells into rows x columns tiles. A grid smaller than that gives tiles that lie on each other."""
     height, width = -(-whole[0] // rows), -(-whole[1] // columns)
     tops, lefts = _starts(whole[0], height, rows), _starts(whole[1], width, columns)
     index = torch.arange(whole[0] * whole[1]).reshape(whole)
     cells = [index[top : top + height, left : left + width].flatten() for top in tops for left in lefts]
-    return Tiling(torch.stack(cells), whole, (height, width))
+    return CellTiles(torch.stack(cells), whole, (height, width))
 
 
 def _starts(length: int, size: int, count: int) -> list[int]:

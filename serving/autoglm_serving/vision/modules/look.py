@@ -9,19 +9,20 @@ from torch import Tensor
 
 from autoglm_serving.vision.modules import tower
 from autoglm_serving.vision.modules.attention.maps import question_attention, received_attention
-from autoglm_serving.vision.modules.crop import Crop, CropRule, crop_by_attention
+from autoglm_serving.vision.modules.crop import CellCrop, CropRule, crop_by_attention
 from autoglm_serving.vision.modules.fused_tower import FusedTower, Plan, still_grids
 from autoglm_serving.vision.modules.layout import resize_patches
 from autoglm_serving.vision.modules.pictures import Model, with_pictures
 from autoglm_serving.vision.modules.rewriting import Inputs, image_runs
 from autoglm_serving.vision.modules.sources import Grid, Piece, run_of, scaled_grid
+from autoglm_serving.vision.regions import cells_to_pixels
 
 
 @dataclass(frozen=True)
 class Glance:
     """One crop for each picture."""
 
-    crops: tuple[Crop, ...]
+    crops: tuple[CellCrop, ...]
     tokens: tuple[Tensor, ...]
     """[cells, C] image tokens inside, row-major."""
     looked: tuple[int, ...]
@@ -85,7 +86,7 @@ class LookByQuestion:
         return with_pictures(model, inputs, FusedTower(Plan())(visual, torch.cat(small), grid_thw))
 
 
-def _encode(visual: Any, pieces: Sequence[Piece], crops: Sequence[Crop]) -> tuple[Tensor, ...]:
+def _encode(visual: Any, pieces: Sequence[Piece], crops: Sequence[CellCrop]) -> tuple[Tensor, ...]:
     """Image tokens of the crops alone, at their positions in the whole pictures."""
     side = visual.spatial_merge_size
     parts = [_cut(piece, crop, side) for piece, crop in zip(pieces, crops, strict=True)]
@@ -96,24 +97,17 @@ def _encode(visual: Any, pieces: Sequence[Piece], crops: Sequence[Crop]) -> tupl
     return merged.split([crop.saving.after for crop in crops])
 
 
-def _cut(piece: Piece, crop: Crop, side: int) -> Piece:
+def _cut(piece: Piece, crop: CellCrop, side: int) -> Piece:
     cells = piece.patches.unflatten(0, (-1, side * side))
     inside = cells[torch.tensor(crop.cells(), device=cells.device)].flatten(0, 1)
-    size = ((crop.bottom - crop.top) * side, (crop.right - crop.left) * side)
-    return replace(piece, patches=inside, grid=size, origin=(crop.top * side, crop.left * side))
+    size = (crop.box.height * side, crop.box.width * side)
+    return replace(piece, patches=inside, grid=size, origin=(crop.box.top * side, crop.box.left * side))
 
 
-def _enlarged(crop: Crop, grid: Grid) -> Crop:
+def _enlarged(crop: CellCrop, grid: Grid) -> CellCrop:
     """The same box on a finer grid, rounded outwards."""
     rows, columns = grid
-    return Crop(
-        crop.top * rows // crop.rows,
-        crop.left * columns // crop.columns,
-        -(-crop.bottom * rows // crop.rows),
-        -(-crop.right * columns // crop.columns),
-        rows,
-        columns,
-    )
+    return CellCrop(cells_to_pixels(crop.box, (crop.columns, crop.rows), (columns, rows)), rows, columns)
 
 
 def _whole_pieces(inputs: Inputs) -> list[Piece]:

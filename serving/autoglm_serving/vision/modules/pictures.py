@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from autoglm_serving.vision.modules.crop import Crop
+from autoglm_serving.vision.modules.crop import CellCrop
 from autoglm_serving.vision.modules.fused_tower import Encoded
 from autoglm_serving.vision.modules.rewriting import Inputs, image_runs, resize_runs, take_columns
 
@@ -43,7 +43,7 @@ def with_pictures(model: Model, inputs: Inputs, encoded: Sequence[Encoded]) -> I
     return with_features(resized, [picture.tokens for picture in encoded])
 
 
-def with_crops(model: Model, inputs: Inputs, crops: Sequence[Crop], tokens: Sequence[Tensor]) -> Inputs:
+def with_crops(model: Model, inputs: Inputs, crops: Sequence[CellCrop], tokens: Sequence[Tensor]) -> Inputs:
     """The inputs with only the cropped image tokens, at the positions that they have in the whole pictures."""
     filled = with_masks(model, inputs)
     ids = filled["input_ids"]

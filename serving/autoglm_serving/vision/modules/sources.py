@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from autoglm_serving.vision.modules.layout import (
+    CellTiles,
     PatchShape,
-    Tiling,
     centres,
+    equal_tiles,
     patch_coordinates,
     resize_patches,
-    tiling,
 )
 from autoglm_serving.vision.modules.tower import Run
 
@@ -46,7 +46,7 @@ class Views:
     """All pieces of one picture, and how they lie in it."""
 
     pieces: tuple[Piece, ...]
-    tiling: Tiling
+    tiles: CellTiles
     """Of the first piece's size; scales lie on each other."""
     scales: bool
     """True when the pieces are the whole picture at several sizes, the finest first."""
@@ -77,7 +77,7 @@ class Tiles(Source):
         return self.rows * self.columns
 
     def views(self, patches: Tensor, grid: Grid, merge: int, shape: PatchShape) -> Views:  # noqa: ARG002
-        cut = tiling((grid[0] // merge, grid[1] // merge), self.rows, self.columns)
+        cut = equal_tiles((grid[0] // merge, grid[1] // merge), self.rows, self.columns)
         cells = patches.unflatten(0, (-1, merge * merge))  # [cells, m*m, D]
         size = (cut.tile[0] * merge, cut.tile[1] * merge)
         pieces = []
@@ -103,8 +103,8 @@ class Scales(Source):
         for share in self.shares:
             size = scaled_grid(grid, share, merge)
             pieces.append(Piece(resize_patches(patches, grid, size, shape, merge), size, (0, 0), size))
-        one = tiling((grid[0] // merge, grid[1] // merge), 1, 1)
-        return Views(tuple(pieces), Tiling(one.cells.repeat(len(pieces), 1), one.whole, one.tile), scales=True)
+        one = equal_tiles((grid[0] // merge, grid[1] // merge), 1, 1)
+        return Views(tuple(pieces), CellTiles(one.cells.repeat(len(pieces), 1), one.whole, one.tile), scales=True)
 
 
 def scaled_grid(grid: Grid, share: float, merge: int) -> Grid:

@@ -1,5 +1,7 @@
 """A `glm4v` model with another way to see: what every variant of an ablation can be asked."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +10,9 @@ from torch import Tensor, nn
 
 from autoglm_serving.vision.modules.crop import CropRule, TokenSaving
 from autoglm_serving.vision.modules.flops import count_flops
-from autoglm_serving.vision.modules.fused_tower import FusedTower, still_grids
+from autoglm_serving.vision.modules.fused_tower import Encoded, FusedTower, Plan
 from autoglm_serving.vision.modules.look import Glance, Look
-from autoglm_serving.vision.modules.pictures import Model, with_crops, with_features, with_masks, with_pictures
+from autoglm_serving.vision.modules.pictures import Model, with_crops, with_masks, with_pictures
 from autoglm_serving.vision.modules.rewriting import Inputs
 
 
@@ -28,42 +30,41 @@ class Flops:
         return self.vision + self.language
 
 
-class Variant(nn.Module):
-    """The model as it is. Takes what the model takes (`image_grid_thw`, ... from the processor) and gives what it gives."""
+class Variant(nn.Module, ABC):
+    """Takes what the model takes (`input_ids`, `pixel_values`, `image_grid_thw`, ...) and gives what it gives."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
 
+    @abstractmethod
+    def encode(self, inputs: Inputs) -> Inputs:
+        """The inputs with image tokens in place of pixels; prompts, positions and labels rewritten to fit their number."""
+
+    @abstractmethod
+    def image_tokens(self, inputs: Inputs) -> list[int]:
+        """Image tokens that the language model reads for each picture, all passes together."""
+
+    def prepare(self, inputs: Inputs) -> Inputs:
+        """The keyword arguments that the model is called with."""
+        return inputs if inputs.get("pixel_values") is None else self.encode(inputs)
+
     def forward(self, **inputs: Any) -> Any:
-        """The model's output. With fewer image tokens the sequence is shorter: see `prepare` for the labels that fit."""
-        return self.model(**self.prepare(**inputs))
+        """The model's output. With fewer image tokens the rows are shorter: `prepare` gives the labels that fit."""
+        return self.model(**self.prepare(inputs))
 
-    def prepare(self, **inputs: Any) -> Inputs:
-        """The inputs as the model is called with: pictures encoded, prompts and labels rewritten to fit."""
-        return inputs
-
-    def generate(self, *, generation: dict[str, Any], **inputs: Any) -> Tensor:
+    @torch.no_grad()
+    def generate(self, inputs: Inputs, **generation: Any) -> Tensor:
         """The new tokens only, [B, new]. `generation` holds the arguments of transformers' generate."""
-        prepared = self.prepare(**{name: value for name, value in inputs.items() if name != "labels"})
+        prepared = self.prepare({name: value for name, value in inputs.items() if name != "labels"})
         out: Tensor = self.model.generate(**prepared, **generation)
         return out[:, prepared["input_ids"].shape[1] :]
 
-    def image_tokens(self, **inputs: Any) -> list[int]:
-        """Image tokens that the language model reads for each picture, all passes together."""
-        side = self.model.model.visual.spatial_merge_size
-        return [height * width // side**2 for height, width in still_grids(inputs["image_grid_thw"])]
-
-    def flops(self, **inputs: Any) -> Flops:
-        """Counted by running it: see `count_flops`."""
+    def flops(self, inputs: Inputs) -> Flops:
+        """Counted by running it, see `count_flops`."""
         found: list[Inputs] = []
-        vision = count_flops(lambda: found.append(self._encoded(**inputs)))
+        vision = count_flops(lambda: found.append(self.encode(inputs)))
         return Flops(vision, count_flops(lambda: self.model(**found[0])))
-
-    def _encoded(self, **inputs: Any) -> Inputs:
-        """As `prepare`, always with the pictures encoded."""
-        features = self.model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"], return_dict=True)
-        return with_features(inputs, features.pooler_output)
 
 
 class FusedVariant(Variant):
@@ -73,18 +74,27 @@ class FusedVariant(Variant):
         super().__init__(model)
         self.tower = tower
 
-    def prepare(self, **inputs: Any) -> Inputs:
-        if inputs.get("pixel_values") is None:
-            return inputs
-        encoded = self.tower(self.model.model.visual, inputs["pixel_values"], inputs["image_grid_thw"])
-        return with_pictures(self.model, inputs, encoded)
+    def pictures(self, pixel_values: Tensor, grid_thw: Tensor) -> Sequence[Encoded]:
+        """Image tokens alone, for a caller that builds its own sequences."""
+        encoded: Sequence[Encoded] = self.tower(self.model.model.visual, pixel_values, grid_thw)
+        return encoded
 
-    def image_tokens(self, **inputs: Any) -> list[int]:
+    def encode(self, inputs: Inputs) -> Inputs:
+        return with_pictures(self.model, inputs, self.pictures(inputs["pixel_values"], inputs["image_grid_thw"]))
+
+    def image_tokens(self, inputs: Inputs) -> list[int]:
         side = self.model.model.visual.spatial_merge_size
         return [rows * columns for rows, columns in self.tower.grids(inputs["image_grid_thw"], side)]
 
-    def _encoded(self, **inputs: Any) -> Inputs:
-        return self.prepare(**inputs)
+
+class Baseline(FusedVariant):
+    """The model as it is: called with the inputs as they are. Only what is counted goes through the tower's steps."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(model, FusedTower(Plan()))
+
+    def prepare(self, inputs: Inputs) -> Inputs:
+        return inputs
 
 
 class CroppedVariant(Variant):
@@ -99,25 +109,20 @@ class CroppedVariant(Variant):
         self.look = look
         self.rule = rule
 
-    def prepare(self, **inputs: Any) -> Inputs:
-        if inputs.get("pixel_values") is None:
-            return inputs
-        glance = self.glance(**inputs)
-        return with_crops(self.model, inputs, glance.crops, glance.tokens)
-
-    def glance(self, **inputs: Any) -> Glance:
-        """What the crop decides on, as data: a box for each picture and the tokens in it."""
+    def glance(self, inputs: Inputs) -> Glance:
+        """What the crop decides, as data: a box for each picture and the tokens in it."""
         return self.look(self.model, with_masks(self.model, inputs), self.rule)
 
-    def savings(self, **inputs: Any) -> list[TokenSaving]:
+    def encode(self, inputs: Inputs) -> Inputs:
+        glance = self.glance(inputs)
+        return with_crops(self.model, inputs, glance.crops, glance.tokens)
+
+    @torch.no_grad()
+    def savings(self, inputs: Inputs) -> list[TokenSaving]:
         """Image tokens of each picture without and with the crop, the tokens of a first look counted in."""
-        with torch.no_grad():
-            glance = self.glance(**inputs)
+        glance = self.glance(inputs)
         pairs = zip(glance.crops, glance.looked, strict=True)
         return [TokenSaving(crop.saving.before, crop.saving.after + looked) for crop, looked in pairs]
 
-    def image_tokens(self, **inputs: Any) -> list[int]:
-        return [saving.after for saving in self.savings(**inputs)]
-
-    def _encoded(self, **inputs: Any) -> Inputs:
-        return self.prepare(**inputs)
+    def image_tokens(self, inputs: Inputs) -> list[int]:
+        return [saving.after for saving in self.savings(inputs)]

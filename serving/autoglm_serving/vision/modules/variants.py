@@ -31,7 +31,7 @@ from autoglm_serving.vision.modules.pictures import Model
 from autoglm_serving.vision.modules.positions import DynamicNormalisation, GridMethod
 from autoglm_serving.vision.modules.sources import Scales, Source, Tiles
 from autoglm_serving.vision.modules.tower import Positions
-from autoglm_serving.vision.modules.variant import CroppedVariant, FusedVariant, Variant
+from autoglm_serving.vision.modules.variant import Baseline, CroppedVariant, FusedVariant, Variant
 
 FusionName = Literal["concat", "channels", "weights", "se", "entropy", "pyramid", "cross", "queries"]
 AlignmentName = Literal["bilinear", "pointwise", "deformable"]
@@ -121,7 +121,7 @@ def build_variant(name: str, model: Model, options: Options | None = None) -> Va
     recipe = VARIANTS[name]
     own = copy.deepcopy(model)
     if recipe is None:
-        return Variant(own)
+        return Baseline(own)
     options = options or Options()
     if recipe.crop == "tower":
         return CroppedVariant(own, look_by_tower, options.crop)
