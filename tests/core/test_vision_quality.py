@@ -45,6 +45,13 @@ def test_a_kind_that_was_never_measured_is_answered_by_all_kinds_together() -> N
     assert PHONES.kinds == ("phone", "tablet")
 
 
+def test_rows_for_all_kinds_together_are_not_counted_again() -> None:
+    table = quality(("*", 1080, 30, 40), ("phone", 1080, 20, 20), ("kiosk", 1080, 10, 20))
+    answer = table.loss_at(1080)
+    assert (answer.accuracy, answer.samples) == (0.75, 40)
+    assert table.kinds == ("kiosk", "phone")
+
+
 def test_a_dip_is_taken_for_noise_and_pooled() -> None:
     dip = quality(("phone", 480, 60, 100), ("phone", 720, 90, 100), ("phone", 1080, 80, 100))
     assert [dip.loss_at(side, "phone").accuracy for side in (480, 720, 1080)] == [0.6, 0.85, 0.85]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from autoglm_serving.vision.sizing import fitted, image_tokens
+from autoglm_serving.vision.sizing import MAX_PIXELS, fitted, image_tokens
 
 BatchReason = Literal["full", "tokens", "end"]
 
@@ -19,7 +19,7 @@ class BatchLimits:
 
     pictures: int = 16
     tokens: int = 16384
-    max_pixels: int = 9_633_792 // 2
+    max_pixels: int = MAX_PIXELS
     """Pixel limit of one picture, which decides its size for the model."""
 
     def __post_init__(self) -> None:

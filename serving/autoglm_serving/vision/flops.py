@@ -4,9 +4,9 @@ Counted is what matrices cost (linear layers, convolutions, attention); norms, a
 together, are not. Attention is counted causal, as a good kernel computes it: token i looks at i tokens. Kernels that compute
 the whole square and mask half of it, and torch's own counter, correspond to `masked_square`.
 
-Source: the architecture in transformers (`models/glm4v`), checked against torch's counter on AutoGLM-Tiny. The article "Open-
-AutoGLM multi-resolution adaptation in practice", section 2.4, names the growth with the square of the sides; for the vision
-tower's attention it is the fourth power.
+Source: the architecture in transformers (`models/glm4v`), checked against torch's counter on a small model of it. The article
+"Open-AutoGLM multi-resolution adaptation in practice", section 2.4, names the growth with the square of the sides; for the
+vision tower's attention it is the fourth power.
 """
 
 from collections.abc import Mapping, Sequence

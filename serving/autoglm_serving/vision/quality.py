@@ -88,11 +88,8 @@ class Quality:
 
     def __init__(self, table: QualityTable) -> None:
         self.table = table
-        kinds = {each.kind for each in table.measurements} - {EVERY_KIND}
-        self._curves = {
-            kind: _monotone([each for each in table.measurements if each.kind == kind]) for kind in sorted(kinds)
-        }
-        self._curves[EVERY_KIND] = _monotone(table.measurements)
+        kinds = {each.kind for each in table.measurements} | {EVERY_KIND}
+        self._curves = {kind: _monotone(_of_kind(table.measurements, kind)) for kind in sorted(kinds)}
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -133,6 +130,12 @@ def interval(accuracy: float, samples: int) -> Interval:
     centre = (accuracy + spread / 2) / (1 + spread)
     half = _Z * math.sqrt(accuracy * (1 - accuracy) / samples + spread / (4 * samples)) / (1 + spread)
     return Interval(max(0.0, centre - half), min(1.0, centre + half))
+
+
+def _of_kind(measurements: Sequence[Measurement], kind: str) -> Sequence[Measurement]:
+    """All kinds together are their own rows where the table has such, else the sum of the others."""
+    own = [each for each in measurements if each.kind == kind]
+    return own if own or kind != EVERY_KIND else measurements
 
 
 def _monotone(measurements: Sequence[Measurement]) -> tuple[_Level, ...]:
