@@ -27,7 +27,7 @@ class Screens:
     cache_bytes: int = 1 << 30
     side: int | None = None
     _cache: "OrderedDict[str, Image.Image]" = field(default_factory=OrderedDict)
-    _held: int = 0
+    held_bytes: int = 0
 
     def picture(self, screen: Screen, window: Window) -> Image.Image:
         """What the window shows, in the model's size."""
@@ -59,10 +59,10 @@ class Screens:
 
     def _keep(self, name: str, image: Image.Image) -> None:
         self._cache[name] = image
-        self._held += _bytes(image)
-        while self._held > self.cache_bytes and len(self._cache) > 1:
+        self.held_bytes += _bytes(image)
+        while self.held_bytes > self.cache_bytes and len(self._cache) > 1:
             _, dropped = self._cache.popitem(last=False)
-            self._held -= _bytes(dropped)
+            self.held_bytes -= _bytes(dropped)
 
 
 def open_screens(folder: Path, cache_bytes: int = 1 << 30, side: int | None = None) -> Screens:
