@@ -4,6 +4,7 @@ import base64
 import contextlib
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from autoglm_serving.screens.scene import Device
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 _ENDS_WITHIN_S = 10
+_ANSWERS_WITHIN_S = 300  # a page takes far less than a second; a loaded machine may take its time
 _SWITCHES = (
     "--headless",
     "--remote-debugging-pipe",
@@ -51,8 +53,8 @@ class Chromium:
         path = program or find_chromium()
         if path is None:
             raise NoChromium("no Chromium on this machine: run scripts/install-chromium.sh")
-        self._folder = tempfile.TemporaryDirectory(prefix="autoglm-chromium-")
-        self._process, self._out, self._into = _start(path, Path(self._folder.name))
+        self.folder = tempfile.TemporaryDirectory(prefix="autoglm-chromium-", ignore_cleanup_errors=True)
+        self.process, self._out, self._into = _start(path, Path(self.folder.name))
         self._buffer = b""
         self._calls = 0
         self._session: str | None = None
@@ -100,14 +102,13 @@ class Chromium:
         for end in (self._into, self._out):
             with contextlib.suppress(OSError):
                 os.close(end)
-        try:
-            self._process.wait(_ENDS_WITHIN_S)
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-        with contextlib.suppress(OSError):
-            self._folder.cleanup()
+        # Closed pipes end the browser; what is left of its processes after that is killed.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(_ENDS_WITHIN_S)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.folder.cleanup()
 
     def _call(self, method: str, **parameters: Any) -> dict[str, Any]:
         self._calls += 1
@@ -127,6 +128,8 @@ class Chromium:
     def _read(self) -> bytes:
         pieces = [self._buffer]
         while b"\0" not in pieces[-1]:
+            if not select.select([self._out], [], [], _ANSWERS_WITHIN_S)[0]:
+                raise NoChromium(f"Chromium did not answer within {_ANSWERS_WITHIN_S} s")
             piece = os.read(self._out, 1 << 20)
             if not piece:
                 raise NoChromium("Chromium ended in the middle of a page")

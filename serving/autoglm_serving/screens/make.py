@@ -24,18 +24,23 @@ def make(folder: Path, split: Wanted, count: int, seed: int, jobs: int, tell: Ca
     """Write the first `count` screens of a split, or so many sessions. `tell` hears how many are done since its last call."""
     (folder / IMAGES).mkdir(parents=True, exist_ok=True)
     chunks = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
-    with (folder / MANIFEST).open("w", encoding="utf-8") as manifest:
+    unfinished = folder / f"{MANIFEST}.part"
+    with unfinished.open("w", encoding="utf-8") as manifest:
         for lines in _in_order(folder, split, seed, chunks, jobs):
             manifest.writelines(lines)
             tell(len(lines) // (STEPS if split == "sessions" else 1))
+    unfinished.replace(folder / MANIFEST)
 
 
 def _in_order(folder: Path, split: Wanted, seed: int, chunks: list[range], jobs: int) -> Iterator[list[str]]:
     # A fresh interpreter per job: Chromium's pipes of one job must not be inherited by another.
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         waiting = [pool.submit(_chunk, folder, split, seed, chunk) for chunk in chunks]
-        for each in waiting:
-            yield each.result()
+        try:
+            for each in waiting:
+                yield each.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _chunk(folder: Path, split: Wanted, seed: int, numbers: range) -> list[str]:

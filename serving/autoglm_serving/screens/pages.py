@@ -44,8 +44,8 @@ align-items:center;justify-content:center;font-size:11px}
 .box.radio{border-radius:50%}.box.radio.on{background:var(--card);border:6px solid var(--accent)}
 .button{background:var(--accent);color:#fff;border-radius:var(--r);padding:12px 18px;text-align:center;
 font-weight:600;white-space:nowrap}
-.button.plain{background:transparent;color:var(--accent)}.button.soft{background:var(--soft);color:var(--ink)}
-.button.line{background:transparent;color:var(--accent);border:1px solid var(--accent)}
+.button.plain{background:transparent;color:var(--tint)}.button.soft{background:var(--soft);color:var(--ink)}
+.button.line{background:transparent;color:var(--tint);border:1px solid var(--accent)}
 .input{border:1px solid var(--dim);border-radius:var(--r);padding:11px 12px;background:var(--card);min-height:44px;
 flex:1;display:flex;align-items:center;overflow:hidden;white-space:nowrap}
 .input.focus{border:2px solid var(--accent)}.hint{color:var(--dim)}
@@ -57,14 +57,14 @@ white-space:nowrap}
 .chips{display:flex;gap:8px;padding:6px 14px 10px;overflow:hidden;flex:none}
 .tabs{display:flex;flex:none;border-bottom:1px solid var(--line);overflow:hidden}
 .tab{padding:12px 14px;white-space:nowrap;color:var(--dim)}
-.tab.on{color:var(--accent);border-bottom:3px solid var(--accent);font-weight:600}
+.tab.on{color:var(--tint);border-bottom:3px solid var(--accent);font-weight:600}
 .bottom{flex:none;display:flex;background:var(--card);border-top:1px solid var(--line)}
 .bottom .bt{flex:1;display:flex;flex-direction:column;align-items:center;gap:3px;padding:8px 2px;font-size:.78em;
 color:var(--dim)}
-.bottom .bt.on{color:var(--accent)}
+.bottom .bt.on{color:var(--tint)}
 .fab{position:absolute;right:18px;bottom:22px;width:56px;height:56px;border-radius:28px;background:var(--accent);
 color:#fff;display:flex;align-items:center;justify-content:center;box-shadow:0 3px 8px #0005}
-.link{color:var(--accent);padding:8px}
+.link{color:var(--tint);padding:8px}
 .shade{position:absolute;inset:0;background:var(--shade);display:flex;align-items:center;justify-content:center;
 z-index:5}
 .dialog{background:var(--card);border-radius:calc(var(--r) + 4px);padding:20px;width:min(84%,420px);display:flex;
@@ -81,7 +81,11 @@ th{color:var(--dim);font-size:.85em}
 def style_sheet(look: Look) -> str:
     """The style sheet in a look."""
     colours = _LIGHT if look.theme == "light" else _DARK
-    numbers = f"--accent:{look.accent};--r:{look.radius}px;--fs:{15 * look.size:.2f}px;--gap:{look.gap}px;"
+    # Dark accents on dark ground would be hard to read.
+    tint = look.accent if look.theme == "light" else f"color-mix(in srgb,{look.accent} 60%,white)"
+    numbers = (
+        f"--accent:{look.accent};--tint:{tint};--r:{look.radius}px;--fs:{15 * look.size:.2f}px;--gap:{look.gap}px;"
+    )
     return f":root{{{colours}{numbers}}}body{{font-family:'{look.font}','{CHINESE_FONT}'}}{_CSS}"
 
 

@@ -57,7 +57,7 @@ def dashboard(scene: Scene) -> str:
             name,
             css="row",
             style="border:0;min-height:44px;"
-            + ("background:var(--soft);color:var(--accent)" if number == chosen else ""),
+            + ("background:var(--soft);color:var(--tint)" if number == chosen else ""),
             state="selected" if number == chosen else "",
         )
         for number, name in enumerate(sections)

@@ -60,9 +60,7 @@ def results(scene: Scene) -> str:
     found = []
     for title in scene.words(words.HEADLINES, 9):
         site = f"www.{dice.pick(('river', 'daily', 'open', 'maple', 'north'))}{dice.between(10, 99)}.example"
-        link = part(
-            "link", title, css="b", style="color:var(--accent);font-size:1.08em;padding:3px 0;width:fit-content"
-        )
+        link = part("link", title, css="b", style="color:var(--tint);font-size:1.08em;padding:3px 0;width:fit-content")
         found.append(
             f'<div style="padding:11px 16px"><div class="dim small">{site}</div>{link}'
             f'<div class="small dim">{escape(dice.pick(words.CHATS)[0 if scene.language == "en" else 1])} ...'
@@ -102,9 +100,9 @@ def booking(scene: Scene) -> str:
     fields = field(here, start if filled else "", hint=scene.say("City", "城市")) + field(
         there, end if filled else "", hint=scene.say("City", "城市"), focused=dice.chance(40)
     )
-    date = part(
-        "picker", scene.say("Departure date", "出发日期"), f"{dice.between(1, 28)}/{dice.between(1, 12)}", css="input"
-    )
+    leaving = scene.say("Departure date", "出发日期")
+    day = f'<span class="dim grow">{leaving}</span><span>{dice.between(1, 28)}/{dice.between(1, 12)}</span>'
+    date = part("picker", leaving, day, css="input")
     minus = part("button", scene.say("Fewer passengers", "减少乘客"), "−", css="button soft")
     plus = part("button", scene.say("More passengers", "增加乘客"), "+", css="button soft")
     count = (
@@ -128,10 +126,10 @@ def booking(scene: Scene) -> str:
         for city in scene.words(words.CITIES, 4)
     )
     return (
-        '<div style="background:var(--accent);color:#fff;padding:20px 16px 60px">'
-        f'<div class="flow">{icon(scene, "menu")}<div class="big grow">{scene.say("Plan a trip", "出行预订")}'
-        f'</div>{icon(scene, "bell")}</div></div><div class="main" style="overflow:visible;'
-        'align-items:center"><div class="card col" style="margin-top:-44px;width:92%;max-width:620px">'
+        '<div class="main" style="align-items:center"><div style="background:var(--accent);color:#fff;width:100%;'
+        f'padding:20px 16px 60px"><div class="flow">{icon(scene, "menu")}<div class="big grow">'
+        f"{scene.say('Plan a trip', '出行预订')}</div>{icon(scene, 'bell')}</div></div>"
+        '<div class="card col" style="margin-top:-44px;width:92%;max-width:620px">'
         f'<div class="flow" style="gap:0">{tabs}</div>{fields}{date}{count}{direct}{find}</div>'
         f'<div class="grid" style="grid-template-columns:1fr 1fr;width:100%;max-width:650px">{offers}'
         "</div></div>"
@@ -210,7 +208,7 @@ def albums(scene: Scene) -> str:
         f"{part('link', sort, css='link')}{icon(scene, 'add')}</div>"
     )
     places = "".join(
-        part("tab", name, css="tab grow", style="text-align:center" + (";color:var(--accent)" if place == 1 else ""))
+        part("tab", name, css="tab grow", style="text-align:center" + (";color:var(--tint)" if place == 1 else ""))
         for place, name in enumerate(
             scene.say("Library view,Collections,Memories,Find", "图库,影集列表,回忆,查找").split(",")
         )
@@ -230,7 +228,7 @@ def basket(scene: Scene) -> str:
         title = part("link", name, css="b")
         lines.append(
             f'<div class="card flow">{swatch(scene, "width:64px;height:64px;border-radius:var(--r);flex:none")}'
-            f'<div class="grow">{title}<div style="color:var(--accent);margin-top:4px">{scene.money()}</div>'
+            f'<div class="grow">{title}<div style="color:var(--tint);margin-top:4px">{scene.money()}</div>'
             f'</div><div class="dim">x {dice.between(1, 5)}</div></div>'
         )
     ways = scene.say("Credit card,Bank transfer,Gift voucher,Pay on delivery", "信用卡,银行转账,礼品券,货到付款").split(

@@ -143,7 +143,7 @@ def shop(scene: Scene) -> str:
         picture = swatch(scene, f"height:{110 if not scene.wide else 130}px;border-radius:var(--r)")
         inner = (
             f'{picture}<div style="margin-top:6px">{escape(name)}</div><div class="b"'
-            f' style="color:var(--accent)">{scene.money()}</div>'
+            f' style="color:var(--tint)">{scene.money()}</div>'
         )
         cards.append(part("card", name, inner, css="card", style="padding:9px"))
     chips = "".join(
