@@ -64,7 +64,7 @@ color:var(--dim)}
 .bottom .bt.on{color:var(--tint)}
 .fab{position:absolute;right:18px;bottom:22px;width:56px;height:56px;border-radius:28px;background:var(--accent);
 color:#fff;display:flex;align-items:center;justify-content:center;box-shadow:0 3px 8px #0005}
-.link{color:var(--tint);padding:8px}
+.link{color:var(--tint);padding:8px;white-space:nowrap;flex:none}
 .shade{position:absolute;inset:0;background:var(--shade);display:flex;align-items:center;justify-content:center;
 z-index:5}
 .dialog{background:var(--card);border-radius:calc(var(--r) + 4px);padding:20px;width:min(84%,420px);display:flex;
