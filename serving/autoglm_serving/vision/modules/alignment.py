@@ -1,6 +1,6 @@
 """Bringing a coarse map onto a finer one's grid: three ways, one interface.
 
-The multi-resolution article, section 2.3: bilinear up-sampling, 1x1 channel alignment, deformable convolution.
+The article "multi-scale", section 2.3: bilinear up-sampling, 1x1 channel alignment, deformable convolution.
 """
 
 from abc import ABC, abstractmethod

@@ -23,7 +23,7 @@ class CropRule:
     """Cells added on each side."""
     max_share: float = 0.63
     """The threshold rises until the box, with its margin, holds no more than this share of the cells. 0.63 saves the 37 % that
-    the article on compression and scaling reports for its crops (section 2.2); 1 turns the limit off."""
+    the article "compression" reports for its crops (section 2.2); 1 turns the limit off."""
 
 
 @dataclass(frozen=True)

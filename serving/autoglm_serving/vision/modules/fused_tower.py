@@ -51,8 +51,8 @@ class Encoded:
 class FusedTower(nn.Module):
     """Pixels to image tokens with the given parts; with none of them, exactly the tower's own output.
 
-    The multi-resolution article compares early (76.3 %), late (78.1 %) and middle fusion (82.7 %) across modalities; here the
-    three places are inside the vision tower.
+    The article "hidden", section 3.2, compares early (76.3 %), late (78.1 %) and middle fusion (82.7 %) of modalities; here
+    the three places are inside the vision tower.
     """
 
     def __init__(

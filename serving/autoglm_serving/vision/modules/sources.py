@@ -67,7 +67,7 @@ class Source(ABC):
 
 @dataclass(frozen=True)
 class Tiles(Source):
-    """rows x columns tiles of equal size (the tiling article: 2x2, 3x3 or along the long side); 1 x 1 is the whole."""
+    """rows x columns tiles of equal size (the article "adaptation": 2x2, 3x3 or along the long side); 1 x 1 is the whole."""
 
     rows: int = 1
     columns: int = 1

@@ -28,7 +28,7 @@ class ChannelAttention(nn.Module):
 class SpatialAttention(nn.Module):
     """A weight for each place, from the mean and maximum over channels through a 7x7 convolution (CBAM).
 
-    The multi-resolution article's block for medical pictures (0.86 to 0.91 accuracy there) is the same with a 1x1 convolution
+    The article "multi-scale", section 4.3, has the same for medical pictures (0.86 to 0.91 accuracy there) with a 1x1 convolution
     over all channels.
     """
 
@@ -44,7 +44,7 @@ class SpatialAttention(nn.Module):
 class Cbam(nn.Module):
     """Channel attention, then spatial attention (CBAM, Woo et al. 2018).
 
-    The article's figure: ResNet-50 on CUB-200 from 78.3 % to 82.6 % with 0.5 M parameters more.
+    The article "multi-scale", section 4.1: ResNet-50 on CUB-200 from 78.3 % to 82.6 % with 0.5 M parameters more.
     """
 
     def __init__(self, channels: int) -> None:
@@ -60,7 +60,7 @@ class Cbam(nn.Module):
 class ReceptiveField(nn.Module):
     """How far each place looks around: depthwise 3x3 branches of dilation 1, 2 and 4, mixed by weights from the content.
 
-    The multi-resolution article, section 2.4: a receptive field that adapts by attention weights; built as SKNet (Li et al.
+    The article "multi-scale", section 2.4: a receptive field that adapts by attention weights; built as SKNet (Li et al.
     2019) with a choice at each place. The mix is added through a projection that starts at zero.
     """
 

@@ -17,8 +17,8 @@ class Concat(Fusion):
 class ChannelConcat(Fusion):
     """[B, T, N, C] -> [B, N, C]: channels side by side, projected back to C. Starts as the mean.
 
-    The "Concat" row of the multi-resolution article's fusion table (76.2 mIoU there). W [x_1; ...; x_T] is written as the sum
-    of W_t x_t, which is the same.
+    The row "Concat" in the article "multi-scale", section 2.3 (76.2 mIoU there). W [x_1; ...; x_T] is written as the sum of
+    W_t x_t, which is the same.
     """
 
     output = "tile"

@@ -11,7 +11,7 @@ from autoglm_serving.vision.modules.fusion.position_code import PositionCode
 class CrossTileAttention(Fusion):
     """[B, T, N, C] -> [B, T*N, C]: every token also looks at the tokens of all other tiles.
 
-    The tiling article encodes tiles alone and joins them by attention across tiles (82.7 % against 76.3 % for one 512x512
+    The article "adaptation" encodes tiles alone and joins them by attention across tiles (82.7 % against 76.3 % for one 512x512
     picture there). A tile's own tokens are left out: the tower has done those. The output projection starts at zero, so
     training starts from `Concat`; one tile comes out unchanged.
     """

@@ -9,7 +9,7 @@ from autoglm_serving.vision.modules.fusion.base import Fusion, mean_identity
 class FeaturePyramid(Fusion):
     """[B, T, N, C] -> [B, N, C]: scales from fine to coarse, summed top-down through lateral maps, then smoothed 3x3.
 
-    FPN (Lin et al. 2017); the multi-resolution article names it for nearby scales. The scales are already aligned to the finest
+    FPN (Lin et al. 2017); the article "multi-scale" names it for nearby scales. The scales are already aligned to the finest
     grid, whose map is what comes out. Starts as the mean; one scale comes out unchanged.
     """
 

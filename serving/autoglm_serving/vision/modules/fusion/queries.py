@@ -15,7 +15,7 @@ GATE_AT_START = -2.0
 class GatedQueries(Fusion):
     """[B, T, N, C] -> [B, Q, C] with Q = rows x columns: as many tokens as asked for, whatever the resolution.
 
-    The multi-resolution article, chapter 1: learnable queries across tiles, then a gated fusion. Each query stands for one
+    The article "multi-scale", chapter 1: learnable queries across tiles, then a gated fusion. Each query stands for one
     cell of a rows x columns grid over the picture: out = g * attended + (1 - g) * mean of the tokens in the cell. A cell that
     holds no token takes what is attended.
     """

@@ -1,6 +1,6 @@
 """Masks that do not depend on the resolution, and batches of pictures of different sizes that use them.
 
-The tiling article, section 3.2: build the mask on coordinates from 0 to 1 and the same rule holds at every size.
+The article "adaptation", section 3.2: build the mask on coordinates from 0 to 1 and the same rule holds at every size.
 """
 
 from collections.abc import Callable, Sequence

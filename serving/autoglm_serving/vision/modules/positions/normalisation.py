@@ -9,7 +9,7 @@ EPSILON = 1e-6
 
 
 def dynamic_normalise(values: Tensor, dim: int | tuple[int, ...] = 0, epsilon: float = EPSILON) -> Tensor:
-    """(x - mean) / sqrt(var + epsilon) along `dim`, with the biased variance: the tiling article, section 4.1."""
+    """(x - mean) / sqrt(var + epsilon) along `dim`, with the biased variance: the article "adaptation", section 4.1."""
     variance, mean = torch.var_mean(values, dim=dim, keepdim=True, unbiased=False)
     return (values - mean) / torch.sqrt(variance + epsilon)
 

@@ -11,7 +11,7 @@ def linear_scale(height: int, width: int, trained_side: int) -> float:
 def scale_positions(coordinates: Tensor, height: int, width: int, trained_side: int) -> Tensor:
     """[P, 2] row and column -> [P, 2] as floats, squeezed into the trained range.
 
-    The tiling article, section 4.3: position * trained / new, known as position interpolation (Chen et al. 2023). Both
+    The article "adaptation", section 4.3: position * trained / new, known as position interpolation (Chen et al. 2023). Both
     axes shrink alike, so shapes keep their proportions.
     """
     return coordinates.float() * linear_scale(height, width, trained_side)
