@@ -13,9 +13,7 @@ def count_flops(call: Callable[[], Any]) -> int:
 
     Attention is taken apart into matrix products, since torch has no formula for the fused CPU kernel.
     """
-    counter = FlopCounterMode(
-        display=False, custom_mapping={torch.ops.torchvision.deform_conv2d.default: _deformable_flops}
-    )
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: _deformable_flops})
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         call()
     return int(counter.get_total_flops())

@@ -28,8 +28,8 @@ class ChannelAttention(nn.Module):
 class SpatialAttention(nn.Module):
     """A weight for each place, from the mean and maximum over channels through a 7x7 convolution (CBAM).
 
-    The article "multi-scale", section 4.3, has the same for medical pictures (0.86 to 0.91 accuracy there) with a 1x1 convolution
-    over all channels.
+    The article "multi-scale", section 4.3, has the same for medical pictures (0.86 to 0.91 accuracy there) with a 1x1
+    convolution over all channels.
     """
 
     def __init__(self, kernel: int = 7) -> None:

@@ -1,6 +1,7 @@
 """The learned grid of position vectors (24 x 24 in AutoGLM-Phone) at any size of picture.
 
-The article "adaptation", section 2.3, interpolates bilinearly; `glm4v` bicubically at half-pixel centres. Both need no training.
+The article "adaptation", section 2.3, interpolates bilinearly; `glm4v` bicubically at half-pixel centres. Neither needs
+training.
 """
 
 from typing import Literal
