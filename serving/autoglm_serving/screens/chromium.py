@@ -24,6 +24,8 @@ _SWITCHES = (
     "--disable-gpu",
     "--disable-extensions",
     "--disable-background-networking",
+    "--disable-renderer-backgrounding",
+    "--disable-backgrounding-occluded-windows",
     "--disable-component-update",
     "--disable-sync",
     "--no-first-run",
