@@ -26,11 +26,11 @@ class FlowOptions:
 
     short_side: int = 270
     """Flow is computed on pictures this small; regions are in the pixels of the whole picture."""
-    deviations: float = 6.0
+    deviations: float = 8.0
     """How far above the noise a change has to be."""
     motion: tuple[float, float] = (0.5, 4.0)
     """Bounds of the threshold in pixels of the small picture: less is no motion, more is no noise."""
-    difference: tuple[float, float] = (12.0, 48.0)
+    difference: tuple[float, float] = (12.0, 80.0)
     """The same in grey levels."""
     least_pixels: int = 6
     """Of the small picture; a smaller spot is noise."""
