@@ -105,7 +105,7 @@ def test_a_packed_row_keeps_questions_apart_and_starts_each_at_the_picture() -> 
     assert row.ids == (7, 8, 1, 2, 3, 5, 6, 9)
     assert row.segments == (0, 0, 1, 1, 1, 2, 2, 2)
     assert row.offsets == (0, 0, 0, 1, 2, 0, 1, 2)
-    assert row.weights == (0, 0, 0, 0, 0.5, 0, 1.0, 0.1)
+    assert list(row.weights) == [0, 0, 0, 0, 0.5, 0, 1.0, 0.1]
     assert row.asks == ((3, (4,)),), "a question without a place points nowhere"
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,18 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from autoglm_serving.cli import main
 from autoglm_serving.engines.factory import create_engine
 from autoglm_serving.engines.interface import GenerateRequest, ImagePart, Message, TextPart
 from autoglm_serving.model.folder import check_folder
-from autoglm_serving.model.load import ModelImages, ModelTokenizer, load_weights
+from autoglm_serving.model.load import ImageSize, ModelImages, ModelTokenizer, load_weights
 from autoglm_serving.training import checkpoints, windows
-from autoglm_serving.training.batches import BatchMaker, attention_mask
+from autoglm_serving.training.batches import BatchMaker, attention_mask, collate
 from autoglm_serving.training.commands import evaluate, train
 from autoglm_serving.training.dataset import DatasetInvalid, open_screens
 from autoglm_serving.training.evaluate import verdicts
-from autoglm_serving.training.examples import SYSTEM
+from autoglm_serving.training.examples import SYSTEM, Asked, pack
 from autoglm_serving.training.network import Student, parameters_of, start_positions, write_start
+from autoglm_serving.training.prompts import Prompts
 from autoglm_serving.training.recipe import PRESETS, Network, Recipe, Stage, plan_step
 from autoglm_serving.training.replies import Replier
 from support.models import answer, engine_config
@@ -65,9 +66,10 @@ def losses_of(out: Path) -> list[tuple[int, float, float]]:
 
 
 def test_both_commands_are_part_of_autoglm() -> None:
-    listed = CliRunner().invoke(main, ["--help"]).output
-    assert "train" in listed
-    assert "eval" in listed
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    commands = project["project"]["entry-points"]["autoglm.commands"]
+    assert commands["train"] == "autoglm_serving.training.commands:train"
+    assert commands["eval"] == "autoglm_serving.training.commands:evaluate"
 
 
 def test_a_smoke_run_goes_through_all_stages_and_leaves_everything(trained: Path) -> None:
@@ -121,18 +123,8 @@ async def test_the_engine_answers_as_the_evaluation_does(trained: Path, data: Pa
 
 def test_a_run_that_is_killed_goes_on_with_the_same_losses(trained: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = [
-        sys.executable,
-        "-m",
-        "autoglm_serving.cli",
-        "train",
-        "tiny",
-        str(data),
-        str(out),
-        "--smoke",
-        "--threads",
-        "1",
-    ]
+    code = "from autoglm_serving.training.commands import train; train()"
+    command = [sys.executable, "-c", code, "tiny", str(data), str(out), "--smoke", "--threads", "1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
@@ -269,6 +261,27 @@ def test_tokens_see_the_picture_and_their_own_question_only() -> None:
         [1, 1, 0, 0, 1, 0],
         [1, 1, 0, 0, 0, 1],
     ]
+
+
+def test_questions_in_one_row_give_the_losses_of_prompts_of_their_own(trained: Path, data: Path) -> None:
+    folder = check_folder(trained / "model")
+    student = Student(load_weights(folder, torch.float32, torch.device("cpu")), SMOKE).eval()
+    prompts = Prompts(ModelTokenizer(folder))
+    picture = open_screens(data).decoded(open_screens(data).items[0])
+    pixels, grid = ModelImages(folder).pixels(picture, ImageSize(12544, 12544 * 4))
+    before = prompts.before(int(grid.prod()) // 4)
+    asked = [
+        Asked(tuple(prompts.after(text)), (number, number + 40, prompts.end_id), (1.0, 0.25, 0.1))
+        for number, text in enumerate(("Tap Wi-Fi", "点击“蓝牙”", "Tap the last of all"), 50)
+    ]
+    nothing = (torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long), torch.zeros(0))
+
+    def loss(questions: list[Asked]) -> float:
+        return student(collate([pack(before, questions)], [1.0], pixels, grid, nothing)).answer  # type: ignore[no-any-return]
+
+    alone = [loss([each]) for each in asked]
+    assert loss(asked) == pytest.approx(sum(alone) / 3, rel=1e-4)
+    assert max(alone) - min(alone) > 1e-3, "the questions differ"
 
 
 LEARNER = Recipe(

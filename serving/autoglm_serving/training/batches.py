@@ -82,7 +82,7 @@ class BatchMaker:
             pictures.append(self._screens.picture(screen, window))
             words.append(self._words(screen, window))
         pixels, grids = zip(*(self._images.pixels(each, _ANY_SIZE) for each in pictures), strict=True)
-        return _collate(rows, scales, torch.cat(pixels), torch.cat(grids), _triplets(words, torch.cat(grids)))
+        return collate(rows, scales, torch.cat(pixels), torch.cat(grids), _triplets(words, torch.cat(grids)))
 
     def _asked(self, question: Question, window: Window) -> Asked:
         answer = self._tokenizer.encode(question.answer)
@@ -151,9 +151,10 @@ def _coprime(a: int, b: int) -> bool:
 Triplets = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def _collate(
+def collate(
     rows: Sequence[Row], scales: Sequence[float], pixels: torch.Tensor, grid: torch.Tensor, words: Triplets
 ) -> Batch:
+    """Rows of one batch, filled up at the right, with the pictures of all. `scales` are the weights of their resolutions."""
     length = max(len(row.ids) for row in rows)
     segments = _padded([row.segments for row in rows], length, -1)
     weights = torch.tensor([[*row.weights, *[0.0] * (length - len(row.ids))] for row in rows]).flatten()
