@@ -5,9 +5,14 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from support.kubernetes import BINARIES, ControlPlane, binary
 from support.ray import RayCluster
+
+# The same examples in every run, so that a red run is about the change; no limit on time, for this machine is shared.
+settings.register_profile("project", deadline=None, derandomize=True)
+settings.load_profile("project")
 
 _control_plane = pytest.StashKey[ControlPlane]()
 

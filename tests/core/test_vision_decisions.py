@@ -1,7 +1,7 @@
 """Down-sampling, early exit, batches and the cache keep their bounds and say why."""
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from autoglm_serving.vision.batching import BatchLimits, Item, batches, padded_tokens
@@ -108,6 +108,7 @@ ITEMS = st.lists(st.tuples(st.sampled_from([(1080, 2400), (1085, 2401), (720, 16
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(ITEMS, st.integers(1, 8), st.integers(1, 20_000))
 def test_batches_hold_every_picture_once_within_their_bounds(items: list[Item], most: int, tokens: int) -> None:
     made = batches(items, BatchLimits(most, tokens))
@@ -158,6 +159,7 @@ def test_a_value_larger_than_the_cache_is_not_kept_and_removes_only_its_old_self
     assert (cache.get("a"), cache.get("b"), cache.figures.refused) == (None, "B", 1)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 60))), st.integers(0, 100))
 def test_the_cache_never_holds_more_than_its_bytes(puts: list[tuple[str, int]], capacity: int) -> None:
     cache: ByteCache[int] = ByteCache(capacity)

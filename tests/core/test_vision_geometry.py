@@ -1,7 +1,7 @@
 """Padding, tiles and crops lose no place: every point comes back, every pixel is in a tile."""
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from autoglm_serving.vision.boxes import Box, bounding, whole
@@ -11,6 +11,7 @@ from autoglm_serving.vision.tiling import Tiling, by_long_edge, by_shape, grid, 
 
 SIDES = st.integers(1, 6000)
 SHARES = st.floats(0, 1)
+draws_boxes = settings(suppress_health_check=[HealthCheck.too_slow])  # a busy machine draws them slowly
 
 
 @st.composite
@@ -144,6 +145,7 @@ def test_an_empty_box_is_refused() -> None:
         bounding([])
 
 
+@draws_boxes
 @given(st.lists(boxes(), max_size=8))
 def test_a_crop_covers_all_regions_and_stays_in_the_picture(regions: list[Box]) -> None:
     chosen = crop((1000, 1000), regions)
@@ -153,6 +155,7 @@ def test_a_crop_covers_all_regions_and_stays_in_the_picture(regions: list[Box]) 
     assert (chosen.reason == "nothing_found") == (not regions)
 
 
+@draws_boxes
 @given(boxes(), SHARES, SHARES)
 def test_an_answer_about_a_crop_names_the_same_place_of_the_picture(box: Box, x: float, y: float) -> None:
     chosen = Crop(1000, 1000, box, "region")
@@ -181,6 +184,7 @@ def test_cells_become_pixels_that_cover_them() -> None:
     assert cells_to_pixels(Box(1, 1, 3, 3), (4, 3), (100, 100)) == Box(25, 33, 75, 100)
 
 
+@draws_boxes
 @given(st.lists(boxes(60), max_size=10), st.integers(0, 5))
 def test_merged_boxes_lie_apart_and_cover_the_old_ones(given_boxes: list[Box], gap: int) -> None:
     result = merged(given_boxes, gap)

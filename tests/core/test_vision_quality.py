@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -70,6 +70,7 @@ ROWS = st.lists(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(ROWS, st.integers(1, 3000), st.integers(1, 3000), st.sampled_from(["phone", "kiosk", "other"]))
 def test_more_pixels_never_count_as_worse(
     rows: list[tuple[str, int, int, int]], one: int, other: int, kind: str

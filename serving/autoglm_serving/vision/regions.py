@@ -100,7 +100,9 @@ def merged(boxes: Sequence[Box], gap: int = 0) -> tuple[Box, ...]:
         current = left.pop(0)
         near = [box for box in left if current.grown(gap).intersection(box) is not None]
         if near:
-            left = sorted([bounding([current, *near]), *(box for box in left if box not in near)])
+            # The new box may reach one that was far enough from all the old ones.
+            far = [box for box in left if box not in near]
+            left, done = sorted([bounding([current, *near]), *far, *done]), []
         else:
             done.append(current)
     return tuple(sorted(done))
