@@ -15,6 +15,9 @@ EXTRAS = {
     "explain": "operator",
     "gateway": "gateway",
     "model": "serving",
+    "screens": "serving",
+    "train": "serving",
+    "eval": "serving",
 }
 
 

@@ -9,7 +9,6 @@ A header can lie: who decodes an image must check the size that the decoder repo
 
 import base64
 import binascii
-import math
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -21,12 +20,6 @@ ImageFormat = Literal["png", "jpeg", "webp", "gif"]
 
 MAX_ASPECT_RATIO = 200
 """The model's image processor refuses more (transformers `glm4v`, smart_resize)."""
-
-TOKEN_SIDE = 28
-"""One image token covers 28 x 28 pixels: patches of 14, merged 2 x 2."""
-
-MIN_PIXELS = 112 * 112 // 2
-"""Smaller images are enlarged. Half of the processor's figure, because it counts a still picture as two frames."""
 
 _PREFIX_CHARACTERS = 4096
 _MAX_BLOCKS = 256
@@ -77,33 +70,6 @@ def check_size(size: ImageSize, limits: Limits, param: str | None = None) -> Non
         raise api_error("image_too_large", f"{shown}: at most {limits.max_image_pixels} pixels are allowed", param)
     if max(size.width, size.height) > MAX_ASPECT_RATIO * size.short_side:
         raise api_error("invalid_image", f"{shown}: one side is more than {MAX_ASPECT_RATIO} times the other", param)
-
-
-def fitted(width: int, height: int, max_pixels: int) -> tuple[int, int]:
-    """Width and height that the model's processor makes of an image under a pixel limit.
-
-    The same rule as transformers' `glm4v` smart_resize for one still picture, whose `longest_edge` is twice `max_pixels`.
-    """
-    if min(width, height) < TOKEN_SIDE:
-        scale = TOKEN_SIDE / min(width, height)
-        width, height = int(width * scale), int(height * scale)
-    fit_width = round(width / TOKEN_SIDE) * TOKEN_SIDE
-    fit_height = round(height / TOKEN_SIDE) * TOKEN_SIDE
-    if fit_width * fit_height > max_pixels:
-        beta = math.sqrt(width * height / max_pixels)
-        fit_width = max(TOKEN_SIDE, math.floor(width / beta / TOKEN_SIDE) * TOKEN_SIDE)
-        fit_height = max(TOKEN_SIDE, math.floor(height / beta / TOKEN_SIDE) * TOKEN_SIDE)
-    elif fit_width * fit_height < MIN_PIXELS:
-        beta = math.sqrt(MIN_PIXELS / (width * height))
-        fit_width = math.ceil(width * beta / TOKEN_SIDE) * TOKEN_SIDE
-        fit_height = math.ceil(height * beta / TOKEN_SIDE) * TOKEN_SIDE
-    return fit_width, fit_height
-
-
-def image_tokens(width: int, height: int, max_pixels: int) -> int:
-    """Tokens that one image costs in the prompt under a pixel limit."""
-    fit_width, fit_height = fitted(width, height, max_pixels)
-    return (fit_width // TOKEN_SIDE) * (fit_height // TOKEN_SIDE)
 
 
 def _payload(data_url: str, param: str | None) -> str:

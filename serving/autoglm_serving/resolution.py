@@ -4,7 +4,11 @@
 
 with B the bandwidth to the endpoint, Bmax the best bandwidth among the deployment's endpoints, L the load of the endpoint
 (0 idle, 1 full) and Rmax the largest short side. The value is smoothed, then clamped to the deployment's bounds. Below
-0.3 Bmax the link decides alone: 480 pixels. Answers hold relative coordinates, so clients see no difference.
+0.3 Bmax the link decides alone: 480 pixels. Above a load of 0.8 nothing is enlarged beyond the pixels it came with
+(super-resolution). Answers hold relative coordinates, so clients see no difference.
+
+Source: "The big-model vision breakthrough: how Open-AutoGLM rebuilds multi-scale perception", section 2.2. Its formula and its
+code put the brackets differently; the code's reading is used here, because only it stays within the bounds by itself.
 """
 
 from collections.abc import Sequence
@@ -13,9 +17,11 @@ from typing import Literal
 
 from autoglm_serving.images import ImageSize
 from autoglm_serving.routing_table import ResolutionPolicy
+from autoglm_serving.vision.sizing import at_short_side
 
 THIN_LINK_SHARE = 0.3
 THIN_LINK_SHORT_SIDE = 480
+MAX_LOAD_FOR_ENLARGING = 0.8
 SMOOTHING = 0.3
 """Weight of the newest value: one burst moves the resolution, one request does not."""
 
@@ -37,18 +43,21 @@ class Resolution:
 
     short_side: int
     reason: ResolutionReason
+    may_enlarge: bool = False
+    """Smaller images may be brought up to it (`vision.pixels.resize.enlarged`): there is time for that."""
 
 
 def choose(policy: ResolutionPolicy, conditions: Conditions, previous: int | None = None) -> Resolution:
     """The resolution of one request. `previous` is the last choice for this endpoint, for smoothing."""
     if policy.mode == "fixed":
         return Resolution(policy.max_short_side, "fixed")
+    may_enlarge = _clamp(conditions.load) <= MAX_LOAD_FOR_ENLARGING
     share = _clamp(conditions.bandwidth_share)
     if share < THIN_LINK_SHARE:
-        return Resolution(_bounded(policy, THIN_LINK_SHORT_SIDE), "thin_link")
+        return Resolution(_bounded(policy, THIN_LINK_SHORT_SIDE), "thin_link", may_enlarge)
     raw = (policy.alpha * share + (1 - policy.alpha) * (1 - _clamp(conditions.load))) * policy.max_short_side
     smooth = raw if previous is None else SMOOTHING * raw + (1 - SMOOTHING) * previous
-    return Resolution(_bounded(policy, smooth), "formula")
+    return Resolution(_bounded(policy, smooth), "formula", may_enlarge)
 
 
 def pixel_limit(sizes: Sequence[ImageSize], short_side: int) -> int | None:
@@ -62,9 +71,8 @@ def pixel_limit(sizes: Sequence[ImageSize], short_side: int) -> int | None:
 
 
 def _pixels_at(size: ImageSize, short_side: int) -> int:
-    if size.short_side <= short_side:
-        return size.pixels
-    return short_side * round(max(size.width, size.height) * short_side / size.short_side)
+    width, height = at_short_side(size.width, size.height, short_side)
+    return width * height
 
 
 def _bounded(policy: ResolutionPolicy, side: float) -> int:

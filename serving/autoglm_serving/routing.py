@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from autoglm_serving.images import ImageSize, image_tokens
+from autoglm_serving.images import ImageSize
 from autoglm_serving.routing_table import Policy
+from autoglm_serving.vision.sizing import image_tokens
 
 Reason = Literal["least_work", "cheapest_on_target", "round_robin", "only_endpoint", "old_revision", "last_resort"]
 

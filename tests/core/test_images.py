@@ -10,22 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from autoglm_serving.config import Limits
-from autoglm_serving.images import ImageSize, check_size, fitted, image_tokens, read_size
+from autoglm_serving.images import ImageSize, check_size, read_size
 from autoglm_serving.wire import ApiError
 
-# Source size -> tokens under `longest_edge` 9.63e6, 5e6, 2.5e6, 1e6, 5e5, as transformers' smart_resize gives them.
-LONGEST_EDGES = (9_633_792, 5_000_000, 2_500_000, 1_000_000, 500_000)
-TOKENS = {
-    (1080, 2400): (3354, 3108, 1534, 592, 286),
-    (1080, 2340): (3276, 3154, 1566, 629, 312),
-    (1179, 2556): (3822, 3154, 1566, 629, 312),
-    (1284, 2778): (4554, 3154, 1566, 629, 312),
-    (1440, 3200): (5814, 3108, 1534, 592, 286),
-    (1080, 1920): (2691, 2691, 1537, 594, 299),
-    (720, 1600): (1482, 1482, 1482, 592, 286),
-    (540, 1200): (817, 817, 817, 592, 286),
-    (360, 800): (377, 377, 377, 377, 286),
-}
 FORMATS = ("png", "jpeg", "webp", "gif")
 
 
@@ -197,25 +184,3 @@ def test_endless_blocks_are_given_up() -> None:
 def test_base64_with_line_breaks_is_read() -> None:
     text = base64.encodebytes(encoded("png")).decode()
     assert read_size("data:image/png;base64," + text) == ImageSize(321, 123, "png")
-
-
-@pytest.mark.parametrize(("size", "expected"), TOKENS.items())
-def test_tokens_are_those_of_the_models_processor(size: tuple[int, int], expected: tuple[int, ...]) -> None:
-    for longest_edge, tokens in zip(LONGEST_EDGES, expected, strict=True):
-        assert image_tokens(*size, longest_edge // 2) == tokens
-        assert image_tokens(size[1], size[0], longest_edge // 2) == tokens
-
-
-def test_small_images_are_enlarged_to_the_processors_floor() -> None:
-    assert image_tokens(112, 112, 1_000_000) == 16
-    width, height = fitted(10, 10, 1_000_000)
-    assert width * height >= 112 * 112 // 2
-
-
-@given(st.integers(1, 20_000), st.integers(1, 20_000), st.integers(28 * 28 * 210, 50_000_000))
-def test_the_pixel_limit_is_kept(width: int, height: int, limit: int) -> None:
-    if max(width, height) > 200 * min(width, height):
-        return
-    fit_width, fit_height = fitted(width, height, limit)
-    assert fit_width % 28 == fit_height % 28 == 0
-    assert fit_width * fit_height <= max(limit, 28 * max(fit_width, fit_height))

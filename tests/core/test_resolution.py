@@ -67,6 +67,22 @@ def test_more_load_never_gives_more_pixels(share: float, load: float, other: flo
     assert side(share, high) <= side(share, low)
 
 
+@pytest.mark.parametrize(("load", "expected"), [(0.0, True), (0.8, True), (0.81, False), (1.0, False)])
+def test_nothing_is_enlarged_above_a_load_of_eight_tenths(load: float, expected: bool) -> None:
+    assert choose(DYNAMIC, Conditions(1.0, load)).may_enlarge is expected
+    assert choose(DYNAMIC, Conditions(0.1, load)).may_enlarge is expected
+    assert not choose(FIXED, Conditions(1.0, load)).may_enlarge
+
+
+@given(st.lists(st.tuples(st.floats(0.3, 1), st.floats(0, 1)), min_size=1, max_size=20))
+def test_smoothing_stays_between_what_was_and_what_is_asked_for(conditions: list[tuple[float, float]]) -> None:
+    previous = 1080
+    for share, load in conditions:
+        now, smooth = side(share, load), side(share, load, previous)
+        assert min(now, previous) - 1 <= smooth <= max(now, previous) + 1
+        previous = smooth
+
+
 def test_the_pixel_limit_brings_the_short_side_down() -> None:
     assert pixel_limit([ImageSize(1080, 2400, "png")], 540) == 540 * 1200
     assert pixel_limit([ImageSize(2400, 1080, "png")], 540) == 540 * 1200

@@ -4,6 +4,7 @@ It answers nonsense at a speed that a laptop can bear, through exactly the files
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,10 +77,15 @@ _IMAGE_SIZE = {"shortest_edge": 12544, "longest_edge": 9633792}
 _VIDEO_SIZE = {"shortest_edge": 12544, "longest_edge": 9633792}
 
 
-def build(folder: Path, seed: int = 0) -> None:
-    """Write the whole model folder. `folder` must exist; files of an earlier build are replaced."""
+def build(
+    folder: Path, seed: int = 0, text: Mapping[str, Any] | None = None, vision: Mapping[str, Any] | None = None
+) -> None:
+    """Write the whole model folder. `folder` must exist; files of an earlier build are replaced.
+
+    `text` and `vision` replace entries of the two configurations: other sizes, another spread of the weights.
+    """
     tokenizer = train_tokenizer()
-    config = _config(tokenizer)
+    config = _config(tokenizer, {**_TEXT, **(text or {})}, {**_VISION, **(vision or {})})
     write_tokenizer(tokenizer, folder)
     _write_weights(config, folder, seed)
     _write_json(folder / "generation_config.json", _generation(tokenizer))
@@ -93,13 +99,13 @@ def build(folder: Path, seed: int = 0) -> None:
     )
 
 
-def _config(tokenizer: Tokenizer) -> "Glm4vConfig":
+def _config(tokenizer: Tokenizer, text: dict[str, Any], vision: dict[str, Any]) -> "Glm4vConfig":
     from transformers import Glm4vConfig
 
     pad = tokenizer.token_to_id(END_OF_TEXT)
     config = Glm4vConfig(
-        text_config={**_TEXT, "pad_token_id": pad},
-        vision_config=_VISION,
+        text_config={**text, "pad_token_id": pad},
+        vision_config=vision,
         image_token_id=tokenizer.token_to_id(IMAGE),
         video_token_id=tokenizer.token_to_id(VIDEO),
         image_start_token_id=tokenizer.token_to_id(BEGIN_OF_IMAGE),

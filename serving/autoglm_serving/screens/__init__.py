@@ -1,0 +1,1 @@
+"""Screens made here: HTML templates drawn by headless Chromium, element boxes from the DOM, tasks with known answers."""

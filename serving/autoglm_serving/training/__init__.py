@@ -1,0 +1,1 @@
+"""Train and evaluate AutoGLM-Tiny on rendered screens."""

@@ -1,0 +1,140 @@
+"""`autoglm train ...` and `autoglm eval ...`."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from autoglm_serving.training.recipe import PRESETS, scaled
+from autoglm_serving.vision.sizing import TOKEN_SIDE
+
+if TYPE_CHECKING:
+    from autoglm_serving.training.trainer import Progress
+
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+_DATA = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+@click.group()
+def train() -> None:
+    """Train models."""
+
+
+@train.command("tiny")
+@click.argument("data", type=_DATA)
+@click.argument("out", type=_FOLDER)
+@click.option("--preset", type=click.Choice(sorted(PRESETS)), default="night", show_default=True)
+@click.option("--smoke", is_flag=True, help="A few steps of a smaller model, to see that everything works.")
+@click.option("--steps", type=click.IntRange(min=3), help="Another number of steps, stages in the same proportions.")
+@click.option("--resume", is_flag=True, help="Go on with the run in OUT from its last checkpoint.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda or auto.")
+@click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", show_default=True)
+@click.option("--recompute", is_flag=True, help="Gradient checkpointing: less memory, more time.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of torch.")
+def train_tiny(data: Path, out: Path, preset: str, smoke: bool, steps: int | None, **how: Any) -> None:
+    """Train AutoGLM-Tiny on the screens in DATA; OUT gets checkpoints, log, curves and the model."""
+    from autoglm_serving.training.dataset import DatasetInvalid, open_screens
+    from autoglm_serving.training.trainer import Machine, RunRefused
+    from autoglm_serving.training.trainer import train as run
+
+    recipe = PRESETS["smoke" if smoke else preset]
+    if steps is not None:
+        recipe = scaled(recipe, steps)
+    resume = bool(how.pop("resume"))
+    try:
+        screens = open_screens(data, side=KEPT_SIDE, cache_bytes=CACHE_BYTES)
+        folder = run(recipe, screens, out, Machine(**how), resume, _teller())
+    except (DatasetInvalid, RunRefused) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"The model is in {folder}. Its URI is {folder.resolve().as_uri()}")
+
+
+@click.group()
+def evaluate() -> None:
+    """Measure models."""
+
+
+@evaluate.command("tiny")
+@click.argument("data", type=_DATA)
+@click.option("--model", "uri", default="builtin://autoglm-tiny", show_default=True, help="The model's URI.")
+@click.option("--sizes", default="168,252,336,448,560", show_default=True, help="Short sides in pixels.")
+@click.option("--screens", "most", type=click.IntRange(min=1), help="Only so many screens, the first ones.")
+@click.option("--out", type=_FOLDER, help="A folder for the tables and for every verdict.")
+@click.option("--device", default="cpu", show_default=True)
+def eval_tiny(data: Path, uri: str, sizes: str, most: int | None, out: Path | None, device: str) -> None:
+    """Ask the model every task of the screens in DATA at several sizes, and print how often it was right."""
+    from autoglm_serving.model.errors import ModelInvalid, ModelNotFound
+    from autoglm_serving.model.locate import locate
+    from autoglm_serving.training.dataset import DatasetInvalid, open_screens
+    from autoglm_serving.training.evaluate import verdicts, write_results
+    from autoglm_serving.training.replies import Replier
+    from autoglm_serving.training.results import count, markdown
+
+    try:
+        screens = open_screens(data)
+        screens = replace(screens, items=screens.items[:most])
+        found = list(verdicts(Replier(locate(uri), device), screens, _sides(sizes), _counter()))
+    except (DatasetInvalid, ModelInvalid, ModelNotFound) as error:
+        raise click.ClickException(str(error)) from error
+    if not found:
+        raise click.ClickException(f"the screens in {data} have no tasks")
+    source = f"autoglm eval tiny {data.name} --sizes {sizes}" + (f" --screens {most}" if most else "")
+    click.echo(write_results(out, found, uri, source) if out is not None else markdown(count(found)))
+
+
+def _sides(text: str) -> list[int]:
+    try:
+        sides = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        sides = []
+    if not sides or sides[0] < TOKEN_SIDE:
+        raise click.BadParameter(f"{text!r} is not a list of sizes of {TOKEN_SIDE} pixels or more, as 252,336")
+    return sides
+
+
+def _counter() -> Callable[[int, int], None]:
+    bar = _Bar("screens")
+    return lambda done, total: bar.show(done, total, "")
+
+
+KEPT_SIDE = 640
+"""Short side in pixels of the pictures that a training run keeps in memory: above every size that it looks at."""
+
+CACHE_BYTES = 3 << 30
+
+
+class _Bar:
+    """A progress bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, unit: str, every: int = 20) -> None:
+        self._unit = unit
+        self._every = every
+        self._bar: Any = None
+
+    def show(self, done: int, total: int, shown: str) -> None:
+        """So much is done of the total."""
+        if not sys.stderr.isatty():
+            if done % self._every == 0 or done == total:
+                click.echo(f"{done} of {total} {self._unit} {shown}".rstrip(), err=True)
+            return
+        if self._bar is None:
+            self._bar = click.progressbar(
+                length=total, label=self._unit, item_show_func=str, show_pos=True, file=sys.stderr
+            )
+        self._bar.update(done - self._bar.pos, shown)
+        if done == total:
+            self._bar.render_finish()
+
+
+def _teller() -> "Callable[[Progress], None]":
+    bar = _Bar("steps")
+
+    def tell(progress: "Progress") -> None:
+        line = progress.line
+        shown = f"{line['stage']} {line['short_side']} px, loss {line['loss']:.3f}, right {line['right']:.0%}"
+        bar.show(progress.step, progress.steps, shown)
+
+    return tell

@@ -1,0 +1,169 @@
+"""AutoGLM-Tiny while it learns: its start, and the losses of a batch."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import Glm4vForConditionalGeneration
+
+from autoglm_serving.model.tiny import build
+from autoglm_serving.training.batches import Batch
+from autoglm_serving.training.recipe import Network, Recipe
+
+
+@dataclass(frozen=True)
+class Losses:
+    """`total` is what is minimised; the others are for the log. Shares of right tokens, coordinates alone for `digits`."""
+
+    total: torch.Tensor
+    answer: float
+    pointer: float
+    words: float
+    right: float
+
+
+def write_start(folder: Path, network: Network, seed: int) -> None:
+    """Write a model folder with fresh weights of these sizes."""
+    text_head = network.text_width // network.text_heads
+    pairs = text_head // 4  # half of each head is rotated, in pairs
+    time = pairs // 4
+    height = (pairs - time) // 2
+    build(
+        folder,
+        seed,
+        text={
+            "hidden_size": network.text_width,
+            "intermediate_size": network.text_mlp_width,
+            "num_hidden_layers": network.text_layers,
+            "num_attention_heads": network.text_heads,
+            "num_key_value_heads": network.text_heads // 2,
+            "initializer_range": network.weight_std,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "partial_rotary_factor": 0.5,
+                "mrope_section": [pairs - 2 * height, height, height],
+            },
+        },
+        vision={
+            "depth": network.vision_layers,
+            "hidden_size": network.vision_width,
+            "num_heads": network.vision_heads,
+            "intermediate_size": network.merger_width,
+            "out_hidden_size": network.text_width,
+            "initializer_range": network.weight_std,
+        },
+    )
+
+
+@torch.no_grad()
+def start_positions(model: Glm4vForConditionalGeneration) -> None:
+    """Let the learned position grid begin as sines and cosines of x and y: where a patch is, is known from the first step."""
+    weight = model.model.visual.embeddings.position_embedding.weight
+    side, width = math.isqrt(weight.shape[0]), weight.shape[1]
+    middles = (torch.arange(side) + 0.5) / side
+    along, across = torch.meshgrid(middles, middles, indexing="ij")
+    turns = torch.pi * 2.0 ** torch.linspace(-1, 3.5, width // 4)
+    parts = [wave(axis.reshape(-1, 1) * turns) for axis in (across, along) for wave in (torch.sin, torch.cos)]
+    grid = torch.cat(parts, dim=1)
+    weight[:, : grid.shape[1]].copy_(0.5 * grid)
+
+
+class Student(nn.Module):
+    """The model and two helpers that only training has: where does this question point, and what text is here.
+
+    Both say with every picture what the answers' few digits say only late: the pointer compares a prompt's last state with
+    the states of the image tokens (as GUI-Actor's action head), the words are read from each image token alone.
+    """
+
+    def __init__(self, model: Glm4vForConditionalGeneration, recipe: Recipe) -> None:
+        super().__init__()
+        width = recipe.network.text_width
+        self.model = model
+        self.recipe = recipe
+        self.query = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(width, width, bias=False)
+        self.reader = nn.Linear(width, width)
+
+    def forward(self, batch: Batch) -> Losses:
+        model = self.model.model
+        features = torch.cat(model.get_image_features(batch.pixels, batch.grid, return_dict=True).pooler_output)
+        embedded = model.get_input_embeddings()(batch.ids)
+        is_image = batch.ids == model.config.image_token_id
+        embedded = embedded.masked_scatter(is_image.unsqueeze(-1), features.to(embedded.dtype))
+        output = model.language_model(
+            inputs_embeds=embedded,
+            position_ids=self._positions(batch),
+            attention_mask=batch.mask,
+            use_cache=False,
+            output_hidden_states=True,
+        )
+        states = output.last_hidden_state
+        answer, right = self._answers(batch, states)
+        middle = output.hidden_states[len(output.hidden_states) // 2]
+        pointer = self._pointers(batch, middle, is_image)
+        words = self._words(batch, features)
+        total = answer + self.recipe.pointer_weight * pointer + self.recipe.words_weight * words
+        return Losses(total, float(answer.detach()), float(pointer.detach()), float(words.detach()), right)
+
+    def _positions(self, batch: Batch) -> torch.Tensor:
+        """As the model itself counts them; every question begins at the position after the picture."""
+        kinds = (batch.ids == self.model.config.image_token_id).int()
+        inside = (batch.segments == 0).long()
+        positions: torch.Tensor = self.model.model.get_rope_index(
+            batch.ids, kinds, image_grid_thw=batch.grid, attention_mask=inside
+        )[0]
+        after = positions.masked_fill(inside.unsqueeze(0) == 0, -1).amax(dim=(0, 2)) + 1
+        return torch.where(inside.bool(), positions, (after.unsqueeze(1) + batch.offsets).unsqueeze(0))
+
+    def _answers(self, batch: Batch, states: torch.Tensor) -> tuple[torch.Tensor, float]:
+        before = states.flatten(0, 1)[batch.targets - 1]
+        labels = batch.ids.flatten()[batch.targets]
+        logits = self.model.lm_head(before).float()
+        losses = functional.cross_entropy(logits, labels, reduction="none")
+        counted = batch.weights >= COUNTED
+        right = (logits.argmax(-1) == labels)[counted].float().mean()
+        return (losses * batch.weights * batch.scales).sum() / batch.weights.sum().clamp(min=1e-6), float(right)
+
+    def _pointers(self, batch: Batch, states: torch.Tensor, is_image: torch.Tensor) -> torch.Tensor:
+        if not batch.asks:
+            return states.sum() * 0
+        keys = self.key(states)
+        losses = []
+        for row in sorted({ask[0] for ask in batch.asks}):
+            asked = [(place, cells) for number, place, cells in batch.asks if number == row]
+            queries = self.query(states[row, [place for place, _ in asked]])
+            scores = queries @ keys[row][is_image[row]].T / math.sqrt(keys.shape[-1])
+            logs = scores.float().log_softmax(-1)
+            # The element is hit with all of the probability that its cells get together.
+            losses += [-logs[number, list(cells)].logsumexp(0) for number, (_, cells) in enumerate(asked)]
+        return torch.stack(losses).mean()
+
+    def _words(self, batch: Batch, features: torch.Tensor) -> torch.Tensor:
+        cells, ids, weights = batch.words
+        if len(cells) == 0:
+            return features.sum() * 0
+        shown, places = torch.unique(cells, return_inverse=True)
+        embeddings = self.model.get_input_embeddings().weight
+        read = functional.linear(self.reader(features[shown]), embeddings) * _SHARPNESS
+        logs = read.float().log_softmax(-1)
+        return -(logs[places, ids] * weights).sum() / len(shown)
+
+
+COUNTED = 0.5
+"""Accuracy counts the tokens that the picture decides."""
+
+_SHARPNESS = 4.0
+"""Embeddings begin small; without a factor all words would stay equally likely for long."""
+
+
+def parameters_of(student: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups: matrices decay, norms, biases and embeddings do not."""
+    named = [(name, each) for name, each in student.named_parameters() if each.requires_grad]
+    decays = [each for name, each in named if each.ndim > 1 and "embed" not in name]
+    others = [each for name, each in named if each.ndim <= 1 or "embed" in name]
+    return [{"params": decays, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]

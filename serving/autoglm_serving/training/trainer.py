@@ -1,0 +1,210 @@
+"""The training loop: a plain one, that goes on after a kill as if nothing had happened."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from transformers import Glm4vForConditionalGeneration
+
+from autoglm_serving.model.folder import check_folder
+from autoglm_serving.model.load import ModelImages, ModelTokenizer, load_weights
+from autoglm_serving.training import checkpoints
+from autoglm_serving.training.batches import Batch, BatchMaker
+from autoglm_serving.training.curves import write_curves
+from autoglm_serving.training.dataset import Screens
+from autoglm_serving.training.network import Losses, Student, parameters_of, start_positions, write_start
+from autoglm_serving.training.recipe import Recipe, Step, plan_step, to_json
+
+MODEL, CHECKPOINTS, LOG, RECIPE, CURVES = "model", "checkpoints", "log.jsonl", "recipe.json", "curves.svg"
+
+
+class RunRefused(ValueError):
+    """The output folder holds another run, or one that is finished."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How to compute. `precision` is float32 or bfloat16 (autocast); `recompute` trades time for memory."""
+
+    device: str = "auto"
+    precision: str = "auto"
+    recompute: bool = False
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One step that is done."""
+
+    step: int
+    steps: int
+    line: dict[str, Any]
+
+
+def train(
+    recipe: Recipe, screens: Screens, out: Path, machine: Machine, resume: bool, tell: Callable[[Progress], None]
+) -> Path:
+    """Run or go on with a run; returns the folder of the model. Raises RunRefused."""
+    state = _prepare(recipe, out, resume)
+    if machine.threads is not None:
+        torch.set_num_threads(machine.threads)
+    run = _Run(recipe, screens, out, machine)
+    first = run.restore(state) if state is not None else 0
+    checkpoints.cut_log(out / LOG, first)
+    with (out / LOG).open("a", encoding="utf-8") as lines:
+        for step, parts in run.batches(first):
+            line = run.step(step, parts)
+            _write(lines, line)
+            done = step.number + 1
+            if done % recipe.checkpoint_every == 0 or done == recipe.steps:
+                run.save(done)
+                write_curves(out / LOG, out / CURVES)
+            tell(Progress(done, recipe.steps, line))
+    run.export()
+    write_curves(out / LOG, out / CURVES)
+    return out / MODEL
+
+
+def _prepare(recipe: Recipe, out: Path, resume: bool) -> dict[str, Any] | None:
+    """The state to go on from. A folder that holds something is only touched when the same recipe goes on in it."""
+    out.mkdir(parents=True, exist_ok=True)
+    written = out / RECIPE
+    content = json.dumps(to_json(recipe), indent=2) + "\n"
+    if not any(out.iterdir()):
+        written.write_text(content, encoding="utf-8")
+        return None
+    if not resume:
+        raise RunRefused(f"{out} is not empty: name a new folder, or go on with --resume")
+    if not written.exists() or written.read_text(encoding="utf-8") != content:
+        raise RunRefused(f"{written} is another recipe: a run goes on only with its own")
+    return checkpoints.load(out / CHECKPOINTS)
+
+
+class _Run:
+    """Everything that lives for as long as the run."""
+
+    def __init__(self, recipe: Recipe, screens: Screens, out: Path, machine: Machine) -> None:
+        self._recipe = recipe
+        self._out = out
+        self._device = torch.device(_device(machine.device))
+        torch.manual_seed(recipe.seed)
+        model = _fresh(out / MODEL, recipe, self._device)
+        if machine.recompute:
+            model.gradient_checkpointing_enable()
+        self._student = Student(model, recipe).to(self._device).train()
+        self._optimizer = torch.optim.AdamW(
+            parameters_of(self._student, recipe.weight_decay), lr=recipe.learning_rate, betas=(0.9, 0.95)
+        )
+        self._autocast = _autocast(machine.precision, self._device)
+        folder = check_folder(out / MODEL)
+        self._maker = BatchMaker(recipe, screens, ModelTokenizer(folder), ModelImages(folder))
+
+    def restore(self, state: dict[str, Any]) -> int:
+        """Go back to a checkpoint; returns the step that comes next."""
+        self._student.load_state_dict(state["student"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random"])
+        return int(state["step"])
+
+    def save(self, step: int) -> None:
+        state = {
+            "student": self._student.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+        }
+        checkpoints.save(self._out / CHECKPOINTS, step, state)
+
+    def export(self) -> None:
+        """Replace the start's weights by the trained ones: written beside, then renamed."""
+        beside = self._out / ".model"
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.copytree(self._out / MODEL, beside)
+        self._student.model.save_pretrained(beside)
+        (beside / "model.safetensors").replace(self._out / MODEL / "model.safetensors")
+        shutil.rmtree(beside)
+
+    def batches(self, first: int) -> Iterator[tuple[Step, list[Batch]]]:
+        """The steps from `first` on; the next step's pictures are made while this one is learned."""
+        with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+            coming = pool.submit(self._made, first) if first < self._recipe.steps else None
+            while coming is not None:
+                step, parts = coming.result()
+                following = step.number + 1
+                coming = pool.submit(self._made, following) if following < self._recipe.steps else None
+                yield step, parts
+
+    def _made(self, number: int) -> tuple[Step, list[Batch]]:
+        step = plan_step(self._recipe, number)
+        return step, [self._maker.batch(step, part) for part in range(self._recipe.accumulate)]
+
+    def step(self, step: Step, parts: list[Batch]) -> dict[str, Any]:
+        """Learn from one step's batches; the line of the log."""
+        started = time.perf_counter()
+        for group in self._optimizer.param_groups:
+            group["lr"] = step.learning_rate
+        self._optimizer.zero_grad(set_to_none=True)
+        losses = [self._backward(batch.to(self._device), len(parts)) for batch in parts]
+        norm = torch.nn.utils.clip_grad_norm_(self._student.parameters(), self._recipe.clip)
+        self._optimizer.step()
+        return {
+            "step": step.number,
+            "stage": step.stage.name,
+            "short_side": step.short_side,
+            "rate": round(step.learning_rate, 8),
+            **_mean(losses),
+            "norm": round(float(norm), 4),
+            "pictures": sum(len(batch.ids) for batch in parts),
+            "questions": sum(int(batch.segments.amax(-1).sum()) for batch in parts),
+            "image_tokens": sum(batch.image_tokens for batch in parts),
+            "seconds": round(time.perf_counter() - started, 3),
+        }
+
+    def _backward(self, batch: Batch, parts: int) -> Losses:
+        with self._autocast():
+            losses: Losses = self._student(batch)
+        (losses.total / parts).backward()  # type: ignore[no-untyped-call]
+        return losses
+
+
+def _fresh(folder: Path, recipe: Recipe, device: torch.device) -> Glm4vForConditionalGeneration:
+    """The model folder's start, written once: a run that goes on finds it there."""
+    if not (folder / "config.json").exists():
+        beside = folder.with_name(".start")
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir()
+        write_start(beside, recipe.network, recipe.seed)
+        beside.rename(folder)
+    model = load_weights(check_folder(folder), torch.float32, device)
+    start_positions(model)
+    return model
+
+
+def _mean(losses: list[Losses]) -> dict[str, float]:
+    names = ("answer", "pointer", "words", "right")
+    values = {name: round(sum(getattr(each, name) for each in losses) / len(losses), 5) for name in names}
+    return {"loss": round(sum(float(each.total.detach()) for each in losses) / len(losses), 5), **values}
+
+
+def _write(lines: TextIO, line: dict[str, Any]) -> None:
+    lines.write(json.dumps(line) + "\n")
+    lines.flush()
+
+
+def _device(name: str) -> str:
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
+    """Half the bits where the device computes with them faster than with all: GPUs."""
+    if precision == "bfloat16" or (precision == "auto" and device.type == "cuda"):
+        return lambda: torch.autocast(device.type, torch.bfloat16)
+    return nullcontext

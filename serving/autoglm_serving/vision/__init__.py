@@ -1,0 +1,1 @@
+"""Multi-resolution: sizes, tiles, costs and regions as decisions (no pixels, no torch), and what carries them out."""

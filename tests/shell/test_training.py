@@ -1,0 +1,328 @@
+"""`autoglm train tiny` and `autoglm eval tiny`, from screens to a model that the engines load."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from autoglm_serving.engines.factory import create_engine
+from autoglm_serving.engines.interface import GenerateRequest, ImagePart, Message, TextPart
+from autoglm_serving.model.folder import check_folder
+from autoglm_serving.model.load import ImageSize, ModelImages, ModelTokenizer, load_weights
+from autoglm_serving.training import checkpoints, windows
+from autoglm_serving.training.batches import BatchMaker, attention_mask, collate
+from autoglm_serving.training.commands import evaluate, train
+from autoglm_serving.training.dataset import DatasetInvalid, open_screens
+from autoglm_serving.training.evaluate import verdicts
+from autoglm_serving.training.examples import SYSTEM, Asked, pack
+from autoglm_serving.training.network import Student, parameters_of, start_positions, write_start
+from autoglm_serving.training.prompts import Prompts
+from autoglm_serving.training.recipe import PRESETS, Network, Recipe, Stage, plan_step
+from autoglm_serving.training.replies import Replier
+from support.models import answer, engine_config
+from support.screens import write_screens
+
+SMOKE = PRESETS["smoke"]
+WAIT_S = 300
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # more threads than free cores wait for each other
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("screens") / "data"
+    write_screens(folder, 6)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a whole smoke run."""
+    out: Path = tmp_path_factory.mktemp("training") / "out"
+    result = CliRunner().invoke(train, ["tiny", str(data), str(out), "--smoke", "--threads", "1"])
+    assert result.exit_code == 0, result.output
+    assert (out / "model").as_uri() in result.output
+    return out
+
+
+def lines_of(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def losses_of(out: Path) -> list[tuple[int, float, float]]:
+    return [(line["step"], line["loss"], line["norm"]) for line in lines_of(out)]
+
+
+def test_both_commands_are_part_of_autoglm() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    commands = project["project"]["entry-points"]["autoglm.commands"]
+    assert commands["train"] == "autoglm_serving.training.commands:train"
+    assert commands["eval"] == "autoglm_serving.training.commands:evaluate"
+
+
+def test_a_smoke_run_goes_through_all_stages_and_leaves_everything(trained: Path) -> None:
+    lines = lines_of(trained)
+    assert [line["step"] for line in lines] == list(range(SMOKE.steps))
+    assert list(dict.fromkeys(line["stage"] for line in lines)) == ["fixed", "scales", "groups"]
+    assert sorted(path.name for path in (trained / "checkpoints").iterdir()) == ["step-00000008", "step-00000012"]
+    assert (trained / "curves.svg").read_text().startswith("<svg")
+    assert sorted(path.name for path in trained.iterdir()) == [
+        "checkpoints",
+        "curves.svg",
+        "log.jsonl",
+        "model",
+        "recipe.json",
+    ]
+
+
+def test_the_trained_model_is_a_whole_folder_with_other_weights_than_it_began_with(
+    trained: Path, tmp_path: Path
+) -> None:
+    write_start(tmp_path, SMOKE.network, SMOKE.seed)
+    before = load_weights(check_folder(tmp_path), torch.float32, torch.device("cpu"))
+    start_positions(before)
+    after = load_weights(check_folder(trained / "model"), torch.float32, torch.device("cpu"))
+    old, new = before.state_dict(), after.state_dict()
+    assert old.keys() == new.keys()
+    assert [name for name in old if torch.equal(old[name], new[name]) and "bias" not in name] == []
+    assert {path.name for path in (trained / "model").iterdir()} == {path.name for path in tmp_path.iterdir()}
+
+
+async def test_the_engine_answers_as_the_evaluation_does(trained: Path, data: Path) -> None:
+    screens = open_screens(data)
+    picture = screens.decoded(screens.items[0])
+    asked = ["Tap Wi-Fi", "Tap the second of all the buttons", "点击“蓝牙”"]
+    limit = 112 * 224
+    expected = Replier(trained / "model").answers(picture, asked, limit, max_new_tokens=12)
+    engine = create_engine(engine_config(trained / "model"))
+    await engine.start()
+    try:
+        for instruction, reply in zip(asked, expected, strict=True):
+            messages = (
+                Message("system", (TextPart(SYSTEM),)),
+                Message("user", (ImagePart(picture), TextPart(instruction))),
+            )
+            text, deltas = await answer(engine, GenerateRequest("r", messages, 12, max_pixels=limit))
+            assert text == reply.text
+            assert deltas[-1].image_tokens == reply.image_tokens
+    finally:
+        await engine.close()
+
+
+def test_a_run_that_is_killed_goes_on_with_the_same_losses(trained: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code = "from autoglm_serving.training.commands import train; train()"
+    command = [sys.executable, "-c", code, "tiny", str(data), str(out), "--smoke", "--threads", "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        _wait_for(lambda: (out / "checkpoints" / "step-00000004").exists() and len(losses_of(out)) > 5, process)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait(WAIT_S)
+    reached = len(losses_of(out))
+    assert reached < SMOKE.steps, "the kill came too late to show anything"
+    with (out / "log.jsonl").open("a") as log:
+        log.write('{"step": 99, "lo')  # as a kill within a write leaves it
+    result = CliRunner().invoke(train, ["tiny", str(data), str(out), "--smoke", "--resume", "--threads", "1"])
+    assert result.exit_code == 0, result.output
+    assert [step for step, *_ in losses_of(out)] == list(range(SMOKE.steps))
+    for (_, *after), (_, *whole) in zip(losses_of(out), losses_of(trained), strict=True):
+        assert after == pytest.approx(whole, rel=1e-3)
+
+
+def _wait_for(ready: Any, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not _true(ready):
+        if process.poll() is not None:
+            assert process.stderr is not None
+            raise AssertionError(process.stderr.read().decode()[-2000:])
+        assert time.monotonic() < deadline, "the run did not get far enough in time"
+        time.sleep(0.02)
+
+
+def _true(ready: Any) -> bool:
+    try:
+        return bool(ready())
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def test_a_folder_with_another_run_is_not_touched(trained: Path, data: Path) -> None:
+    before = losses_of(trained)
+    plain = CliRunner().invoke(train, ["tiny", str(data), str(trained), "--smoke"])
+    assert plain.exit_code == 1
+    assert "--resume" in plain.output
+    other = CliRunner().invoke(train, ["tiny", str(data), str(trained), "--preset", "hour", "--resume"])
+    assert other.exit_code == 1
+    assert "another recipe" in other.output
+    assert losses_of(trained) == before
+
+
+def test_a_finished_run_that_is_resumed_changes_nothing(trained: Path, data: Path) -> None:
+    weights = (trained / "model" / "model.safetensors").read_bytes()
+    before = losses_of(trained)
+    result = CliRunner().invoke(train, ["tiny", str(data), str(trained), "--smoke", "--resume", "--threads", "1"])
+    assert result.exit_code == 0, result.output
+    assert losses_of(trained) == before
+    assert (trained / "model" / "model.safetensors").read_bytes() == weights
+
+
+def test_data_that_is_no_set_of_screens_is_refused_by_name(tmp_path: Path) -> None:
+    result = CliRunner().invoke(train, ["tiny", str(tmp_path), str(tmp_path / "out"), "--smoke"])
+    assert result.exit_code == 1
+    assert "manifest.jsonl is missing" in result.output
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "manifest.jsonl").write_text("{}\n")
+    with pytest.raises(DatasetInvalid, match="line 1"):
+        open_screens(tmp_path)
+    (tmp_path / "manifest.jsonl").write_text("")
+    with pytest.raises(DatasetInvalid, match="no screens"):
+        open_screens(tmp_path)
+
+
+def test_a_picture_of_another_size_than_its_manifest_says_is_refused(data: Path, tmp_path: Path) -> None:
+    made = write_screens(tmp_path / "data", 2)
+    (tmp_path / "data" / made[0].image).write_bytes((data / "images/s0.png").read_bytes()[:200])
+    screens = open_screens(tmp_path / "data")
+    with pytest.raises(DatasetInvalid, match="s0 cannot be read"):
+        screens.decoded(screens.items[0])
+    (tmp_path / "manifest.jsonl").write_text(
+        (tmp_path / "data/manifest.jsonl").read_text().replace('"width":224', '"width":200')
+    )
+    (tmp_path / "images").symlink_to(data / "images")
+    screens = open_screens(tmp_path)
+    with pytest.raises(DatasetInvalid, match="200x448"):
+        screens.decoded(screens.items[1])
+
+
+def test_the_picture_cache_stays_within_its_bytes(data: Path) -> None:
+    one = 224 * 448 * 3
+    screens = open_screens(data, cache_bytes=2 * one)
+    first = screens.decoded(screens.items[0])
+    assert screens.decoded(screens.items[0]) is first
+    for each in screens.items:
+        screens.decoded(each)
+    assert screens.held_bytes == 2 * one
+    assert screens.decoded(screens.items[0]) is not first
+
+
+def test_a_checkpoint_that_is_cut_short_gives_way_to_the_one_before(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        checkpoints.save(tmp_path, step, {"value": torch.tensor(step)})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
+    state = tmp_path / "step-00000003" / "state.pt"
+    state.write_bytes(state.read_bytes()[:100])
+    loaded = checkpoints.load(tmp_path)
+    assert loaded is not None
+    assert loaded["step"] == 2
+    assert checkpoints.load(tmp_path / "nothing") is None
+
+
+def test_the_evaluation_counts_every_task_at_every_size(trained: Path, data: Path, tmp_path: Path) -> None:
+    uri = (trained / "model").as_uri()
+    result = CliRunner().invoke(
+        evaluate, ["tiny", str(data), "--model", uri, "--sizes", "112,84", "--screens", "2", "--out", str(tmp_path)]
+    )
+    assert result.exit_code == 0, result.output
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert [(row["shortSide"], row["total"]) for row in rows if row["group"] == "all"] == [(84, 12), (112, 12)]
+    assert "| all tasks | 12 |" in result.output
+    assert json.loads((tmp_path / "quality.json").read_text())["measurements"][0]["samples"] == 12
+    assert len((tmp_path / "verdicts.jsonl").read_text().splitlines()) == 24
+
+
+@pytest.mark.parametrize("sizes", ["", "big", "27", "252;336"])
+def test_sizes_that_are_none_are_refused(data: Path, sizes: str) -> None:
+    result = CliRunner().invoke(evaluate, ["tiny", str(data), "--sizes", sizes])
+    assert result.exit_code == 2
+    assert "is not a list of sizes" in result.output
+
+
+def test_tokens_see_the_picture_and_their_own_question_only() -> None:
+    mask = attention_mask(torch.tensor([[0, 0, 1, 1, 2, -1]]))[0, 0].int().tolist()
+    assert mask == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [1, 1, 0, 0, 1, 0],
+        [1, 1, 0, 0, 0, 1],
+    ]
+
+
+def test_questions_in_one_row_give_the_losses_of_prompts_of_their_own(trained: Path, data: Path) -> None:
+    folder = check_folder(trained / "model")
+    student = Student(load_weights(folder, torch.float32, torch.device("cpu")), SMOKE).eval()
+    prompts = Prompts(ModelTokenizer(folder))
+    picture = open_screens(data).decoded(open_screens(data).items[0])
+    pixels, grid = ModelImages(folder).pixels(picture, ImageSize(12544, 12544 * 4))
+    before = prompts.before(int(grid.prod()) // 4)
+    asked = [
+        Asked(tuple(prompts.after(text)), (number, number + 40, prompts.end_id), (1.0, 0.25, 0.1))
+        for number, text in enumerate(("Tap Wi-Fi", "点击“蓝牙”", "Tap the last of all"), 50)
+    ]
+    nothing = (torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long), torch.zeros(0))
+
+    def loss(questions: list[Asked]) -> float:
+        return student(collate([pack(before, questions)], [1.0], pixels, grid, nothing)).answer  # type: ignore[no-any-return]
+
+    alone = [loss([each]) for each in asked]
+    assert loss(asked) == pytest.approx(sum(alone) / 3, rel=1e-4)
+    assert max(alone) - min(alone) > 1e-3, "the questions differ"
+
+
+LEARNER = Recipe(
+    name="learner",
+    stages=(Stage("fixed", 240, (112,), 100), Stage("scales", 1, (112,), 100), Stage("groups", 1, (112,), 100)),
+    network=Network(
+        vision_layers=2, vision_width=64, vision_heads=2, merger_width=96, text_layers=2, text_width=128, text_heads=2,
+        text_mlp_width=192,
+    ),
+    token_budget=1000,
+    batch_limit=4,
+    questions=6,
+    learning_rate=3e-3,
+    warmup=20,
+    base_side=168,
+)  # fmt: skip
+
+
+def test_the_loop_learns_sixteen_taps_by_heart(tmp_path: Path) -> None:
+    """Four screens with four buttons: all taps right, or pictures, prompts, loss and decoding do not fit each other."""
+    write_screens(tmp_path / "data", 4)
+    screens = open_screens(tmp_path / "data")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    write_start(folder, LEARNER.network, 0)
+    checked = check_folder(folder)
+    model = load_weights(checked, torch.float32, torch.device("cpu"))
+    start_positions(model)
+    student = Student(model, LEARNER).train()
+    optimizer = torch.optim.AdamW(parameters_of(student, 0.0), lr=LEARNER.learning_rate, betas=(0.9, 0.95))
+    maker = BatchMaker(LEARNER, screens, ModelTokenizer(checked), ModelImages(checked))
+    batches = [maker.batch(plan_step(LEARNER, number)) for number in range(8)]
+    for number in range(LEARNER.steps - 2):
+        for group in optimizer.param_groups:
+            group["lr"] = plan_step(LEARNER, number).learning_rate
+        optimizer.zero_grad()
+        student(batches[number % len(batches)]).total.backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+    model.save_pretrained(folder)
+    found = [each for each in verdicts(Replier(folder), screens, [112], lambda *_: None) if each.type == "tap"]
+    assert len(found) == 16
+    assert [each.reason for each in found if not each.right] == []
+    assert {windows.whole(each, 112).tokens for each in screens.items} == {32}
