@@ -5,13 +5,13 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from support.kubernetes import BINARIES, ControlPlane, binary
 from support.ray import RayCluster
 
 # The same examples in every run, so that a red run is about the change; no limit on time, for this machine is shared.
-settings.register_profile("project", deadline=None, derandomize=True)
+settings.register_profile("project", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("project")
 
 _control_plane = pytest.StashKey[ControlPlane]()
