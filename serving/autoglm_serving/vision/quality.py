@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Basis = Literal["measured", "between", "below_range", "above_range"]
 
 EVERY_KIND = "*"
-_Z = 1.96
-"""Of a 95 % interval."""
+_Z = 1.959964
+"""Two-sided 95 % of the normal distribution."""
 
 
 class _Part(BaseModel):
@@ -125,7 +125,7 @@ def load(text: str) -> Quality:
 
 
 def interval(accuracy: float, samples: int) -> Interval:
-    """Wilson's interval of a share: right also near 0 and 1, and for few samples."""
+    """Wilson's score interval (1927) of a share: right also near 0 and 1, and for few samples."""
     spread = _Z * _Z / samples
     centre = (accuracy + spread / 2) / (1 + spread)
     half = _Z * math.sqrt(accuracy * (1 - accuracy) / samples + spread / (4 * samples)) / (1 + spread)
