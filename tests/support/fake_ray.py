@@ -193,7 +193,7 @@ class FakeRay(ThreadedServer):
             "grpc_options": {"port": 9000, "grpc_servicer_functions": []},
             "proxies": {},
             "target_capacity": None,
-            "applications": {name: _details(name, one) for name, one in self.applications.items()},
+            "applications": {name: details(name, one) for name, one in self.applications.items()},
             "restores_unset_config_options": True,
         }
 
@@ -253,7 +253,8 @@ class FakeRay(ThreadedServer):
         )
 
 
-def _details(name: str, application: Application) -> dict[str, Any]:
+def details(name: str, application: Application) -> dict[str, Any]:
+    """What Ray tells about one application."""
     running = application.status in ("RUNNING", "UNHEALTHY")
     ready = application.ready if application.ready is not None else application.wanted if running else 0
     engine = {
