@@ -7,7 +7,7 @@ in the override of the engine's Serve deployment, which Serve changes in place.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -31,13 +31,14 @@ def name_of(namespace: str | None, name: str) -> str:
     return f"{namespace or 'default'}.{name}"
 
 
-def config(deployment: AutoGLMDeployment) -> AppConfig:
-    """The arguments of the application, without the revision, which is a hash of them."""
+def config(deployment: AutoGLMDeployment, cluster: str = "") -> AppConfig:
+    """The arguments of the application, without the revision, which is a hash of them. `cluster` is ours, if it is known."""
     spec, meta = deployment.spec, deployment.metadata
     return AppConfig(
         deployment=f"{meta.namespace or 'default'}/{meta.name}",
         uid=meta.uid,
         revision="",
+        cluster=cluster,
         model=ModelConfig(name=spec.model.name, uri=spec.model.uri),
         engine=EngineConfig(
             name=spec.engine.name,
@@ -78,6 +79,19 @@ def wanted(config: AppConfig, replicas: int) -> Wanted:
         "deployments": [{"name": ENGINE, "num_replicas": replicas}],
     }
     return Wanted(name, config.uid, config.revision, replicas, application)
+
+
+def kept(view: ApplicationView | None, wanted: Wanted) -> Wanted:
+    """The wanted application as it is best put where `view` already is.
+
+    The name of our cluster alone is no reason to restart replicas: an application that was written without it, or while it
+    could not be read, keeps its arguments until something that matters changes.
+    """
+    if view is None or view.args is None or view.owner_uid != wanted.uid:
+        return wanted
+    if _unnamed(view.args) != _unnamed(wanted.application["args"]):
+        return wanted
+    return replace(wanted, application={**wanted.application, "args": dict(view.args)})
 
 
 def matches(view: ApplicationView, wanted: Wanted) -> bool:
@@ -203,6 +217,10 @@ def _retry_is_due(view: ApplicationView, history: History, now: datetime) -> boo
         return False
     lasted = view.deployed_at - history.failing_since if history.failing_since else timedelta(0)
     return age(view.deployed_at, now) >= min(max(lasted, FIRST_RETRY), LONGEST_RETRY)
+
+
+def _unnamed(args: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in args.items() if key != "cluster"}
 
 
 def _same_code(view: ApplicationView, wanted: Wanted) -> bool:

@@ -21,8 +21,8 @@ def second(moment: datetime | None) -> datetime | None:
 
 
 def _served(subject: Subject, view: SiteView) -> SiteOutcome:
-    wanted = subject.wanted
-    found = views.application(view, wanted.name)
+    found = views.application(view, subject.wanted.name)
+    wanted = applications.kept(found, subject.wanted)
     standing = applications.judge(found, wanted, _history(subject, view.name), subject.now)
     row = DeploymentSiteStatus(
         name=view.name,

@@ -34,10 +34,10 @@ def reconcile_site(site: SiteView | InvalidSite, fleet: Fleet, now: datetime) ->
         return _refuse(site, now)
     other = placement.duplicate_of(site.site, fleet.sites)
     if other is not None:
-        return _refuse_duplicate(site, other.metadata.name, now)
+        return _refuse_duplicate(site, other.metadata.name, fleet, now)
     if site.site.metadata.deletion_timestamp is not None:
         return _delete(site, fleet, now)
-    status = _status(site, _connected(site, now), now)
+    status = _status(site, fleet, _connected(site, now), now)
     return SitePlan(
         status=_settled(site.site.status, status),
         requeue_after=backoff(site.failures) if site.failures else LOOK_AGAIN,
@@ -48,11 +48,15 @@ def reconcile_site(site: SiteView | InvalidSite, fleet: Fleet, now: datetime) ->
 
 
 def orphans(site: SiteView, fleet: Fleet, now: datetime) -> tuple[DeleteApplication, ...]:
-    """Deletes the applications of ours whose resource is gone. Needs the full list of resources, and fresh figures."""
-    if not fleet.complete or not views.is_live(site, now):
+    """Deletes the applications of ours whose resource is gone. Needs the full list of resources, and fresh figures.
+
+    Other clusters may use the same Ray cluster. An application counts as ours only if it names our cluster.
+    """
+    if not fleet.complete or not fleet.cluster or not views.is_live(site, now):
         return ()
     owners = {deployment.metadata.uid for deployment in fleet.deployments}
-    lost = tuple(found for found in site.applications or () if _is_orphan(found, owners, now))
+    named = tuple(found for found in site.applications or () if found.cluster == fleet.cluster)
+    lost = tuple(found for found in named if _is_orphan(found, owners, now))
     return deletion.removals([deletion.Remains(site.name, lost)])
 
 
@@ -86,11 +90,11 @@ def _refuse(site: InvalidSite, now: datetime) -> SitePlan:
     )
 
 
-def _refuse_duplicate(site: SiteView, other: str, now: datetime) -> SitePlan:
+def _refuse_duplicate(site: SiteView, other: str, fleet: Fleet, now: datetime) -> SitePlan:
     """A second name for a Ray cluster. It is not used, so nothing of it has to be removed."""
     meta = site.site.metadata
     text = f"site {other} already stands for this Ray cluster: delete one of them, or correct spec.backend.ray.address"
-    status = _status(site, Verdict("False", "DuplicateCluster", text), now)
+    status = _status(site, fleet, Verdict("False", "DuplicateCluster", text), now)
     return SitePlan(
         status=_settled(site.site.status, status.model_copy(update={"applications": 0})),
         requeue_after=LOOK_AGAIN,
@@ -111,7 +115,7 @@ def _delete(site: SiteView, fleet: Fleet, now: datetime) -> SitePlan:
     held = FINALIZER in meta.finalizers
     drained = age(meta.deletion_timestamp, now) >= deletion.DRAIN
     verdict = _connected(site, now)
-    status = _status(site, Verdict(verdict.status, "Deleting", step.message or "nothing is left"), now)
+    status = _status(site, fleet, Verdict(verdict.status, "Deleting", step.message or "nothing is left"), now)
     gave_up = (deletion.gave_up(step, deletion.DEFAULT_DEADLINE),) if held and step.expired else ()
     return SitePlan(
         status=_settled(site.site.status, status),
@@ -139,11 +143,11 @@ def _connected(site: SiteView, now: datetime) -> Verdict:
     return why if silent and not lasting else Verdict("False", why.reason, why.message)
 
 
-def _status(site: SiteView, verdict: Verdict, now: datetime) -> SiteStatus:
+def _status(site: SiteView, fleet: Fleet, verdict: Verdict, now: datetime) -> SiteStatus:
     before, meta = site.site.status, site.site.metadata
     condition = conditions.site_condition(verdict, _find(before), meta.generation, now)
     seen = site.observed_at
-    count = None if site.applications is None else sum(found.owner_uid is not None for found in site.applications)
+    count = None if site.applications is None else sum(_is_ours(found, fleet) for found in site.applications)
     return SiteStatus(
         observed_generation=meta.generation,
         conditions=(condition,),
@@ -154,6 +158,12 @@ def _status(site: SiteView, verdict: Verdict, now: datetime) -> SiteStatus:
         message=clip(verdict.message) if verdict.status != "True" else "",
         capacity=_capacity(site.capacity) or (before.capacity if before else ()),
     )
+
+
+def _is_ours(found: ApplicationView, fleet: Fleet) -> bool:
+    """Whether an application is of this cluster: it says so, or it names a resource that is stored here."""
+    known = any(found.owner_uid == deployment.metadata.uid for deployment in fleet.deployments)
+    return found.owner_uid is not None and (known or (bool(fleet.cluster) and found.cluster == fleet.cluster))
 
 
 def _capacity(capacity: Capacity | None) -> tuple[SiteCapacity, ...]:

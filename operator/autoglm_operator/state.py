@@ -98,6 +98,11 @@ class ApplicationView:
         """The revision that was last submitted, whether or not it already answers."""
         return self._arg("revision") if self.import_path == IMPORT_PATH else None
 
+    @property
+    def cluster(self) -> str | None:
+        """The cluster in which that resource is stored; None for an application that does not say."""
+        return self._arg("cluster") if self.import_path == IMPORT_PATH else None
+
     def _arg(self, key: str) -> str | None:
         value = (self.args or {}).get(key)
         return value if isinstance(value, str) and value else None
@@ -176,6 +181,7 @@ class Observed:
     `sites`, `invalid_sites` and `gateways` are all there are, each looked at once or more before the first decision.
     `deployments` are all stored deployments, this one included or not. `published` is None until a table with the present
     routes of this deployment was written. `failures` counts the passes over this deployment that failed since one succeeded.
+    `cluster` names the place where all of these are stored; empty while that is not known.
     """
 
     sites: tuple[SiteView, ...] = ()
@@ -184,6 +190,7 @@ class Observed:
     deployments: tuple[AutoGLMDeployment | InvalidDeployment, ...] = ()
     published: Published | None = None
     failures: int = 0
+    cluster: str = ""
 
 
 @dataclass(frozen=True)
@@ -279,9 +286,11 @@ class Fleet:
 
     `sites` and `deployments` are all stored ones. `complete` says that `deployments` is the full list, over all namespaces,
     and was read after the site was. Without it no application is taken for an orphan: its owner may merely not have been
-    read.
+    read. `cluster` names the place where they are stored, empty while that is not known: an application that names another
+    place, or none, is not taken for an orphan either, since its owner may be stored there.
     """
 
     sites: tuple[AutoGLMSite, ...] = ()
     deployments: tuple[AutoGLMDeployment | InvalidDeployment, ...] = ()
     complete: bool = False
+    cluster: str = ""

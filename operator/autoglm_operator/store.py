@@ -70,6 +70,9 @@ class Store(Protocol):
     def complete(self) -> bool:
         """Whether `list_all` gives every deployment there is. Only then may an application without one be removed."""
 
+    async def identity(self) -> str | None:
+        """Names this place among all others, for ever: what is written elsewhere carries it. None if it may not be read."""
+
     async def list_all(self, kind: Kind) -> tuple[JsonObject, ...]:
         """All objects of the kind that this operator looks after, as they are now."""
 

@@ -21,7 +21,7 @@ class Subject:
     @cached_property
     def config(self) -> AppConfig:
         """The arguments of the application, revision included."""
-        return revision.stamp(applications.config(self.deployment))
+        return revision.stamp(applications.config(self.deployment, self.observed.cluster))
 
     @cached_property
     def wanted(self) -> applications.Wanted:

@@ -74,6 +74,8 @@ class AppConfig(Frozen):
     deployment: str = Field(min_length=1)
     uid: str
     revision: str
+    cluster: str = ""
+    """Names the place where the resource is stored. Two of them may share a Ray cluster; neither removes what the other put there."""
     model: ModelConfig
     engine: EngineConfig = EngineConfig()
     limits: Limits = Limits()

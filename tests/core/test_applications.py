@@ -251,3 +251,31 @@ def test_a_long_message_is_cut_to_a_kilobyte_without_breaking_a_character() -> N
     assert len(shown.encode()) <= 1024
     assert shown.endswith("…")
     assert "�" not in shown
+
+
+def named(replicas: int = 1, cluster: str = "east") -> applications.Wanted:
+    config = revision.stamp(applications.config(deployment({"replicas": replicas}), cluster))
+    return applications.wanted(config, replicas)
+
+
+def test_an_application_names_the_cluster_of_its_resource_and_has_the_same_revision_as_without() -> None:
+    assert named().application["args"]["cluster"] == "east"
+    assert "cluster" not in wanted(deployment()).application["args"]
+    assert named().revision == wanted(deployment()).revision
+
+
+@pytest.mark.parametrize("cluster", ["", "west"])
+def test_a_name_of_the_cluster_alone_restarts_nothing(cluster: str) -> None:
+    there = application(deployment(), args={"cluster": cluster} if cluster else {})
+    assert judge(there, applications.kept(there, named()), History(), NOW).state == "Ready"
+    scaled = applications.kept(there, named(3))
+    assert scaled.application["args"] == there.args
+    assert scaled.application["deployments"] == [{"name": "Engine", "num_replicas": 3}]
+
+
+def test_the_name_of_the_cluster_comes_with_the_next_change_that_matters() -> None:
+    old = application(deployment({"engine": {"maxConcurrency": 2}}))
+    assert applications.kept(old, named()).application["args"]["cluster"] == "east"
+    assert applications.kept(None, named()) == named()
+    theirs = application(deployment(), uid="uid-somebody")
+    assert applications.kept(theirs, named()) == named()

@@ -23,8 +23,8 @@ from autoglm_operator.state import (
 from support.fleet import NOW, aged, application, deployment, foreign, site, view
 
 OF = deployment()
-LOST = application(deployment(name="lost", uid="uid-lost"))
-FLEET = Fleet(sites=(site("a"),), deployments=(OF,), complete=True)
+LOST = application(deployment(name="lost", uid="uid-lost"), args={"cluster": "ours"})
+FLEET = Fleet(sites=(site("a"),), deployments=(OF,), complete=True, cluster="ours")
 DOWN = SiteError("Unreachable", "no route to host")
 
 
@@ -105,6 +105,9 @@ def test_an_application_without_owner_is_collected() -> None:
             FLEET,
         ),
         ("it is not ours", view("a", foreign()), FLEET),
+        ("another cluster put it there", view("a", replace(LOST, args={**(LOST.args or {}), "cluster": "x"})), FLEET),
+        ("it names no cluster", view("a", application(deployment(name="lost", uid="uid-lost"))), FLEET),
+        ("our own cluster is not known", view("a", LOST), replace(FLEET, cluster="")),
         ("it names no owner", view("a", replace(LOST, args={})), FLEET),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -227,3 +230,18 @@ def test_whatever_is_seen_only_our_own_goes_only_from_live_sites_and_the_status_
     again = reconcile_site(stored(seen, plan), fleet, NOW)
     assert again.status == plan.status
     assert all(event.reason == "DeletionDeadlineExceeded" for event in again.events)
+
+
+def test_two_clusters_that_share_a_ray_cluster_leave_each_others_applications_alone() -> None:
+    ours, theirs = deployment(), deployment(name="kiosks", uid="uid-kiosks")
+    shared = view(
+        "a", application(ours, args={"cluster": "east"}), application(theirs, args={"cluster": "west"}), foreign("shop")
+    )
+    east = Fleet(sites=(site("a"),), deployments=(ours,), complete=True, cluster="east")
+    west = Fleet(sites=(site("a"),), deployments=(theirs,), complete=True, cluster="west")
+    for fleet in (east, west):
+        plan = reconcile_site(shared, fleet, NOW)
+        assert plan.deletions == ()
+        assert plan.status.applications == 1, "each counts its own"
+    gone = replace(east, deployments=())
+    assert [one.uid for one in reconcile_site(shared, gone, NOW).deletions] == [ours.metadata.uid]

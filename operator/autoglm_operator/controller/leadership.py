@@ -61,6 +61,7 @@ class Leadership:
         self.objects = Objects()
         self._undecided: set[ObjectKey] = set()
         self._failures: dict[ObjectKey, int] = {}
+        self._cluster = ""
 
     async def run(self) -> None:
         """Reads everything, looks at every site once, then works until it is cancelled."""
@@ -98,6 +99,7 @@ class Leadership:
 
     async def _load(self) -> None:
         """Without the full list no routing table may be made."""
+        await self._identify()
         sites, deployments = await self._list(SITE), await self._list(DEPLOYMENT)
         for raw in sites:
             self.objects.put_site(raw)
@@ -123,9 +125,21 @@ class Leadership:
             await asyncio.sleep(pause)
             pause = min(2 * pause, 10)
 
+    async def _identify(self) -> None:
+        """Without a name of the cluster everything goes on, except that nobody's orphans are collected."""
+        if self._cluster:
+            return
+        try:
+            self._cluster = await self.store.identity() or ""
+        except StoreError as error:
+            log.warning("the cluster's identity cannot be read", extra={"fields": {"error": str(error)}})
+        if not self._cluster:
+            log.warning("applications without an owner are not removed: the uid of namespace kube-system is not known")
+
     async def _resync(self) -> None:
         while True:
             await asyncio.sleep(self.pace.resync_s)
+            await self._identify()
             for kind in (SITE, DEPLOYMENT):
                 for raw in await self._list(kind):
                     self.queue.add(ObjectKey.of(kind, raw))
@@ -230,6 +244,7 @@ class Leadership:
             deployments=tuple(self.objects.deployments.values()),
             published=self.publisher.published(key),
             failures=self._failures.get(key, 0) + (1 if errors else 0),
+            cluster=self._cluster,
         )
 
     async def _apply(self, changes: Iterable[ApplicationChange]) -> dict[str, SiteError]:
@@ -284,6 +299,7 @@ class Leadership:
             sites=tuple(view.site for view in self.sites.views()),
             deployments=tuple(self.objects.deployments.values()),
             complete=self.store.complete,
+            cluster=self._cluster,
         )
 
     # What both have in common

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from autoglm_operator.api import GROUP, VERSION
-from autoglm_operator.kube.api import APPLY_PATCH, FIELD_MANAGER, MERGE_PATCH, Call, KubeApi
+from autoglm_operator.kube.api import APPLY_PATCH, FIELD_MANAGER, MERGE_PATCH, Call, Forbidden, KubeApi
 from autoglm_operator.kube.events import Events
 from autoglm_operator.state import Event
 from autoglm_operator.store import DEPLOYMENT, JsonObject, Kind, NotFound, ObjectKey, StoreError
@@ -32,6 +32,14 @@ class KubeStore:
     def complete(self) -> bool:
         """Only an operator that looks after all namespaces knows all deployments."""
         return not self.namespaces
+
+    async def identity(self) -> str | None:
+        """The uid of the namespace kube-system, by which clusters are commonly told apart."""
+        try:
+            found = await self.api.request(Call("GET", "/api/v1/namespaces/kube-system"))
+        except (NotFound, Forbidden):
+            return None
+        return str(found["metadata"]["uid"])
 
     async def list_all(self, kind: Kind) -> tuple[JsonObject, ...]:
         """All objects of a kind, page by page, straight from the API server."""

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import secrets
+import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
@@ -113,6 +114,18 @@ class StateDir:
         token = secrets.token_hex(32)
         write_atomically(self.gateway_token_file, token)
         return token
+
+    def identity(self) -> str:
+        """Names this folder among all others; made at the first run and kept."""
+        path = self.path / "identity"
+        try:
+            known = path.read_text().strip()
+        except OSError:
+            known = ""
+        if not known:
+            known = str(uuid.uuid4())
+            write_atomically(path, known)
+        return known
 
     def next_epoch(self) -> int:
         """Grows with every run, as a lease's does with every leader."""

@@ -23,10 +23,13 @@ class FileStore:
     observed by an earlier run says nothing about this one.
     """
 
-    def __init__(self, folder: Path, *, complete: bool) -> None:
-        """`complete` as in `Store`: false when other operators may use the same sites."""
+    complete = True
+    """All deployments of this place are in the manifest. Other operators may use the same sites; `identity` tells us apart."""
+
+    def __init__(self, folder: Path, identity: str) -> None:
+        """`identity` names this place among all others, in every run."""
         self._folder = folder
-        self._complete = complete
+        self._identity = identity
         self._uids = {key: raw["metadata"]["uid"] for key, raw in read_objects(folder).items()}
         self._objects: dict[ObjectKey, JsonObject] = {}
         self._secrets: dict[SecretKey, str] = {}
@@ -36,11 +39,6 @@ class FileStore:
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.glob("*.json"):
             path.unlink()
-
-    @property
-    def complete(self) -> bool:
-        """Whether all deployments of the sites are here."""
-        return self._complete
 
     def objects(self) -> dict[ObjectKey, JsonObject]:
         """All objects as they are now."""
@@ -93,6 +91,10 @@ class FileStore:
         stamp = {"deletionTimestamp": _time(datetime.now(UTC)), "generation": metadata["generation"] + 1}
         self._write(key, {**self._objects[key], "metadata": {**metadata, **stamp}})
         return True
+
+    async def identity(self) -> str:
+        """The name that the state folder keeps."""
+        return self._identity
 
     async def list_all(self, kind: Kind) -> tuple[JsonObject, ...]:
         """All objects of the kind."""

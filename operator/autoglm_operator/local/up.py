@@ -84,7 +84,7 @@ class Up:
             await self._start_processes(manifest, stack)
             if self._stop.is_set():
                 return
-            store = FileStore(self._state.objects, complete=not manifest.has_sites)
+            store = FileStore(self._state.objects, self._state.identity())
             store.apply(*self._wanted(manifest))
             controller = self._controller(store)
             leading = asyncio.create_task(controller.lead(), name="controller")

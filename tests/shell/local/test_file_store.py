@@ -31,7 +31,7 @@ def manifest(**spec: Any) -> Manifest:
 
 @pytest.fixture
 def store(tmp_path: Path) -> FileStore:
-    store = FileStore(tmp_path / "objects", complete=True)
+    store = FileStore(tmp_path / "objects", "here")
     assert store.apply(manifest().objects, {}) == (KEY,)
     return store
 
@@ -81,7 +81,7 @@ async def test_what_left_the_file_stays_until_its_last_finalizer_is_gone(store: 
 async def test_the_next_run_keeps_identities_and_forgets_statuses(store: FileStore, tmp_path: Path) -> None:
     before = await get(store)
     await store.patch_status(before, DEPLOYMENT, {"replicas": 1})
-    again = FileStore(tmp_path / "objects", complete=True)
+    again = FileStore(tmp_path / "objects", "here")
     again.apply(manifest().objects, {})
     after = await get(again)
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
@@ -159,3 +159,11 @@ def test_a_reused_process_id_is_not_taken_for_the_old_process(tmp_path: Path) ->
         group.stop(0)
     (tmp_path / "record.json").write_text("half a rec")
     assert not clean_up_after_crash(tmp_path / "record.json")
+
+
+async def test_a_state_folder_names_itself_once_and_for_all(tmp_path: Path) -> None:
+    here, there = StateDir(tmp_path / "here"), StateDir(tmp_path / "there")
+    for state in (here, there):
+        state.make()
+    assert here.identity() == StateDir(tmp_path / "here").identity() != there.identity()
+    assert await FileStore(here.objects, here.identity()).identity() == here.identity()

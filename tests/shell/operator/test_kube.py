@@ -170,3 +170,12 @@ async def test_the_same_event_is_counted_and_not_repeated(setup: Setup) -> None:
 async def test_an_event_that_cannot_be_written_harms_nobody(setup: Setup) -> None:
     setup.server.answers = [(403, {"message": "no"}, {})]
     await KubeStore(setup.api).record_event(RAW, DEPLOYMENT, Event("Normal", "Connected", "it answers"), NOW)
+
+
+async def test_a_cluster_is_named_by_its_system_namespace_if_that_may_be_read(setup: Setup) -> None:
+    store = KubeStore(setup.api)
+    setup.server.answers = [(200, {"metadata": {"uid": "u-system"}}, {})]
+    assert await store.identity() == "u-system"
+    for status in (403, 404):
+        setup.server.answers = [(status, {"message": "no"}, {})]
+        assert await store.identity() is None

@@ -16,6 +16,8 @@ def test_an_applied_deployment_becomes_ready(world: World) -> None:
     stored = world.deployment()
     assert stored is not None
     assert config["args"]["uid"] == stored["metadata"]["uid"]
+    system = world.installation.request("GET", "/api/v1/namespaces/kube-system") or {}
+    assert config["args"]["cluster"] == system["metadata"]["uid"]
     assert stored["status"]["readyReplicas"] == 2
     assert world.condition("Connected")[0] == "True"
     assert world.routes() == {f"{world.namespace}/phones"}
