@@ -27,6 +27,12 @@ The name is set by the endpoint-picker protocol of the Gateway API Inference Ext
 MAX_PIXELS = "x-autoglm-max-pixels"
 """Gateway to application: the engine's limit of pixels in one image of this request."""
 
+OBSERVE = "x-autoglm-observe"
+"""Picker to Envoy: `1` sends the picker a copy of the answer as it passes. Nothing waits for the copy."""
+
+SESSION = "x-session-id"
+"""Client to gateway, optional: requests of one session stay on one revision. Without it `user` of the body counts."""
+
 RESERVED_PREFIXES = ("x-autoglm-", "x-gateway-", "x-envoy-", "x-forwarded-")
 """Headers that only the gateway may set. From clients they are removed before anything reads them."""
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.alias_generators import to_camel
 
 from autoglm_serving.config import Limits
+from autoglm_serving.measurements import RevisionReport
 
 Tier = Literal["cloud", "edge"]
 Policy = Literal["leastWork", "roundRobin"]
@@ -61,6 +62,24 @@ class ResolutionPolicy(Part):
         return self
 
 
+class Canary(Part):
+    """A second revision beside the one that clients get: its share of the sessions, and copies of the others' requests."""
+
+    revision: str
+    """The revision that its endpoints must answer with."""
+    endpoints: tuple[Endpoint, ...] = ()
+    weight: Annotated[int, Field(ge=0, le=100)] = 0
+    """Percent of the sessions that it serves."""
+    mirror: Annotated[int, Field(ge=0, le=100)] = 0
+    """Percent of the other requests that are copied to it. The copies' answers are compared and dropped."""
+    mirror_concurrency: Annotated[int, Field(ge=1, le=64)] = 4
+    """Most copies under way at one time in one gateway; further ones are not made."""
+    tolerance: Annotated[int, Field(ge=0, le=999)] = 20
+    """Farthest distance of two places that count as the same, on AutoGLM's scale of 0 to 999."""
+    window: str = ""
+    """Names the measurement: a new name starts all figures of both revisions from zero."""
+
+
 class Route(Part):
     """Everything the gateway needs to serve one deployment."""
 
@@ -80,6 +99,7 @@ class Route(Part):
     limits: Limits = Limits()
     resolution: ResolutionPolicy = ResolutionPolicy()
     suspended: bool = False
+    canary: Canary | None = None
 
 
 class RoutingTable(Part):
@@ -121,6 +141,8 @@ class Admission(Part):
     message: str
     observed_at: datetime
     ttft_s: float | None = None
+    wanted: str = ""
+    """The revision that the table asks of this endpoint; two revisions at one site are told apart by it."""
 
 
 class GatewayReport(Part):
@@ -130,11 +152,13 @@ class GatewayReport(Part):
     table_version: int
     admissions: tuple[Admission, ...]
     started_at: datetime
+    revisions: tuple[RevisionReport, ...] = ()
+    """Both revisions of each route that has a canary: the shares that they get now, and what was measured."""
 
 
 def sign(table: RoutingTable, key: bytes) -> SignedTable:
-    """Serialise and sign a table."""
-    payload = table.model_dump_json(by_alias=True)
+    """Serialise and sign a table. What is not set is left out, so that an older gateway meets no key without need."""
+    payload = table.model_dump_json(by_alias=True, exclude_none=True)
     return SignedTable(payload=payload, signature=_hmac(payload, key))
 
 

@@ -104,6 +104,7 @@ class _Handlers:
             table_epoch=fleet.table.epoch if fleet.table else 0,
             table_version=fleet.table.version if fleet.table else 0,
             admissions=fleet.admissions(),
+            revisions=self._parts.context.tallies.reports(),
             started_at=self._parts.started_at,
         )
         return web.json_response(text=report.model_dump_json(by_alias=True))

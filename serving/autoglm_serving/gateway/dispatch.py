@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from autoglm_serving import headers, resolution
+from autoglm_serving import headers, resolution, sharing
 from autoglm_serving.gateway import health
 from autoglm_serving.gateway.fleet import Fleet, Flight, Member
 from autoglm_serving.gateway.metrics import Metrics
+from autoglm_serving.gateway.mirror import Mirror, Original
 from autoglm_serving.gateway.records import Record, Records
+from autoglm_serving.gateway.tallies import Tallies
 from autoglm_serving.routing import NoEndpoint, Pick, Profile, RequestCost, features, learn, own_work, pick
 from autoglm_serving.routing_table import Route
 from autoglm_serving.tracing import Tracing
@@ -34,6 +36,12 @@ class Context:
     tracing: Tracing
     turns: dict[str, int] = field(default_factory=dict)
     """Round robin's turn of each deployment."""
+    tallies: Tallies = field(init=False)
+    mirror: Mirror = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tallies = Tallies(self.fleet)
+        self.mirror = Mirror(self.fleet, self.tallies, self.metrics)
 
     def next_turn(self, deployment: str) -> int:
         turn = self.turns[deployment] = self.turns.get(deployment, -1) + 1
@@ -65,10 +73,14 @@ class Answer:
 class Dispatch:
     """The claim of one request on one endpoint at a time. Raises ApiError `not_ready` when there is none."""
 
-    def __init__(self, context: Context, route: Route, cost: RequestCost, record: Record) -> None:
+    def __init__(self, context: Context, route: Route, cost: RequestCost, record: Record, *, session: str = "") -> None:
         self._context, self._route, self._record = context, route, record
         self._at = time.monotonic()
-        members = context.fleet.of(route)
+        self._streams = cost.streams
+        self._ttft_s: float | None = None
+        self._status: int | None = None
+        self._revision = ""
+        members = self._side(session)
         self._members = {member.address: member for member in members if member.address is not None}
         decision = self._decide(cost)
         self._chosen = self._members[decision.chosen.name]
@@ -77,12 +89,35 @@ class Dispatch:
         self._weights = decision.chosen.weights
         self._seen = features(cost, decision.chosen.queued_work_s, self._max_pixels)
         self._link_s = decision.scores[0].upload_s + decision.scores[0].round_trip_s
-        self._flight = Flight(self._chosen, own_work(cost, self._weights, self._max_pixels))
+        self._work_s = own_work(cost, self._weights, self._max_pixels)
+        self._flight = Flight(self._chosen, self._work_s)
         self._note(cost, decision, size)
 
     def close(self) -> None:
         """Release the claim. Closing twice is harmless."""
         self._flight.close()
+        if (status := self._status) is not None:
+            self._status = None
+            tally = self._context.tallies.of(self._route, self._revision)
+            if tally is not None:
+                total_s = time.monotonic() - self._at
+                tally.ended(mirrored=False, failed=status >= 500, ttft_s=self._ttft_s, total_s=total_s)
+
+    def mirror(self, body: bytes) -> dict[str, str]:
+        """Copy the request to the canary, if it is one of those. The headers that make Envoy show the answer."""
+        original = Original(
+            route=self._route,
+            request_id=self._record.request_id,
+            body=body,
+            streams=self._streams,
+            path=CHAT,
+            max_pixels=None if self._max_pixels is None else str(self._max_pixels),
+            work_s=self._work_s,
+        )
+        if self._record.side != "stable" or not self._context.mirror.offer(original):
+            return {}
+        self._record.mirrored = True
+        return {headers.OBSERVE: "1"}
 
     @property
     def upstream_headers(self) -> dict[str, str]:
@@ -98,6 +133,21 @@ class Dispatch:
         if self._max_pixels is not None:
             changes[headers.MAX_PIXELS] = str(self._max_pixels)
         return changes
+
+    def _side(self, session: str) -> list[Member]:
+        """The endpoints of the revision that serves this session."""
+        route, fleet, tallies = self._route, self._context.fleet, self._context.tallies
+        stable, canary = fleet.of(route), route.canary
+        if canary is None:
+            return stable
+        other = fleet.of(route, canary)
+        self._record.side = side = sharing.side(
+            sharing.place(session, canary.revision),
+            canary.weight,
+            stable_answers=any(tallies.answers(member) for member in stable),
+            canary_admitted=any(tallies.admitted(member) for member in other),
+        )
+        return stable if side == "stable" else [member for member in other if tallies.admitted(member)]
 
     def _decide(self, cost: RequestCost) -> Pick:
         route = self._route
@@ -143,6 +193,8 @@ class Dispatch:
         record.attempts, record.endpoint, record.site = attempts, answer.address, served.endpoint.site
         record.revision = answer.values.get(headers.REVISION, "")
         now = time.monotonic()
+        self._ttft_s, self._status = now - self._at, answer.status
+        self._revision = record.revision or served.wanted
         for name in record.attempts_planned[: attempts - 1]:
             _blame(self._members[name], now)
         if served is not self._flight.member:

@@ -28,6 +28,9 @@ PICKER_SECONDS = 10
 IDLE_STREAM_SECONDS = 3600
 """Above the longest `timeout` of a route: the time of a request is bounded by its route, not here."""
 
+OBSERVER = ("x-autoglm-role", "observer")
+"""Metadata of the streams that show the picker the answers to requests that were copied to a canary."""
+
 _TYPE = "type.googleapis.com/"
 _HTTP = _TYPE + "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _LB = _TYPE + "envoy.extensions.load_balancing_policies."
@@ -140,6 +143,7 @@ def _connection_manager(settings: EnvoySettings) -> Json:
         "local_reply_config": local_replies(BUFFER_BYTES),
         "http_filters": [
             _external_processor(),
+            _observer(),
             {
                 "name": "envoy.filters.http.router",
                 "typed_config": {"@type": _TYPE + "envoy.extensions.filters.http.router.v3.Router"},
@@ -196,6 +200,52 @@ def _external_processor() -> Json:
             },
             "response_attributes": ["upstream.address", "response.code_details"],
             "mutation_rules": {"allow_all_routing": True, "allow_envoy": True},
+        },
+    }
+
+
+def _observer() -> Json:
+    """Shows the picker the answers to requests that it marked, and waits for nothing. Other requests do not meet it."""
+    composite = _TYPE + "envoy.extensions.filters.http.composite.v3."
+    header = {
+        "name": "header",
+        "typed_config": {
+            "@type": _TYPE + "envoy.type.matcher.v3.HttpRequestHeaderMatchInput",
+            "header_name": headers.OBSERVE,
+        },
+    }
+    action = {"@type": composite + "ExecuteFilterAction", "typed_config": _observing_processor()}
+    marked = {"1": {"action": {"name": "observe", "typed_config": action}}}
+    return {
+        "name": "observer",
+        "typed_config": {
+            "@type": _TYPE + "envoy.extensions.common.matching.v3.ExtensionWithMatcher",
+            "extension_config": {"name": "composite", "typed_config": {"@type": composite + "Composite"}},
+            "xds_matcher": {"matcher_tree": {"input": header, "exact_match_map": {"map": marked}}},
+        },
+    }
+
+
+def _observing_processor() -> Json:
+    name, value = OBSERVER
+    return {
+        "name": "envoy.filters.http.ext_proc",
+        "typed_config": {
+            "@type": _TYPE + "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor",
+            "grpc_service": {
+                "envoy_grpc": {"cluster_name": "picker"},
+                "initial_metadata": [{"key": name, "value": value}],
+            },
+            "observability_mode": True,
+            "failure_mode_allow": True,
+            "processing_mode": {
+                "request_header_mode": "SEND",
+                "request_body_mode": "NONE",
+                "request_trailer_mode": "SKIP",
+                "response_header_mode": "SEND",
+                "response_body_mode": "STREAMED",
+                "response_trailer_mode": "SKIP",
+            },
         },
     }
 

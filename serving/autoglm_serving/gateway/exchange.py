@@ -45,6 +45,8 @@ class Exchange:
         self._dispatch: Dispatch | None = None
         self._outcome: Outcome = "abandoned"
         self._own_answer = False
+        self._session = ""
+        self._credential = ""
         context.metrics.under_way.inc()
 
     def answer(self, message: ext_proc.ProcessingRequest) -> ext_proc.ProcessingResponse:
@@ -97,6 +99,7 @@ class Exchange:
         if message.end_of_stream:
             raise api_error("invalid_request", "the request body is empty")
         self._check_announced(values)
+        self._session, self._credential = values.get(headers.SESSION, ""), values.get("authorization", "")
         self._context.records.add(self._record)
         reserved = (name for name in values if headers.is_reserved(name) and name not in _OWN_ENVOY_HEADERS)
         return replies.request_headers([*reserved, *_PRIVATE_REQUEST_HEADERS])
@@ -112,10 +115,12 @@ class Exchange:
         if route.suspended:
             raise api_error("not_ready", f"the model {route.model} is suspended")
         cost = RequestCost(self._record.request_id, body.size, read.text_characters, read.images, body.streams)
-        self._dispatch = Dispatch(self._context, route, cost, self._record)
+        # Only its hash is used: it says which sessions are different, not whose they are.
+        session = self._session or f"{self._credential}\n{read.session}"
+        self._dispatch = Dispatch(self._context, route, cost, self._record, session=session)
         self._record.picked_s = self._elapsed()
         self._context.metrics.pick_seconds.observe(time.monotonic() - received)
-        return replies.request_body(self._dispatch.upstream_headers)
+        return replies.request_body({**self._dispatch.upstream_headers, **self._dispatch.mirror(raw)})
 
     def _response_headers(self, message: ext_proc.ProcessingRequest) -> ext_proc.ProcessingResponse:
         answer = _answer(message)

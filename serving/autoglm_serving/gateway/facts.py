@@ -32,6 +32,8 @@ class Facts:
 
     text_characters: int
     images: tuple[ImageSize, ...]
+    session: str = ""
+    """What the requests of one session have in common: the body's `user`, else the first text that a user sent."""
 
 
 def parse(raw: bytes) -> Body:
@@ -68,7 +70,17 @@ def read(body: Body, limits: Limits) -> Facts:
             images.append(_image(part, place, limits))
         elif isinstance(part, dict):
             characters += len(text) if isinstance(text := part.get("text"), str) else 0
-    return Facts(characters, tuple(images))
+    return Facts(characters, tuple(images), _session(body.value, messages))
+
+
+def _session(value: dict[str, Any], messages: list[Any]) -> str:
+    user = value.get("user")
+    if isinstance(user, str) and user:
+        return user
+    asked = [message for message in messages if isinstance(message, dict) and message.get("role") == "user"]
+    parts = [part for _, part in _parts(asked[:1])]
+    texts = (part.get("text") if isinstance(part, dict) else part for part in parts)
+    return next((text for text in texts if isinstance(text, str)), "")
 
 
 def _parts(messages: list[Any]) -> Iterator[tuple[str, object]]:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from autoglm_serving.gateway import health as transitions
 from autoglm_serving.gateway.health import Health
 from autoglm_serving.routing import EndpointState, Weights, trusted, typical
-from autoglm_serving.routing_table import Admission, AdmissionState, Endpoint, Route, RoutingTable
+from autoglm_serving.routing_table import Admission, AdmissionState, Canary, Endpoint, Route, RoutingTable
 
 _BEST_FIRST: tuple[AdmissionState, ...] = ("Admitted", "Probing", "ProbeFailed")
 
@@ -109,20 +109,20 @@ class Fleet:
         """Take over a table. Endpoints that stay keep their health, load and weights."""
         kept: dict[tuple[str, str], Member] = {}
         for route in table.routes:
-            for endpoint in route.endpoints:
-                member = self._kept_or_new(route, endpoint, at)
-                kept[member.key] = member
+            for revision, endpoint in _wanted(route):
+                member = self._kept_or_new(route.deployment, revision, endpoint, at)
+                kept.setdefault(member.key, member)
         self._members = kept
         self.table = table
         self.changed()
 
-    def _kept_or_new(self, route: Route, endpoint: Endpoint, at: datetime) -> Member:
-        member = self._members.get((route.deployment, endpoint.url))
+    def _kept_or_new(self, deployment: str, wanted: str, endpoint: Endpoint, at: datetime) -> Member:
+        member = self._members.get((deployment, endpoint.url))
         if member is None:
-            return Member(route.deployment, endpoint, route.revision, Health(observed_at=at))
+            return Member(deployment, endpoint, wanted, Health(observed_at=at))
         member.endpoint = endpoint
-        member.wanted = route.revision
-        member.health = transitions.wanted_changed(member.health, route.revision)
+        member.wanted = wanted
+        member.health = transitions.wanted_changed(member.health, wanted)
         return member
 
     @property
@@ -133,10 +133,10 @@ class Fleet:
         """Whether the member is still part of the table."""
         return self._members.get(member.key) is member
 
-    def of(self, route: Route) -> list[Member]:
-        """The members of a route that have an address, one for each address."""
+    def of(self, route: Route, part: Route | Canary | None = None) -> list[Member]:
+        """The members of a route (or of its canary) that have an address, one for each address."""
         by_address: dict[str, Member] = {}
-        for endpoint in route.endpoints:
+        for endpoint in (part or route).endpoints:
             member = self._members.get((route.deployment, endpoint.url))
             if member is not None and member.address is not None:
                 by_address.setdefault(member.address, member)
@@ -175,10 +175,10 @@ class Fleet:
         )
 
     def admissions(self) -> tuple[Admission, ...]:
-        """One admission for each deployment and site: a site with several paths counts as its best one."""
-        sites: dict[tuple[str, str], Member] = {}
+        """One admission for each deployment, site and wanted revision: a site with several paths counts as its best one."""
+        sites: dict[tuple[str, str, str], Member] = {}
         for member in self.members:
-            place = (member.deployment, member.endpoint.site)
+            place = (member.deployment, member.endpoint.site, member.wanted)
             best = sites.get(place)
             if best is None or _rank(member) < _rank(best):
                 sites[place] = member
@@ -204,6 +204,13 @@ def best_ip(candidates: Iterable[str]) -> str | None:
     return str(min(parsed, key=lambda ip: (ip.version, int(ip))))
 
 
+def _wanted(route: Route) -> Iterable[tuple[str, Endpoint]]:
+    """Each endpoint of a route with the revision that it must answer with."""
+    yield from ((route.revision, endpoint) for endpoint in route.endpoints)
+    if route.canary is not None:
+        yield from ((route.canary.revision, endpoint) for endpoint in route.canary.endpoints)
+
+
 def _rank(member: Member) -> int:
     return _BEST_FIRST.index(member.health.state)
 
@@ -218,4 +225,5 @@ def _admission(member: Member) -> Admission:
         message=health.message,
         observed_at=health.observed_at,
         ttft_s=health.ttft_s,
+        wanted=member.wanted,
     )

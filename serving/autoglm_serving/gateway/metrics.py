@@ -40,6 +40,12 @@ class Metrics:
             buckets=_SECONDS,
             registry=register,
         )
+        self.mirrored = Counter(
+            "autoglm_gateway_mirrored_requests",
+            "Copies of requests to a canary by result: same, other-..., failed, skipped, no-answer-to-compare.",
+            ["deployment", "result"],
+            registry=register,
+        )
         self.under_way = Gauge("autoglm_gateway_requests_under_way", "Requests in the picker now.", registry=register)
         self.probes = Counter("autoglm_gateway_probes", "Probes by result.", ["site", "result"], registry=register)
         self.tables = Counter("autoglm_gateway_tables", "Routing tables by result.", ["result"], registry=register)

@@ -36,6 +36,10 @@ class Record:
     site: str = ""
     endpoint: str = ""
     revision: str = ""
+    side: str = ""
+    """stable or canary, while two revisions share the traffic."""
+    mirrored: bool = False
+    """Whether a copy went to the canary."""
     attempts: int = 0
     outcome: Outcome = "pending"
     status: int | None = None

@@ -92,6 +92,7 @@ class _Gateway:
             await self._start_picker(stack)
             await self._start_admin(stack)
             await stack.enter_async_context(self._prober)
+            await stack.enter_async_context(self._context.mirror)
             self._load_table()
             envoy = asyncio.create_task(self._envoy.run())
             stack.push_async_callback(self._envoy.stop)
