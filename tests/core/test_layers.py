@@ -22,7 +22,7 @@ LOWEST_SHELL = {
     "autoglm_serving.vision": "pixels",
 }
 PACKAGES = [package for package in LOWEST_SHELL if "." not in package]
-KNOWN_TO_OPERATOR = {"config", "headers", "routing_table", "wire"}
+KNOWN_TO_OPERATOR = {"config", "headers", "measurements", "routing_table", "wire"}
 
 
 def layers(package: str) -> list[list[str]]:
