@@ -94,7 +94,7 @@ bench: .venv/.synced ## Run the benchmarks (minutes)
 ##@ Generate
 
 .PHONY: crds
-crds: .venv/.synced ## Write crds/, schemas/ and docs/reference/ from the API models
+crds: .venv/.synced ## Write crds/, schemas/, docs/reference/ and the made files of charts/ from the models
 	$(PYTHON) -m autoglm_operator crds
 
 .PHONY: crds-check

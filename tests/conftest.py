@@ -1,5 +1,6 @@
 """Fixtures that tests of every kind share."""
 
+import os
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from support.helm import OFF as NO_HELM
+from support.helm import Helm
 from support.kubernetes import BINARIES, ControlPlane, binary
 from support.ray import RayCluster
 
@@ -40,18 +43,31 @@ def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
         cluster.stop()
 
 
+@pytest.fixture(scope="session")
+def helm(tmp_path_factory: pytest.TempPathFactory) -> Helm:
+    """Helm and the chart."""
+    return Helm(Path(tmp_path_factory.mktemp("helm")))
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Build what the control plane needs before any test's time runs: it takes minutes the first time."""
-    if session.config.option.collectonly or not any(uses_api_server(item) for item in session.items):
+    """Build the binaries that tests need before any test's time runs: it takes minutes the first time."""
+    if session.config.option.collectonly:
         return
+    needed = BINARIES if any(uses_api_server(item) for item in session.items) else ()
+    if any(uses(item, "helm") for item in session.items) and not os.environ.get(NO_HELM):
+        needed = (*needed, "helm")
     capture = session.config.pluginmanager.get_plugin("capturemanager")
     with capture.global_and_fixture_disabled() if capture else nullcontext():
-        for name in BINARIES:
+        for name in needed:
             binary(name)
 
 
+def uses(item: pytest.Item, fixture: str) -> bool:
+    return fixture in getattr(item, "fixturenames", ())
+
+
 def uses_api_server(item: pytest.Item) -> bool:
-    return "api_server" in getattr(item, "fixturenames", ())
+    return uses(item, "api_server")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

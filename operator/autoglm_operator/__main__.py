@@ -1,9 +1,10 @@
-"""`python -m autoglm_operator run` starts the operator; `crds` writes what is made from the API's models."""
+"""`python -m autoglm_operator run` starts the operator; `crds` writes what is made from models."""
 
 import asyncio
 import contextlib
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -19,10 +20,19 @@ from aiohttp import web
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from autoglm_operator import chart, handlers, reference
 from autoglm_operator import crds as definitions
 from autoglm_operator import handlers, reference
 from autoglm_operator.controller import Controller, Parts
-from autoglm_operator.kube import KubeApi, KubeLease, KubeStore, Patience, kinds_are_served, load_configuration
+from autoglm_operator.kube import (
+    KubeApi,
+    KubeLease,
+    KubeStore,
+    Patience,
+    kinds_are_served,
+    load_configuration,
+    remote_configuration,
+)
 from autoglm_operator.lease import Elector, LeaseName, LeaseTimes
 from autoglm_operator.settings import OperatorSettings
 from autoglm_operator.store import StoreError
@@ -55,6 +65,7 @@ class Operator:
             Parts(
                 store=KubeStore(api, settings.namespaces, settings.identity),
                 fence=self._elector,
+                gateway_service=settings.gateway_service,
                 gateways=settings.gateways,
                 gateway_token=_reader(settings.gateway_token_file),
                 now=lambda: datetime.now(UTC),
@@ -192,14 +203,17 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command line
     host: str,
     health_port: int,
     metrics_port: int,
+    gateway_service: str,
     log_level: str,
 ) -> None:
     """Look after AutoGLMDeployments and AutoGLMSites of a Kubernetes cluster."""
     if all_namespaces == bool(namespaces):
         raise click.UsageError("give either --namespace or --all-namespaces")
     urls = tuple(url.strip() for url in gateways.split(",") if url.strip())
-    if urls and gateway_token_file is None:
-        raise click.UsageError("--gateway needs --gateway-token-file: the token signs the routing table")
+    if (urls or gateway_service) and gateway_token_file is None:
+        raise click.UsageError("a gateway needs --gateway-token-file: the token signs the routing table")
+    if gateway_service and not re.fullmatch(r"https?://[^/:]+:[0-9]{1,5}", gateway_service):
+        raise click.UsageError(f"--gateway-service {gateway_service!r} is not http://NAME:PORT")
     configure_logging(log_level)
     configure_tracing()
     settings = OperatorSettings(
@@ -214,6 +228,7 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command line
         health_port=health_port,
         metrics_port=metrics_port,
     )
+        gateway_service=gateway_service,
     code = _run(settings)
     logging.shutdown()
     # A call to a silent API server can keep a thread for ten more seconds; nothing of it is needed any more.
@@ -237,8 +252,8 @@ def _run(settings: OperatorSettings) -> int:
 @click.option("--check", is_flag=True, help="Change nothing; fail if a file is not as it should be.")
 @click.option("--root", type=click.Path(path_type=Path, file_okay=False, exists=True), default=Path())
 def crds(check: bool, root: Path) -> None:
-    """Write the CRDs, schemas and reference pages that are made from the API's models, under the repository's root."""
-    files = definitions.generate() | reference.generate(definitions.definitions())
+    """Write the files that are made from models, under the repository's root: CRDs, schemas, reference pages, the chart's."""
+    files = definitions.generate() | reference.generate(definitions.definitions()) | chart.generate()
     stale = [name for name, text in files.items() if not _is(root / name, text)]
     if check and stale:
         click.echo("not as the models say (run `make crds`): " + ", ".join(stale), err=True)

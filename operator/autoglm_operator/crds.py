@@ -62,14 +62,15 @@ _NAME_RULE: Json = {
 
 def generate() -> dict[str, str]:
     """Every generated CRD and JSON schema: path from the project's root -> text."""
-    files = {
-        f"crds/{crd['metadata']['name']}.yaml": _HEADER
-        + yaml.dump(crd, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
-        for crd in definitions()
-    }
+    files = {f"crds/{crd['metadata']['name']}.yaml": _HEADER + as_yaml(crd) for crd in definitions()}
     for name, schema in json_schemas().items():
         files[f"schemas/{name}.json"] = json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
     return files
+
+
+def as_yaml(value: Json) -> str:
+    """YAML in the order of the keys, without anchors."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
 
 
 def definitions() -> tuple[Json, Json]:

@@ -14,6 +14,8 @@ class Pace:
     """A site on which nothing does."""
     gateway_poll_s: float = 2.0
     """The report of a gateway."""
+    discovery_s: float = 5.0
+    """The addresses behind the name of the gateways."""
     resync_s: float = 300.0
     """Everything is read and decided again this often, in case a watch lost an event."""
     workers: int = 8
@@ -30,6 +32,8 @@ class OperatorSettings:
     """Namespaces of the deployments that this operator looks after; empty means all."""
     gateways: tuple[str, ...] = ()
     """Admin addresses of the gateways, such as "http://10.0.0.7:9901"."""
+    gateway_service: str = ""
+    """A name behind which every address is one more gateway, such as "http://autoglm-gateway-admin:9901"."""
     gateway_token_file: Path | None = None
     lease_name: str = "autoglm-operator"
     lease_duration_s: float = 15.0

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -90,6 +90,12 @@ class Metrics:
         """A site that is gone shows no phase."""
         for known in PHASES:
             self.site_phase.remove(site, known)
+
+    def forget_gateway(self, gateway: str) -> None:
+        """A gateway that is gone is not behind."""
+        for gauge in (self.gateway_behind, self.gateway_confirmed):
+            with suppress(KeyError):
+                gauge.remove(gateway)
 
 
 def configure_tracing(environment: "os._Environ[str] | dict[str, str]" = os.environ) -> None:

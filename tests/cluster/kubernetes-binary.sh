@@ -1,14 +1,30 @@
 #!/usr/bin/env bash
-# Prints the path of a Kubernetes binary for the tests: kube-apiserver, kube-controller-manager or kubectl.
+# Prints the path of a Kubernetes binary for the tests: kube-apiserver, kube-controller-manager, kubectl or helm.
 #
 # Looks in KUBEBUILDER_ASSETS, on PATH and in the cache; builds it from the Go module proxy when it is in none of them
 # (docs/decisions/0003). A build takes minutes, so one run at a time builds and the others wait for its result.
 set -euo pipefail
 
-name=${1:?usage: kubernetes-binary.sh kube-apiserver|kube-controller-manager|kubectl}
+name=${1:?usage: kubernetes-binary.sh kube-apiserver|kube-controller-manager|kubectl|helm}
 version=1.37.2
 cache=${AUTOGLM_CACHE:-$HOME/.cache/autoglm}/kubernetes-$version
 tools=$(cd "$(dirname "$0")" && pwd)/tools
+package=k8s.io/kubernetes/cmd/$name
+# Without the version flags kubectl and the clients see v0.0.0.
+stamp=k8s.io/component-base/version
+flags="-s -w -X $stamp.gitVersion=v$version -X $stamp.gitMajor=1 -X $stamp.gitMinor=37"
+if [[ $name == helm ]]; then
+    version=3.22.0
+    cache=${AUTOGLM_CACHE:-$HOME/.cache/autoglm}/helm-$version
+    tools=${tools%/tools}/helm # a module of its own: helm wants other versions of Kubernetes' libraries
+    package=helm.sh/helm/v3/cmd/helm
+    # Without these helm takes every cluster that it does not ask for Kubernetes 1.20.
+    helm=helm.sh/helm/v3
+    flags="-s -w -X $helm/internal/version.version=v$version"
+    for module in pkg/lint/rules pkg/chartutil; do
+        flags+=" -X $helm/$module.k8sVersionMajor=1 -X $helm/$module.k8sVersionMinor=37"
+    done
+fi
 
 if [[ -n ${KUBEBUILDER_ASSETS:-} && -x $KUBEBUILDER_ASSETS/$name ]]; then
     echo "$KUBEBUILDER_ASSETS/$name"
@@ -24,7 +40,7 @@ fi
 
 if ! command -v go >/dev/null; then
     echo "kubernetes-binary.sh: $name is not on PATH or in KUBEBUILDER_ASSETS, and there is no Go to build it:" \
-        "install Go 1.26, or run 'setup-envtest use ${version%.*}' and set KUBEBUILDER_ASSETS" >&2
+        "install Go 1.26, or put $name on PATH ('setup-envtest use' and KUBEBUILDER_ASSETS for the control plane)" >&2
     exit 1
 fi
 
@@ -33,13 +49,10 @@ exec 9>"$cache/.lock"
 flock 9
 if [[ ! -x $cache/$name ]]; then
     echo "kubernetes-binary.sh: building $name $version once into $cache (minutes)" >&2
-    # Without the version flags kubectl and the clients see v0.0.0.
-    stamp=k8s.io/component-base/version
-    flags="-s -w -X $stamp.gitVersion=v$version -X $stamp.gitMajor=1 -X $stamp.gitMinor=37"
     building=$(mktemp "$cache/.$name.XXXXXX")
     trap 'rm -f "$building"' EXIT
     (cd "$tools" && GOFLAGS=-buildvcs=false CGO_ENABLED=0 nice -n "${BUILD_NICE:-10}" \
-        go build -mod=readonly -trimpath -ldflags "$flags" -o "$building" "k8s.io/kubernetes/cmd/$name") 9>&- >&2
+        go build -mod=readonly -trimpath -ldflags "$flags" -o "$building" "$package") 9>&- >&2
     chmod 755 "$building"
     mv -f "$building" "$cache/$name"
     trap - EXIT

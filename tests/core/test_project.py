@@ -59,6 +59,9 @@ def test_the_versions_that_must_agree_do() -> None:
     staged = re.findall(r"^\t(k8s\.io/\S+) => (k8s\.io/\S+) (v\S+)$", modules, re.MULTILINE)
     assert len(staged) == 33
     assert {(old == new, number) for old, new, number in staged} == {(True, f"v0.{version[1]}")}
+    helm = re.search(r"^    version=3\.(\S+)$", binaries, re.MULTILINE)
+    assert helm is not None
+    assert f"\thelm.sh/helm/v3 v3.{helm[1]} // indirect\n" in (ROOT / "tests/cluster/helm/go.mod").read_text()
 
 
 def test_the_wheel_holds_both_packages_and_every_command_is_an_entry_point() -> None:

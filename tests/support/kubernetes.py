@@ -34,6 +34,13 @@ _CONTROLLERS = (
     "clusterrole-aggregation-controller",
 )
 _START_TRIES = 3
+# What service accounts do, without bodies: tests read from it which rights are used and which are missing.
+_AUDIT_POLICY = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [{"level": "Metadata", "userGroups": ["system:serviceaccounts"]}, {"level": "None"}],
+}
 
 
 class KubectlFailed(RuntimeError):
@@ -193,6 +200,12 @@ class ControlPlane:
         where = ["-n", namespace] if namespace else []
         return bool(self.kubectl("get", kind, name, *where, "--ignore-not-found", "-o", "name").strip())
 
+    def audit(self, user: str) -> list[dict[str, Any]]:
+        """What a user has asked the API server for, oldest first, as audit.k8s.io/v1 events without bodies."""
+        lines = (self.directory / "audit.log").read_text().splitlines()
+        events = (json.loads(line) for line in lines if user in line)
+        return [event for event in events if event["user"]["username"] == user]
+
     def new_namespace(self, prefix: str = "test") -> str:
         """Make a namespace that no other test uses; its name."""
         name = f"{prefix}-{secrets.token_hex(4)}"
@@ -259,6 +272,7 @@ class ControlPlane:
         tokens = self.directory / "tokens.csv"
         tokens.write_text(f'{self._token},admin,admin,"system:masters"\n')
         tokens.chmod(0o600)
+        (self.directory / "audit-policy.yaml").write_text(yaml.safe_dump(_AUDIT_POLICY))
 
     def _choose_ports(self) -> None:
         self._port, self._etcd_port = free_port(), free_port()
@@ -313,6 +327,8 @@ class ControlPlane:
             f"--cert-dir={self.directory / 'certificates'}",
             f"--token-auth-file={self.directory / 'tokens.csv'}",
             "--authorization-mode=RBAC",
+            f"--audit-policy-file={self.directory / 'audit-policy.yaml'}",
+            f"--audit-log-path={self.directory / 'audit.log'}",
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-signing-key-file={key}",
             f"--service-account-key-file={key}",

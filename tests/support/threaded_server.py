@@ -16,6 +16,7 @@ class ThreadedServer:
     """Serves `application()` on a port that stays the same over stop and start."""
 
     def __init__(self) -> None:
+        self.host = "127.0.0.1"
         self.port = free_port()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -25,7 +26,7 @@ class ThreadedServer:
     @property
     def url(self) -> str:
         """Where it listens, when it does."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def application(self) -> web.Application:
         """What is served; made anew at each start."""
@@ -54,7 +55,7 @@ class ThreadedServer:
             return
         runner = web.AppRunner(self.application(), access_log=None, shutdown_timeout=0.1)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", self.port, reuse_address=True).start()
+        await web.TCPSite(runner, self.host, self.port, reuse_address=True).start()
         self._runner = runner
 
     async def _stop(self) -> None:

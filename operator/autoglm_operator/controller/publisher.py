@@ -4,6 +4,10 @@ The table is all routes of all deployments. It gets a new version when its conte
 grows: the epoch is that of the leadership. A gateway that shows a table which we did not give it, and which is not
 older than ours, got it from an earlier leader whose count was lost (the Lease was deleted, or `autoglm up` was started
 anew): then our table is lifted above it. That cannot help a leader that was deposed, since it may not write at all.
+
+Gateways that come and go behind one name are looked for now and then. A new one gets the table at once and counts in
+statuses as soon as it has that table and has probed every endpoint, which is when it begins to take requests. One that
+the name does not show any more is forgotten when it stops answering.
 """
 
 import asyncio
@@ -11,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from autoglm_operator import routes as core
+from autoglm_operator.controller.discovery import gateways_behind
 from autoglm_operator.controller.parts import Parts
 from autoglm_operator.gateway_client import GatewayClient, GatewayFailed
 from autoglm_operator.state import GatewayError, GatewayView, Published
@@ -28,6 +33,9 @@ class _Gateway:
     client: GatewayClient
     view: GatewayView
     given: Generation | None = None
+    joined: bool = True
+    """Whether it takes requests. One that was found stands aside until it can."""
+    task: "asyncio.Task[None] | None" = None
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -38,6 +46,9 @@ class Publisher:
         """`on_change` hears of deployments ("namespace/name") about which a gateway says something new."""
         clients = [GatewayClient(url, parts.gateway_token) for url in parts.gateways]
         self._gateways = [_Gateway(client, GatewayView(client.url)) for client in clients]
+        self._named = frozenset(client.url for client in clients)
+        self._service = parts.gateway_service
+        self._resolve = parts.resolve
         self._key = parts.gateway_token
         self._fence = parts.fence
         self._now = parts.now
@@ -52,8 +63,9 @@ class Publisher:
         self._opened = False
 
     def views(self) -> tuple[GatewayView, ...]:
-        """What the gateways last said."""
-        return tuple(gateway.view for gateway in self._gateways)
+        """What the gateways last said: those that take requests, or all if none does."""
+        joined = tuple(gateway.view for gateway in self._gateways if gateway.joined)
+        return joined or tuple(gateway.view for gateway in self._gateways)
 
     def published(self, key: ObjectKey) -> Published | None:
         """The table in which the present routes of a deployment first stood."""
@@ -82,7 +94,10 @@ class Publisher:
         try:
             async with asyncio.TaskGroup() as group:
                 for gateway in self._gateways:
-                    group.create_task(self._look_after(gateway), name=f"gateway {gateway.client.url}")
+                    self._start(group, gateway)
+                while self._service:
+                    await self._discover(group)
+                    await asyncio.sleep(self._pace.discovery_s)
         finally:
             for gateway in self._gateways:
                 await gateway.client.close()
@@ -104,6 +119,35 @@ class Publisher:
         while True:
             gateway.wake.clear()
             before = gateway.view
+    def _start(self, group: asyncio.TaskGroup, gateway: _Gateway) -> None:
+        gateway.task = group.create_task(self._look_after(gateway), name=f"gateway {gateway.client.url}")
+
+    async def _discover(self, group: asyncio.TaskGroup) -> None:
+        """Looks after gateways that are new behind the name, and forgets those that have left it and do not answer."""
+        found = set(await gateways_behind(self._service, self._resolve))
+        for url in sorted(found - {gateway.client.url for gateway in self._gateways}):
+            log.info("found a gateway", extra={"fields": {"gateway": url}})
+            gateway = _Gateway(GatewayClient(url, self._key), GatewayView(url), joined=False)
+            self._gateways.append(gateway)
+            self._start(group, gateway)
+        for gateway in tuple(self._gateways):
+            url = gateway.client.url
+            if url not in found | self._named and gateway.view.error is not None:
+                await self._forget(gateway)
+
+    async def _forget(self, gateway: _Gateway) -> None:
+        log.info("a gateway is gone", extra={"fields": {"gateway": gateway.client.url}})
+        self._gateways.remove(gateway)
+        if gateway.task is not None:
+            gateway.task.cancel()
+            await asyncio.wait({gateway.task})
+        await gateway.client.close()
+        self._metrics.forget_gateway(gateway.view.name)
+        self._on_change(self._all_deployments())
+
+    def _all_deployments(self) -> frozenset[str]:
+        return frozenset(route.deployment for routes in self._routes.values() for route in routes)
+
             try:
                 report = await self._exchange(gateway)
                 gateway.view = replace(before, report=report, observed_at=self._now(), error=None)
@@ -112,7 +156,9 @@ class Publisher:
             except Exception as error:  # noqa: BLE001 - one gateway's trouble must not end the operator
                 log.exception("a gateway could not be looked after", extra={"fields": {"gateway": before.name}})
                 gateway.view = replace(before, error=GatewayError("InternalError", type(error).__name__))
-            self._tell(before, gateway.view)
+            joining = not gateway.joined and self._takes_requests(gateway.view)
+            gateway.joined = gateway.joined or joining
+            self._tell(before, gateway.view, joining)
             try:
                 async with asyncio.timeout(self._pace.gateway_poll_s):
                     await gateway.wake.wait()
@@ -135,15 +181,22 @@ class Publisher:
             log.info("gave a routing table", extra={"fields": fields})
         return report
 
-    def _tell(self, before: GatewayView, after: GatewayView) -> None:
+    def _takes_requests(self, view: GatewayView) -> bool:
+        """As its own readiness: it has the table and has probed every endpoint in it."""
+        report = view.report
+        if view.error is not None or report is None or _generation(report) != self._generation:
+            return False
+        return all(admission.state != "Probing" for admission in report.admissions)
+
+    def _tell(self, before: GatewayView, after: GatewayView, joining: bool) -> None:
         report = after.report
         current = after.error is None and report is not None and _generation(report) == self._generation
         self._metrics.gateway_behind.labels(after.name).set(0 if current else 1)
         if current and after.observed_at is not None:
             self._metrics.gateway_confirmed.labels(after.name).set(after.observed_at.timestamp())
         changed = _admissions_changed(before.report, report)
-        if before.error != after.error or _generation(before.report) != _generation(report):
-            changed |= {route.deployment for routes in self._routes.values() for route in routes}
+        if joining or before.error != after.error or _generation(before.report) != _generation(report):
+            changed |= self._all_deployments()
         if changed:
             self._on_change(frozenset(changed))
 
