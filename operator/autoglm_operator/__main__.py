@@ -24,15 +24,7 @@ from autoglm_operator import chart, handlers, reference
 from autoglm_operator import crds as definitions
 from autoglm_operator import handlers, reference
 from autoglm_operator.controller import Controller, Parts
-from autoglm_operator.kube import (
-    KubeApi,
-    KubeLease,
-    KubeStore,
-    Patience,
-    kinds_are_served,
-    load_configuration,
-    remote_configuration,
-)
+from autoglm_operator.kube import KubeApi, KubeLease, KubeStore, Patience, kinds_are_served, load_configuration
 from autoglm_operator.lease import Elector, LeaseName, LeaseTimes
 from autoglm_operator.settings import OperatorSettings
 from autoglm_operator.store import StoreError
@@ -183,6 +175,7 @@ def main() -> None:
 @click.option("--namespace", "-n", "namespaces", multiple=True, help="Look after deployments here; may be repeated.")
 @click.option("--all-namespaces", "-A", is_flag=True, help="Look after deployments everywhere.")
 @click.option("--gateway", "gateways", default="", help="Admin addresses of the gateways, separated by commas.")
+@click.option("--gateway-service", default="", help="http://NAME:PORT: every address of NAME is a gateway too.")
 @click.option("--gateway-token-file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--lease-namespace", required=True, help="Namespace of the Lease.")
 @click.option("--lease-name", default="autoglm-operator", show_default=True)
