@@ -22,7 +22,6 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from autoglm_operator import chart, handlers, reference
 from autoglm_operator import crds as definitions
-from autoglm_operator import handlers, reference
 from autoglm_operator.controller import Controller, Parts
 from autoglm_operator.kube import KubeApi, KubeLease, KubeStore, Patience, kinds_are_served, load_configuration
 from autoglm_operator.lease import Elector, LeaseName, LeaseTimes
@@ -57,8 +56,8 @@ class Operator:
             Parts(
                 store=KubeStore(api, settings.namespaces, settings.identity),
                 fence=self._elector,
-                gateway_service=settings.gateway_service,
                 gateways=settings.gateways,
+                gateway_service=settings.gateway_service,
                 gateway_token=_reader(settings.gateway_token_file),
                 now=lambda: datetime.now(UTC),
                 clock=time.monotonic,
@@ -189,6 +188,7 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command line
     namespaces: tuple[str, ...],
     all_namespaces: bool,
     gateways: str,
+    gateway_service: str,
     gateway_token_file: Path | None,
     lease_namespace: str,
     lease_name: str,
@@ -196,7 +196,6 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command line
     host: str,
     health_port: int,
     metrics_port: int,
-    gateway_service: str,
     log_level: str,
 ) -> None:
     """Look after AutoGLMDeployments and AutoGLMSites of a Kubernetes cluster."""
@@ -214,6 +213,7 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command line
         identity=f"{socket.gethostname()}_{uuid.uuid4()}",
         namespaces=namespaces,
         gateways=urls,
+        gateway_service=gateway_service,
         gateway_token_file=gateway_token_file,
         lease_name=lease_name,
         lease_duration_s=lease_duration,
@@ -221,7 +221,6 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command line
         health_port=health_port,
         metrics_port=metrics_port,
     )
-        gateway_service=gateway_service,
     code = _run(settings)
     logging.shutdown()
     # A call to a silent API server can keep a thread for ten more seconds; nothing of it is needed any more.

@@ -102,23 +102,6 @@ class Publisher:
             for gateway in self._gateways:
                 await gateway.client.close()
 
-    def _renew(self, above: Generation | None = None) -> None:
-        """Makes the next table from the present routes."""
-        epoch, version = max(self._generation, above or self._generation)
-        self._generation = (epoch, version + 1)
-        routes = [route for key in sorted(self._routes) for route in self._routes[key]]
-        self._table = core.table(routes, epoch, version + 1, self._now())
-        self._signed = sign(self._table, self._key().encode())
-        for key, own in self._routes.items():
-            if above is not None or key not in self._published:
-                self._published[key] = Published(epoch, version + 1, own)
-        for gateway in self._gateways:
-            gateway.wake.set()
-
-    async def _look_after(self, gateway: _Gateway) -> None:
-        while True:
-            gateway.wake.clear()
-            before = gateway.view
     def _start(self, group: asyncio.TaskGroup, gateway: _Gateway) -> None:
         gateway.task = group.create_task(self._look_after(gateway), name=f"gateway {gateway.client.url}")
 
@@ -148,6 +131,23 @@ class Publisher:
     def _all_deployments(self) -> frozenset[str]:
         return frozenset(route.deployment for routes in self._routes.values() for route in routes)
 
+    def _renew(self, above: Generation | None = None) -> None:
+        """Makes the next table from the present routes."""
+        epoch, version = max(self._generation, above or self._generation)
+        self._generation = (epoch, version + 1)
+        routes = [route for key in sorted(self._routes) for route in self._routes[key]]
+        self._table = core.table(routes, epoch, version + 1, self._now())
+        self._signed = sign(self._table, self._key().encode())
+        for key, own in self._routes.items():
+            if above is not None or key not in self._published:
+                self._published[key] = Published(epoch, version + 1, own)
+        for gateway in self._gateways:
+            gateway.wake.set()
+
+    async def _look_after(self, gateway: _Gateway) -> None:
+        while True:
+            gateway.wake.clear()
+            before = gateway.view
             try:
                 report = await self._exchange(gateway)
                 gateway.view = replace(before, report=report, observed_at=self._now(), error=None)
