@@ -1,4 +1,4 @@
-"""A client of one gateway's admin API: hand over the routing table, fetch the report."""
+"""A client of one gateway's admin API: hand over the routing table, fetch it and the report."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from autoglm_operator.api import Reason
 from autoglm_operator.state import GatewayError
-from autoglm_serving.routing_table import GatewayReport, SignedTable
+from autoglm_serving.routing_table import GatewayReport, RoutingTable, SignedTable, TableRefused, verify
 
 CONNECT_S = 3.0
 TOTAL_S = 10.0
@@ -42,6 +42,16 @@ class GatewayClient:
         """What the gateway has and sees."""
         return await self._call("GET", "/v1/report", None)
 
+    async def table(self) -> RoutingTable | None:
+        """The table that the gateway has; None if it has none, or does not tell."""
+        status, data = await self._send("GET", "/v1/routing-table", None)
+        if status != 200:
+            return None
+        try:
+            return verify(SignedTable.model_validate_json(data), self._token().encode())
+        except (ValidationError, TableRefused):
+            return None
+
     async def close(self) -> None:
         """Closes the connection."""
         session, self._session = self._session, None
@@ -49,17 +59,19 @@ class GatewayClient:
             await session.close()
 
     async def _call(self, method: str, path: str, body: Any) -> GatewayReport:
+        return _report(method, *await self._send(method, path, body))
+
+    async def _send(self, method: str, path: str, body: Any) -> tuple[int, bytes]:
         try:
             headers = {"Authorization": f"Bearer {self._token()}", "Accept": "application/json"}
             async with self._open().request(
                 method, self.url + path, json=body, headers=headers, allow_redirects=False
             ) as response:
-                status, data = response.status, await _bounded(response)
+                return response.status, await _bounded(response)
         except TimeoutError:
             raise GatewayFailed("the gateway did not answer in time") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise GatewayFailed(f"the gateway cannot be reached: {_kind(error)}") from None
-        return _report(method, status, data)
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None or self._session.closed:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from autoglm_operator import conditions, leaving, outcomes, placement, removal, routes, views
+from autoglm_operator import conditions, last_routes, leaving, outcomes, placement, removal, routes, views
 from autoglm_operator.ages import PROGRESSING, STEADY, backoff
 from autoglm_operator.api import AutoGLMDeployment, DeploymentCondition, DeploymentStatus, GatewayTable
 from autoglm_operator.state import (
@@ -51,7 +51,7 @@ def _refuse(deployment: InvalidDeployment, observed: Observed, now: datetime) ->
         status=status,
         requeue_after=STEADY,
         events=conditions.events(deployment.status, written),
-        routes=observed.published.routes if observed.published else (),
+        routes=last_routes.of(deployment, observed),
     )
 
 

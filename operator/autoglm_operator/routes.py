@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from autoglm_operator.api import AutoGLMDeployment
+from autoglm_operator.api import AutoGLMDeployment, ResolutionSpec, RoutingSpec
 from autoglm_operator.api.quantities import bits_per_second, seconds
 from autoglm_operator.state import InvalidDeployment, SiteView
 from autoglm_serving.config import AppConfig
@@ -27,14 +27,25 @@ def table(routes: Iterable[Route], epoch: int, version: int, now: datetime) -> R
 
 def route(deployment: AutoGLMDeployment, config: AppConfig, stops: Sequence[Stop], *, suspended: bool = False) -> Route:
     """The route of one deployment. A suspended one has no endpoints: gateways then answer 503 and say why."""
-    routing, resolution = deployment.spec.routing, deployment.spec.resolution
+    spec = deployment.spec
+    return _route(config, () if suspended else stops, spec.routing, spec.resolution).model_copy(
+        update={"suspended": suspended}
+    )
+
+
+def of_running(config: AppConfig, stops: Sequence[Stop]) -> Route:
+    """The route of an application whose spec cannot be read: its own arguments, and the defaults of routing."""
+    return _route(config, stops, RoutingSpec(), ResolutionSpec())
+
+
+def _route(config: AppConfig, stops: Sequence[Stop], routing: RoutingSpec, resolution: ResolutionSpec) -> Route:
     name = config.deployment.replace("/", ".")
     return Route(
         deployment=config.deployment,
         model=config.model.name,
         uid=config.uid,
         revision=config.revision,
-        endpoints=() if suspended else tuple(end for stop in stops for end in _endpoints(stop, name)),
+        endpoints=tuple(end for stop in stops for end in _endpoints(stop, name)),
         policy=routing.policy,
         ttft_target_s=seconds(routing.slo.ttft) if routing.slo.ttft else None,
         timeout_s=seconds(routing.timeout),
@@ -46,7 +57,6 @@ def route(deployment: AutoGLMDeployment, config: AppConfig, stops: Sequence[Stop
             max_short_side=resolution.max_short_side,
             alpha=resolution.alpha,
         ),
-        suspended=suspended,
     )
 
 

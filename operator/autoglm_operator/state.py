@@ -181,7 +181,8 @@ class Observed:
     `sites`, `invalid_sites` and `gateways` are all there are, each looked at once or more before the first decision.
     `deployments` are all stored deployments, this one included or not. `published` is None until a table with the present
     routes of this deployment was written. `failures` counts the passes over this deployment that failed since one succeeded.
-    `cluster` names the place where all of these are stored; empty while that is not known.
+    `cluster` names the place where all of these are stored; empty while that is not known. `inherited` are the routes of this
+    deployment in the table that the gateways had from an earlier leader.
     """
 
     sites: tuple[SiteView, ...] = ()
@@ -191,6 +192,7 @@ class Observed:
     published: Published | None = None
     failures: int = 0
     cluster: str = ""
+    inherited: tuple[Route, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from autoglm_serving.routing_table import (
     RoutingTable,
     SignedTable,
     TableRefused,
+    sign,
     verify,
 )
 from support.threaded_server import ThreadedServer
@@ -37,6 +38,7 @@ class FakeGateway(ThreadedServer):
     def application(self) -> web.Application:
         application = web.Application()
         application.router.add_put("/v1/routing-table", self._put)
+        application.router.add_get("/v1/routing-table", self._tell)
         application.router.add_get("/v1/report", self._get)
         return application
 
@@ -66,6 +68,13 @@ class FakeGateway(ThreadedServer):
             self.table = table
             self.tables.append(table)
         return self._report()
+
+    async def _tell(self, request: web.Request) -> web.Response:
+        if not self._allowed(request):
+            return _error(401, "unauthorized", "send the content of the gateway's token file as bearer token")
+        if self.table is None:
+            return _error(404, "not_found", "this gateway has no routing table yet")
+        return web.json_response(text=sign(self.table, self.token.encode()).model_dump_json(by_alias=True))
 
     async def _get(self, request: web.Request) -> web.Response:
         if not self._allowed(request):

@@ -68,6 +68,7 @@ class Leadership:
         try:
             await self._load()
             await self.sites.first_look()
+            await self.publisher.first_look()
             async with asyncio.TaskGroup() as group:
                 for number in range(self.pace.workers):
                     group.create_task(self._work(), name=f"worker {number}")
@@ -245,6 +246,7 @@ class Leadership:
             published=self.publisher.published(key),
             failures=self._failures.get(key, 0) + (1 if errors else 0),
             cluster=self._cluster,
+            inherited=self.publisher.inherited(self.objects.deployments[key].metadata.uid),
         )
 
     async def _apply(self, changes: Iterable[ApplicationChange]) -> dict[str, SiteError]:

@@ -61,6 +61,23 @@ class Publisher:
         self._table: RoutingTable | None = None
         self._signed: SignedTable | None = None
         self._opened = False
+        self._inherited: tuple[Route, ...] = ()
+
+    async def first_look(self) -> None:
+        """Fetches the newest table that a gateway has from an earlier leader. Bounded by the timeouts of the clients."""
+        found = await asyncio.gather(*(self._table_of(gateway) for gateway in self._gateways))
+        newest = max((table for table in found if table), key=lambda table: table.generation, default=None)
+        self._inherited = newest.routes if newest else ()
+
+    async def _table_of(self, gateway: _Gateway) -> RoutingTable | None:
+        try:
+            return await gateway.client.table()
+        except GatewayFailed:
+            return None
+
+    def inherited(self, uid: str) -> tuple[Route, ...]:
+        """The routes of one resource in the table of an earlier leader."""
+        return tuple(route for route in self._inherited if uid and route.uid == uid)
 
     def views(self) -> tuple[GatewayView, ...]:
         """What the gateways last said: those that take requests, or all if none does."""

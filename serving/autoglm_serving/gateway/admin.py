@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from autoglm_serving.gateway.dispatch import Context
 from autoglm_serving.gateway.table_store import StaleTable, TableStore, read_key
-from autoglm_serving.routing_table import GatewayReport, SignedTable, TableRefused
+from autoglm_serving.routing_table import GatewayReport, SignedTable, TableRefused, sign
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ def application(parts: AdminParts) -> web.Application:
     handlers = _Handlers(parts)
     app = web.Application(middlewares=[handlers.guard], client_max_size=MAX_TABLE_BYTES)
     app.router.add_put("/v1/routing-table", handlers.put_table)
+    app.router.add_get("/v1/routing-table", handlers.routing_table)
     app.router.add_get("/v1/report", handlers.report)
     app.router.add_get("/v1/requests", handlers.requests)
     app.router.add_get("/v1/requests/{id}", handlers.request)
@@ -94,6 +95,14 @@ class _Handlers:
             self._parts.table_changed()
         metrics.tables.labels("taken").inc()
         return self._report()
+
+    async def routing_table(self, _request: web.Request) -> web.Response:
+        """The table in use, signed anew: a new leader asks for what an earlier one gave."""
+        table = self._parts.context.fleet.table
+        if table is None:
+            return _error(404, "not_found", "this gateway has no routing table yet")
+        signed = sign(table, read_key(self._parts.token_file))
+        return web.json_response(text=signed.model_dump_json(by_alias=True))
 
     async def report(self, _request: web.Request) -> web.Response:
         return self._report()
