@@ -6,20 +6,18 @@ since it would cost more than the operator that is measured. The tokens come fro
 """
 
 import asyncio
-import json
 import os
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
 
 from support.fake_gateway import FakeGateway
-from support.fake_ray import APPLICATIONS, Application, details
+from support.fake_ray import APPLICATIONS
+from support.ray_model import RayModel, cluster_status
 
-DEPLOY_S = 0.2
 _TOKEN = "FARM_TOKEN"
 _GATEWAY_TOKEN = "FARM_GATEWAY_TOKEN"
 
@@ -34,57 +32,12 @@ def environment(token: str, gateway_token: str) -> dict[str, str]:
     return {_TOKEN: token, _GATEWAY_TOKEN: gateway_token}
 
 
-@dataclass
-class Cluster:
-    """One Ray cluster: its applications, and its answer for as long as nothing changes."""
-
-    applications: dict[str, Application] = field(default_factory=dict)
-    answer: bytes | None = None
-
-    def document(self) -> bytes:
-        """What GET answers. Applications that were deployed a while ago run now, deleted ones are gone."""
-        if self.answer is None or self._advance():
-            self.answer = self._document()
-        return self.answer
-
-    def deploy(self, configs: list[dict[str, Any]]) -> None:
-        """What PUT does: the whole list of applications that shall be there."""
-        self.answer = None
-        wanted = {config["name"]: config for config in configs}
-        for name, config in wanted.items():
-            known = self.applications.get(name)
-            if known is None or known.config != config:
-                self.applications[name] = Application(config)
-        for name in self.applications.keys() - wanted.keys():
-            del self.applications[name]
-
-    def _advance(self) -> bool:
-        now, moved = time.monotonic(), False
-        for application in self.applications.values():
-            if application.status == "DEPLOYING" and now - application.since >= DEPLOY_S:
-                application.status, moved = "RUNNING", True
-        return moved
-
-    def _document(self) -> bytes:
-        if not self.applications:
-            return b'{"controller_info": {}, "proxies": {}, "applications": {}, "target_capacity": null}'
-        document = {
-            "controller_info": {"node_id": "n1", "actor_name": "SERVE_CONTROLLER_ACTOR"},
-            "proxy_location": "EveryNode",
-            "http_options": {"host": "127.0.0.1", "port": 8000, "root_path": ""},
-            "proxies": {},
-            "target_capacity": None,
-            "applications": {name: details(name, one) for name, one in self.applications.items()},
-        }
-        return json.dumps(document).encode()
-
-
 class Farm:
     """All clusters behind one listener that takes every address of this machine."""
 
     def __init__(self, token: str) -> None:
         self._bearer = f"Bearer {token}"
-        self._clusters: dict[str, Cluster] = {}
+        self._clusters: dict[str, RayModel] = {}
         self._requests: Counter[str] = Counter()
 
     def application(self) -> web.Application:
@@ -105,24 +58,21 @@ class Farm:
         answer: web.StreamResponse = await handler(request)
         return answer
 
-    def _cluster(self, request: web.Request) -> Cluster:
-        return self._clusters.setdefault(request.host, Cluster())
+    def _cluster(self, request: web.Request) -> RayModel:
+        return self._clusters.setdefault(request.host, RayModel(time.monotonic))
 
     async def _get(self, request: web.Request) -> web.Response:
-        return web.Response(body=self._cluster(request).document(), content_type="application/json")
+        return web.Response(body=self._cluster(request).get(), content_type="application/json")
 
     async def _put(self, request: web.Request) -> web.Response:
-        self._cluster(request).deploy((await request.json())["applications"])
+        self._cluster(request).put((await request.json())["applications"])
         return web.Response()
 
     async def _version(self, _: web.Request) -> web.Response:
         return web.json_response({"version": "4", "ray_version": "2.60.0", "session_name": "farm"})
 
     async def _cluster_status(self, _: web.Request) -> web.Response:
-        usage = {"CPU": [1.0, 512.0], "memory": [0.0, 512e9]}
-        return web.json_response(
-            {"result": True, "msg": "", "data": {"clusterStatus": {"loadMetricsReport": {"usage": usage}}}}
-        )
+        return web.json_response(cluster_status())
 
     async def _count(self, _: web.Request) -> web.Response:
         """How often each path was asked."""
