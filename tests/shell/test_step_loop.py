@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -24,6 +24,7 @@ class Script:
 
     name: str
     tokens: list[int | Exception]
+    slices: int = 1
 
 
 @dataclass
@@ -44,6 +45,16 @@ class ScriptedRunner(Runner[Script]):
     def start(self, prompt: Prompt, request: GenerateRequest) -> Script:
         self.trace.append(f"{request.request_id}:start")
         return Script(request.request_id, list(self.scripts[request.request_id]))
+
+    @override
+    def read(self, state: Script, others: Sequence[Script]) -> bool:
+        self.trace.append(f"{state.name}:read")
+        state.slices -= 1
+        return state.slices <= 0
+
+    @override
+    def reused(self, state: Script) -> int:
+        return 0
 
     @override
     def next_token(self, state: Script) -> int:
@@ -123,7 +134,7 @@ def test_answers_take_turns_token_by_token(make: Make) -> None:
     loop.submit(b.job)
     both_are_in.set()
     assert (a.ids(), b.ids()) == ([1, 1, 1], [2, 2, 2])
-    assert runner.trace == ["a:start", "a", "a", "b:start", "b", "a", "b", "a", "b", "b"]
+    assert runner.trace == ["a:start", "a:read", "a", "b:start", "b:read", "a", "b", "a", "b", "a", "b", "b"]
 
 
 def test_a_cancelled_answer_gets_no_further_step(make: Make) -> None:

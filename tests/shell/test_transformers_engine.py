@@ -288,7 +288,7 @@ async def test_an_engine_that_was_not_started_is_dead(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"options": {"thread": 2}}, r"thread: .*\(options: threads, dtype, device\)"),
+        ({"options": {"thread": 2}}, r"thread: .*\(options: .*threads, dtype, device"),
         ({"options": {"threads": 0}}, "threads"),
         ({"options": {"device": "toaster"}}, "device"),
         ({"tensor_parallel": 2}, "tensor parallelism 2 is not supported yet"),

@@ -2,7 +2,7 @@
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,15 +25,20 @@ from autoglm_serving.engines.text import TextStream
 from autoglm_serving.model.folder import ModelFolder, check_folder
 from autoglm_serving.model.load import ModelImages, ModelTokenizer
 from autoglm_serving.model.locate import locate
+from autoglm_serving.vision.cache import CacheFigures
 
 
 @dataclass(frozen=True)
 class TokenStep:
-    """Tokens of one answer since the last step. An end token, if any, is counted but not among `ids`."""
+    """Tokens of one answer since the last step. An end token, if any, is counted but not among `ids`.
+
+    `cached`: tokens of the prompt that did not have to be computed; the same in every step of an answer.
+    """
 
     ids: tuple[int, ...]
     count: int
     finish: FinishReason | None
+    cached: int = 0
 
 
 @dataclass
@@ -43,6 +48,7 @@ class _Totals:
     failed: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
 
 
 class TextEngine(Engine, ABC):
@@ -74,6 +80,10 @@ class TextEngine(Engine, ABC):
     @abstractmethod
     def _death(self) -> str | None:
         """Why no request can be served again; None while it lives."""
+
+    def _caches(self) -> Mapping[str, CacheFigures]:
+        """What the engine's caches hold and did, by name."""
+        return {}
 
     @override
     async def start(self) -> None:
@@ -131,9 +141,12 @@ class TextEngine(Engine, ABC):
         try:
             stream = TextStream(self._tokenizer.pieces, request.stop)
             completion = 0
+            cached = 0
             async with aclosing(self._tokens(prompt, request)) as steps:
                 async for step in steps:
                     completion += step.count
+                    self._totals.cached_tokens += step.cached - cached
+                    cached = step.cached
                     self._totals.completion_tokens += step.count
                     self._running_prompts[key] = prompt.length + completion
                     delta = _delta(stream, step, prompt, completion)
@@ -169,6 +182,8 @@ class TextEngine(Engine, ABC):
             failed_total=totals.failed,
             prompt_tokens_total=totals.prompt_tokens,
             completion_tokens_total=totals.completion_tokens,
+            cached_tokens_total=totals.cached_tokens,
+            caches=self._caches(),
         )
 
 
@@ -176,4 +191,4 @@ def _delta(stream: TextStream, step: TokenStep, prompt: Prompt, completion: int)
     text = stream.push(step.ids)
     finish: FinishReason | None = "stop" if text.stopped else step.finish
     last = stream.finish() if finish is not None and not text.stopped else ""
-    return Delta(text.text + last, finish, prompt.length, completion, sum(prompt.image_tokens))
+    return Delta(text.text + last, finish, prompt.length, completion, sum(prompt.image_tokens), step.cached)

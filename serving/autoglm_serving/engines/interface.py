@@ -1,8 +1,10 @@
 """What every engine offers: messages with images in, text deltas out."""
 
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
+
+from autoglm_serving.vision.cache import CacheFigures
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,9 +53,13 @@ class TextPart:
 
 @dataclass(frozen=True)
 class ImagePart:
-    """A decoded RGB image of one message."""
+    """A decoded RGB image of one message.
+
+    `key` names its content and its tenant (`vision.cache.key`), for caches. Where it is empty, the engine hashes the pixels.
+    """
 
     image: "Image"
+    key: str = ""
 
 
 Part = TextPart | ImagePart
@@ -69,7 +75,10 @@ class Message:
 
 @dataclass(frozen=True)
 class GenerateRequest:
-    """One generation. `max_pixels` bounds width x height of each image; None is the model's own bound."""
+    """One generation. `max_pixels` bounds width x height of each image; None is the model's own bound.
+
+    `tenant` says whose caches it uses: what one tenant sent makes no other tenant's request faster.
+    """
 
     request_id: str
     messages: tuple[Message, ...]
@@ -80,22 +89,31 @@ class GenerateRequest:
     stop: tuple[str, ...] = ()
     seed: int | None = None
     max_pixels: int | None = None
+    tenant: str = ""
 
 
 @dataclass(frozen=True)
 class Delta:
-    """New text since the last delta, with the counts so far. The last one alone has a finish reason."""
+    """New text since the last delta, with the counts so far. The last one alone has a finish reason.
+
+    `cached_tokens` of the prompt were known from earlier requests and not computed again.
+    """
 
     text: str
     finish_reason: FinishReason | None
     prompt_tokens: int
     completion_tokens: int
     image_tokens: int
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True)
 class EngineStats:
-    """Load of one engine now. `kv_tokens`: tokens of prompt and answer held by running requests."""
+    """Load of one engine now. `kv_tokens`: tokens of prompt and answer held by running requests.
+
+    `cached_tokens_total`: prompt tokens that were not computed again. `caches` are the engine's own caches by name; those
+    inside vLLM are not among them.
+    """
 
     running: int
     waiting: int
@@ -108,6 +126,8 @@ class EngineStats:
     failed_total: int
     prompt_tokens_total: int
     completion_tokens_total: int
+    cached_tokens_total: int = 0
+    caches: Mapping[str, CacheFigures] = field(default_factory=dict)
 
 
 class Engine(Protocol):

@@ -1,31 +1,65 @@
 """The engines' options: what `spec.engine.options` may say, with defaults."""
 
-from typing import Literal, TypeVar
+from typing import Literal, Self, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from autoglm_serving.config import EngineConfig, Frozen
 from autoglm_serving.engines.interface import EngineOptionsInvalid
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+KvCacheDtype = Literal["auto", "float16", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2", "int8_per_token_head"]
 
 
-class TransformersOptions(Frozen):
-    """`dtype` auto: float32 on a CPU, bfloat16 elsewhere. `device` auto: the first GPU, if there is one."""
+class CacheOptions(Frozen):
+    """What every engine has. `decoded_cache_mib`: pictures kept as pixels, so that one sent again is not decoded again."""
+
+    decoded_cache_mib: int = Field(default=128, ge=0, le=1 << 20)
+
+
+class TransformersOptions(CacheOptions):
+    """`dtype` auto: float32 on a CPU, bfloat16 elsewhere. `device` auto: the first GPU, if there is one.
+
+    Caches (in MiB, 0 is off): `pixel_cache_mib` in memory; `feature_cache_mib` and `prefix_cache_mib` where the model lies.
+    A prompt is read `prefill_chunk` tokens at a time, and what is known of it is reused in blocks of `prefix_block`.
+    `vision_batch_tokens`: waiting images of one size go through the vision tower together, up to so many tokens.
+    """
 
     threads: int = Field(default=1, ge=1, le=1024)
     dtype: Dtype = "auto"
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?|npu(:\d+)?|mps)$")
+    pixel_cache_mib: int = Field(default=128, ge=0, le=1 << 20)
+    feature_cache_mib: int = Field(default=256, ge=0, le=1 << 20)
+    prefix_cache_mib: int = Field(default=512, ge=0, le=1 << 20)
+    prefix_block: int = Field(default=64, ge=1, le=4096)
+    prefill_chunk: int = Field(default=512, ge=1, le=1 << 16)
+    vision_batch_tokens: int = Field(default=0, ge=0, le=1 << 20)
+
+    @model_validator(mode="after")
+    def _chunks_hold_whole_blocks(self) -> Self:
+        if self.prefill_chunk % self.prefix_block:
+            raise ValueError(f"prefillChunk {self.prefill_chunk} must be a multiple of prefixBlock {self.prefix_block}")
+        return self
 
 
-class VllmOptions(Frozen):
-    """`kv_cache_gib` counts on a CPU, `gpu_memory_utilization` (a share of the card) on a GPU."""
+class VllmOptions(CacheOptions):
+    """`kv_cache_gib` counts on a CPU, `gpu_memory_utilization` (a share of the card) on a GPU.
+
+    `prefix_caching` reuses what that memory still holds of earlier prompts, `processor_cache_gib` (0 is off) the pixels of
+    earlier images. `kv_cache_dtype` stores keys and values with fewer bits, where vLLM can on this device. A prompt is read
+    `prefill_chunk` tokens at a time; 0 is vLLM's own choice.
+    """
 
     dtype: Dtype = "auto"
     enforce_eager: bool = True
     kv_cache_gib: int = Field(default=1, ge=1, le=4096)
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
     seed: int = Field(default=0, ge=0)
+    prefix_caching: bool = True
+    processor_cache_gib: float = Field(default=0.25, ge=0, le=1024)
+    kv_cache_dtype: KvCacheDtype = "auto"
+    sliding_window: int = Field(default=0, ge=0)
+    prefill_chunk: int = Field(default=0, ge=0, le=1 << 20)
 
 
 Options = TypeVar("Options", TransformersOptions, VllmOptions)

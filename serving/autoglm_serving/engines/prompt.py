@@ -19,8 +19,10 @@ from autoglm_serving.engines.interface import (
     TextPart,
 )
 from autoglm_serving.model.load import ImageSize
+from autoglm_serving.vision.cache import key
 
 if TYPE_CHECKING:
+    import torch
     from PIL.Image import Image
 
 IMAGE_PLACEHOLDER = "<|begin_of_image|><|image|><|end_of_image|>"
@@ -45,7 +47,11 @@ class PromptTokenizer(Protocol):
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt that fits. `token_ids` holds one image token per image; image i takes `image_tokens[i]` of them."""
+    """A prompt that fits. `token_ids` holds one image token per image; image i takes `image_tokens[i]` of them.
+
+    `image_names` name each image as the model sees it (tenant, content, size): equal names, equal features. `pixels` are
+    there when an engine has prepared them ahead; None for an image that needs none.
+    """
 
     token_ids: tuple[int, ...]
     images: "tuple[Image, ...]"
@@ -53,6 +59,9 @@ class Prompt:
     image_tokens: tuple[int, ...]
     image_token_id: int
     max_new_tokens: int
+    tenant: str = ""
+    image_names: tuple[str, ...] = ()
+    pixels: "tuple[torch.Tensor | None, ...]" = ()
 
     @property
     def length(self) -> int:
@@ -84,9 +93,8 @@ class PromptBuilder:
         A longer answer than fits is not refused: its bound is lowered, as vLLM does.
         """
         size = self.image_size.limited_to(request.max_pixels)
-        images = tuple(
-            part.image for message in request.messages for part in message.parts if isinstance(part, ImagePart)
-        )
+        parts = [part for message in request.messages for part in message.parts if isinstance(part, ImagePart)]
+        images = tuple(part.image for part in parts)
         token_ids = self._token_ids(request.messages)
         if token_ids.count(self.image_token_id) != len(images):
             raise GenerationFailed("the model's chat template does not keep one placeholder for each image")
@@ -97,6 +105,8 @@ class PromptBuilder:
             image_tokens=tuple(self._image_tokens(image, size) for image in images),
             image_token_id=self.image_token_id,
             max_new_tokens=request.max_new_tokens,
+            tenant=request.tenant,
+            image_names=tuple(_image_name(part, request.tenant, size) for part in parts),
         )
         room = self.max_model_len - prompt.length
         if room < 1:
@@ -120,6 +130,12 @@ class PromptBuilder:
         return [
             index for text, literal in _pieces(rendered, specials) for index in self.tokenizer.encode(text, literal)
         ]
+
+
+def _image_name(part: ImagePart, tenant: str, size: ImageSize) -> str:
+    image = part.image
+    content = part.key or key(tenant, image.tobytes(), f"{image.mode} {image.width}x{image.height}")
+    return f"{content}@{size.shortest_edge}-{size.longest_edge}"
 
 
 def _content(message: Message, specials: Sequence[str]) -> str:

@@ -1,5 +1,6 @@
-"""One worker thread that runs several answers at once, one token of each in turn.
+"""One worker thread that runs several answers at once: a token of each in turn, and one slice of one prompt between them.
 
+So nobody waits for more than a slice of somebody else's prompt, and a cancelled answer is gone after the slice it is in.
 The thread owns the model: whoever wants tokens submits a job and gets its steps by a callback. A job that fails takes
 nobody with it. If the model fails its self-check after that, or the thread itself breaks, the loop is dead for good.
 """
@@ -7,7 +8,7 @@ nobody with it. If the model fails its self-check after that, or the thread itse
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
@@ -29,7 +30,13 @@ class Runner(Protocol[State]):
         """Tokens that end an answer."""
 
     def start(self, prompt: Prompt, request: GenerateRequest) -> State:
-        """Read the prompt."""
+        """The state of an answer whose prompt is to be read."""
+
+    def read(self, state: State, others: Sequence[State]) -> bool:
+        """Read one slice of a prompt; True when it is read to its end. `others` are the prompts that wait."""
+
+    def reused(self, state: State) -> int:
+        """Tokens of a prompt that were known and not computed."""
 
     def next_token(self, state: State) -> int:
         """The answer's next token."""
@@ -46,6 +53,10 @@ class Job(Generic[State]):
     request: GenerateRequest
     emit: Emit
     state: State | None = None
+    ready: bool = False
+    """The prompt is read."""
+    slices: int = 0
+    """Slices of the prompt that were read."""
     produced: int = 0
     cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -62,6 +73,7 @@ class StepLoop(Generic[State]):
         self._inbox: queue.SimpleQueue[Job[State] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._active: list[Job[State]] = []
+        self._rounds = 0
         self._ready = threading.Event()
         self._stopping = threading.Event()
         self._start_error: BaseException | None = None
@@ -122,15 +134,38 @@ class StepLoop(Generic[State]):
             _emit(job, EngineDead(reason))
 
     def _round(self, runner: Runner[State]) -> None:
-        """Read one new prompt at most, then one token of each answer: nobody waits for more than one prompt."""
-        new = self._next_job(wait=not self._active)
-        if new is not None and not new.cancelled.is_set():
-            self._active.append(new)
-        for job in tuple(self._active):
+        """Take in what came, read one slice of one prompt at most, then give one token of each answer."""
+        self._take_in()
+        reading = [job for job in self._active if not job.ready]
+        if reading:
+            self._read(runner, reading)
+        for job in [job for job in self._active if job.ready]:
             if self._stopping.is_set():
                 return
             if job.cancelled.is_set() or self._step(runner, job):
                 self._active.remove(job)
+
+    def _take_in(self) -> None:
+        """Jobs that came; blocks when there is nothing else to do. Cancelled ones go, whatever they were at."""
+        job = self._next_job(wait=not self._active)
+        while job is not None:
+            self._active.append(job)
+            job = self._next_job(wait=False)
+        self._active = [job for job in self._active if not job.cancelled.is_set()]
+
+    def _read(self, runner: Runner[State], reading: list[Job[State]]) -> None:
+        """One slice. The oldest prompt and the one that was read least take turns: none starves, short ones pass long ones."""
+        self._rounds += 1
+        chosen = reading[0] if self._rounds % 2 else min(reading, key=lambda job: job.slices)
+        try:
+            if chosen.state is None:
+                chosen.state = runner.start(chosen.prompt, chosen.request)
+            others = [job.state for job in reading if job is not chosen and job.state is not None]
+            chosen.slices += 1
+            chosen.ready = runner.read(chosen.state, others)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the others go on
+            _fail(runner, chosen, error)
+            self._active.remove(chosen)
 
     def _next_job(self, wait: bool) -> Job[State] | None:
         try:
@@ -140,24 +175,30 @@ class StepLoop(Generic[State]):
 
     def _step(self, runner: Runner[State], job: Job[State]) -> bool:
         """One token of one job; True when the job is over."""
+        assert job.state is not None
         try:
-            if job.state is None:
-                job.state = runner.start(job.prompt, job.request)
             token = runner.next_token(job.state)
-        except Exception as error:
-            log.warning("request %s failed in the engine", job.request.request_id, exc_info=error)
-            runner.self_check()  # its error, if any, ends the loop, and this job with it
-            _emit(job, _failure(error))
+        except Exception as error:  # noqa: BLE001 - whatever it was, the others go on
+            _fail(runner, job, error)
             return True
         job.produced += 1
-        step = _token_step(token, job, runner.end_ids)
+        step = _token_step(token, job, runner)
         return not _emit(job, step) or step.finish is not None
 
 
-def _token_step(token: int, job: Job[State], end_ids: frozenset[int]) -> TokenStep:
-    if token in end_ids:
-        return TokenStep((), 1, "stop")
-    return TokenStep((token,), 1, "length" if job.produced >= job.prompt.max_new_tokens else None)
+def _fail(runner: Runner[State], job: Job[State], error: Exception) -> None:
+    """Tell the job's listener, unless the model cannot compute any more: then the loop ends, and this job with it."""
+    log.warning("request %s failed in the engine", job.request.request_id, exc_info=error)
+    runner.self_check()
+    _emit(job, _failure(error))
+
+
+def _token_step(token: int, job: Job[State], runner: Runner[State]) -> TokenStep:
+    assert job.state is not None
+    reused = runner.reused(job.state)
+    if token in runner.end_ids:
+        return TokenStep((), 1, "stop", reused)
+    return TokenStep((token,), 1, "length" if job.produced >= job.prompt.max_new_tokens else None, reused)
 
 
 def _failure(error: Exception) -> GenerationFailed:

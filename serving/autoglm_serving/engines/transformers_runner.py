@@ -1,31 +1,46 @@
-"""The model of one step loop, on transformers and torch: read a prompt, give one token after the other."""
+"""The model of one step loop, on transformers and torch: read a prompt in slices, give one token after the other."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from transformers import DynamicCache, Glm4vForConditionalGeneration
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 from typing_extensions import override
 
 from autoglm_serving.engines.interface import GenerateRequest, GenerationFailed
 from autoglm_serving.engines.options import Dtype, TransformersOptions
+from autoglm_serving.engines.prefix_cache import ImageSpan, PrefixCache, block_names
 from autoglm_serving.engines.prompt import Prompt
+from autoglm_serving.engines.shared_cache import MIB
 from autoglm_serving.engines.step_loop import Runner
+from autoglm_serving.engines.transformers_pictures import Pictures
 from autoglm_serving.model.errors import ModelInvalid
 from autoglm_serving.model.folder import ModelFolder
-from autoglm_serving.model.load import ModelImages, load_weights
+from autoglm_serving.model.load import load_weights
+from autoglm_serving.vision.cache import CacheFigures
 
 
 @dataclass
 class Answer:
-    """The state of one answer: its cache, the last logits, and what sampling needs."""
+    """The state of one answer: what of its prompt is read, its keys and values, and what sampling needs."""
 
+    prompt: Prompt
     request: GenerateRequest
+    ids: list[int]
+    images: tuple[ImageSpan, ...]
+    blocks: tuple[str, ...]
+    positions: torch.Tensor
     cache: DynamicCache
-    logits: torch.Tensor
-    next_position: int
     generator: torch.Generator | None
+    read: int = 0
+    """Tokens of the prompt whose keys and values are in `cache`."""
+    reused: int = 0
+    """Those of them that came from the prefix cache."""
+    features: dict[int, torch.Tensor] = field(default_factory=dict)
+    """Features of the images that are being read, by their number."""
+    logits: torch.Tensor | None = None
+    next_position: int = 0
     last: int | None = None
     counts: Counter[int] = field(default_factory=Counter)
 
@@ -33,13 +48,15 @@ class Answer:
 class TransformersRunner(Runner[Answer]):
     """Made and used in one thread: torch keeps its number of threads per thread."""
 
-    def __init__(self, folder: ModelFolder, images: ModelImages, options: TransformersOptions) -> None:
+    def __init__(self, folder: ModelFolder, pictures: Pictures, options: TransformersOptions) -> None:
         torch.set_num_threads(options.threads)
+        self._options = options
         self._device = _device(options.device)
         self._model: Glm4vForConditionalGeneration = load_weights(
             folder, _dtype(options.dtype, self._device), self._device
         )
-        self._images = images
+        self._pictures = pictures
+        self._prefixes: PrefixCache[torch.Tensor] = PrefixCache(options.prefix_cache_mib * MIB)
         self._end_ids = frozenset(folder.end_ids)
         try:
             self.self_check()
@@ -51,28 +68,42 @@ class TransformersRunner(Runner[Answer]):
     def end_ids(self) -> frozenset[int]:
         return self._end_ids
 
+    @property
+    def figures(self) -> Mapping[str, CacheFigures]:
+        """What the prefix cache holds and did, counted in blocks; any thread may ask."""
+        return {"prefix": self._prefixes.figures}
+
     @override
     @torch.inference_mode()
     def start(self, prompt: Prompt, request: GenerateRequest) -> Answer:
-        ids = torch.tensor([prompt.expanded()], device=self._device)
-        features, grid = self._encode(prompt)
-        positions = self._positions(ids, prompt, grid)
-        cache = DynamicCache(config=self._model.config.get_text_config())
-        output = self._model(
-            input_ids=ids,
-            position_ids=positions,
-            past_key_values=cache,
-            mm_encoder_outputs={"image": features} if features is not None else None,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        ids = prompt.expanded()
+        images = _spans(prompt, ids)
         return Answer(
+            prompt=prompt,
             request=request,
-            cache=cache,
-            logits=output.logits[0, -1],
-            next_position=int(positions.max()) + 1,
+            ids=ids,
+            images=images,
+            blocks=self._block_names(prompt, ids, images),
+            positions=self._positions(ids, prompt),
+            cache=DynamicCache(config=self._model.config.get_text_config()),
             generator=_generator(request),
         )
+
+    @override
+    @torch.inference_mode()
+    def read(self, state: Answer, others: Sequence[Answer]) -> bool:
+        self._reuse(state)
+        end = self._chunk_end(state)
+        image = self._unseen_image(state, end)
+        if image is not None:
+            self._see(state, image, others)
+            return False
+        self._read_chunk(state, end)
+        return state.logits is not None
+
+    @override
+    def reused(self, state: Answer) -> int:
+        return state.reused
 
     @override
     @torch.inference_mode()
@@ -88,6 +119,7 @@ class TransformersRunner(Runner[Answer]):
             )
             state.logits = output.logits[0, -1]
             state.next_position += 1
+        assert state.logits is not None
         state.last = choose(state.logits, state.request, state.counts, state.generator)
         state.counts[state.last] += 1
         return state.last
@@ -99,28 +131,119 @@ class TransformersRunner(Runner[Answer]):
         if not bool(torch.isfinite(self._model(input_ids=ids, use_cache=False).logits).all()):
             raise RuntimeError("the model answers with numbers that are not finite")
 
-    def _encode(self, prompt: Prompt) -> tuple[BaseModelOutputWithPooling | None, torch.Tensor | None]:
-        """The vision tower's output, one image after the other: memory is that of the largest image."""
-        if not prompt.images:
-            return None, None
-        features: list[torch.Tensor] = []
-        grids: list[torch.Tensor] = []
-        for image in prompt.images:
-            pixels, grid = self._images.pixels(image, prompt.image_size)
-            output = self._model.get_image_features(pixels.to(self._device), grid.to(self._device), return_dict=True)
-            features.extend(output.pooler_output)
-            grids.append(grid)
-        return BaseModelOutputWithPooling(pooler_output=tuple(features)), torch.cat(grids)
+    def _block_names(self, prompt: Prompt, ids: list[int], images: tuple[ImageSpan, ...]) -> tuple[str, ...]:
+        if self._options.prefix_cache_mib == 0:
+            return ()
+        return block_names(ids, images, prompt.tenant, self._options.prefix_block)
 
-    def _positions(self, ids: torch.Tensor, prompt: Prompt, grid: torch.Tensor | None) -> torch.Tensor:
+    def _positions(self, ids: list[int], prompt: Prompt) -> torch.Tensor:
         """(3, 1, length): an image takes as many positions as its longer side has tokens.
 
         They are passed explicitly, because the model would otherwise keep the offset of the last prompt as its own state
         and use it for another request's tokens.
         """
-        kinds = (ids == prompt.image_token_id).int()
-        positions: torch.Tensor = self._model.model.get_rope_index(ids, kinds, image_grid_thw=grid)[0]
-        return positions
+        row = torch.tensor([ids])
+        kinds = (row == prompt.image_token_id).int()
+        grids = [self._pictures.grid(prompt, index) for index in range(len(prompt.images))]
+        grid = torch.tensor(grids) if grids else None
+        positions: torch.Tensor = self._model.model.get_rope_index(row, kinds, image_grid_thw=grid)[0]
+        return positions.to(self._device)
+
+    def _reuse(self, state: Answer) -> None:
+        """Take over the blocks that are known, from where the prompt is read to; at least one token stays to be read."""
+        block = self._options.prefix_block
+        if state.read % block:
+            return
+        first, last = state.read // block, (len(state.ids) - 1) // block
+        known = self._prefixes.run(state.blocks[first:last])
+        if not known:
+            return
+        values = torch.cat(known, dim=-2)
+        for number, (keys, entries) in enumerate(values):
+            state.cache.update(keys[None], entries[None], number)
+        state.read += block * len(known)
+        state.reused += block * len(known)
+
+    def _chunk_end(self, state: Answer) -> int:
+        """Chunks end at multiples of their size, so that a prompt is cut at the same places whatever of it is known."""
+        chunk = self._options.prefill_chunk
+        return min(len(state.ids), (state.read // chunk + 1) * chunk)
+
+    def _unseen_image(self, state: Answer, end: int) -> int | None:
+        """The first image with tokens before `end` whose features have to be computed."""
+        for index, span in enumerate(state.images):
+            if span.end <= state.read:
+                state.features.pop(index, None)
+            elif span.start < end and index not in state.features:
+                known = self._pictures.known(state.prompt, index)
+                if known is None:
+                    return index
+                state.features[index] = known
+        return None
+
+    def _see(self, state: Answer, image: int, others: Sequence[Answer]) -> None:
+        """Compute the features of one image, and in the same call those of waiting images of its size."""
+        group = [(state, image)]
+        grid = self._pictures.grid(state.prompt, image)
+        room = self._options.vision_batch_tokens - state.images[image].length
+        for other in others:
+            for index, span in enumerate(other.images):
+                waits = span.end > other.read and index not in other.features
+                if waits and span.length <= room and self._pictures.grid(other.prompt, index) == grid:
+                    group.append((other, index))
+                    room -= span.length
+        features = self._pictures.encode(self._model, [(answer.prompt, index) for answer, index in group])
+        for answer, index in group:
+            answer.features[index] = features[answer.prompt.image_names[index]]
+
+    def _read_chunk(self, state: Answer, end: int) -> None:
+        start = state.read
+        output = self._model(
+            inputs_embeds=self._embedded(state, start, end),
+            position_ids=state.positions[:, :, start:end],
+            past_key_values=state.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        state.read = end
+        self._keep(state, start, end)
+        if end == len(state.ids):
+            state.logits = output.logits[0, -1]
+            state.next_position = int(state.positions.max()) + 1
+            state.features.clear()
+
+    def _embedded(self, state: Answer, start: int, end: int) -> torch.Tensor:
+        """(1, tokens, width): the tokens' embeddings, an image's features in the place of its tokens."""
+        embeddings = self._model.get_input_embeddings()
+        vectors: torch.Tensor = embeddings(torch.tensor([state.ids[start:end]], device=self._device))
+        for index, span in enumerate(state.images):
+            first, last = max(span.start, start), min(span.end, end)
+            if first < last:
+                part = state.features[index][first - span.start : last - span.start]
+                vectors[0, first - start : last - start] = part.to(vectors.device, vectors.dtype)
+        return vectors
+
+    def _keep(self, state: Answer, start: int, end: int) -> None:
+        """Put the blocks that are whole now into the prefix cache."""
+        block = self._options.prefix_block
+        for number in range(start // block, min(end // block, len(state.blocks))):
+            names = state.blocks[: number + 1]
+            if self._prefixes.holds(names[-1]):
+                continue
+            part = slice(number * block, (number + 1) * block)
+            layers = [torch.stack((layer.keys[0, :, part], layer.values[0, :, part])) for layer in state.cache.layers]
+            value = torch.stack(layers)
+            self._prefixes.put(names, value, value.nbytes)
+
+
+def _spans(prompt: Prompt, ids: Sequence[int]) -> tuple[ImageSpan, ...]:
+    spans: list[ImageSpan] = []
+    after = 0
+    for length, name in zip(prompt.image_tokens, prompt.image_names, strict=True):
+        start = ids.index(prompt.image_token_id, after)
+        spans.append(ImageSpan(start, length, name))
+        after = start + length
+    return tuple(spans)
 
 
 def choose(

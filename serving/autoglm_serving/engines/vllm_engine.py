@@ -6,6 +6,7 @@ loop, a Ray worker).
 """
 
 import asyncio
+import hashlib
 import logging
 import os
 from collections.abc import AsyncGenerator
@@ -18,7 +19,13 @@ from typing_extensions import override
 
 from autoglm_serving.config import AppConfig
 from autoglm_serving.engines.base import TextEngine, TokenStep
-from autoglm_serving.engines.interface import EngineDead, FinishReason, GenerateRequest, GenerationFailed
+from autoglm_serving.engines.interface import (
+    EngineDead,
+    EngineOptionsInvalid,
+    FinishReason,
+    GenerateRequest,
+    GenerationFailed,
+)
 from autoglm_serving.engines.options import VllmOptions, parse_options
 from autoglm_serving.engines.prompt import Prompt
 from autoglm_serving.model.errors import ModelInvalid
@@ -53,6 +60,7 @@ class VllmEngine(TextEngine):
 
     @override
     async def _start(self, folder: ModelFolder) -> None:
+        self._check_window(folder)
         self._end_ids = frozenset(folder.end_ids)
         self._llm = await asyncio.to_thread(self._make, folder)
 
@@ -62,10 +70,18 @@ class VllmEngine(TextEngine):
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        arguments = self._arguments(folder)
         try:
-            return AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments(folder)))
+            return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         except Exception as error:
             raise ModelInvalid(f"vLLM cannot run {folder.path}: {type(error).__name__}: {error}") from error
+
+    def _check_window(self, folder: ModelFolder) -> None:
+        if self._options.sliding_window:
+            raise EngineOptionsInvalid(
+                f"slidingWindow {self._options.sliding_window}: the model in {folder.path.name} was trained to attend to the "
+                "whole prompt, and vLLM takes a window from a model's own configuration only; remove the option"
+            )
 
     def _arguments(self, folder: ModelFolder) -> dict[str, Any]:
         from vllm.platforms import current_platform
@@ -81,14 +97,19 @@ class VllmEngine(TextEngine):
             "enforce_eager": options.enforce_eager,
             "limit_mm_per_prompt": {"image": self.config.limits.max_images, "video": 0},
             "mm_processor_kwargs": {"size": self._images.size.as_dict()},
-            # A phone never sends the same image twice, and a shared cache would tell one tenant what another has seen.
-            "mm_processor_cache_gb": 0,
+            # Images carry names that hold their tenant, and prompts a salt, so tenants share no cached value (`_input`).
+            "mm_processor_cache_gb": options.processor_cache_gib,
+            "enable_prefix_caching": options.prefix_caching,
+            "kv_cache_dtype": options.kv_cache_dtype,
             # Sampling is set for each request; defaults of the model folder must not slip in.
             "generation_config": "vllm",
             "disable_log_stats": True,
             "distributed_executor_backend": "autoglm_serving.engines.vllm_executor.SupervisedExecutor",
         }
+        if options.prefill_chunk:
+            arguments["max_num_batched_tokens"] = options.prefill_chunk
         if current_platform.is_cpu():
+            _check_cpu(options)
             arguments["dtype"] = "float32" if options.dtype == "auto" else options.dtype
             arguments["kv_cache_memory_bytes"] = options.kv_cache_gib * GIB
             # Profiling reads the largest possible images: minutes on a CPU, and the cache size is given anyway.
@@ -111,7 +132,8 @@ class VllmEngine(TextEngine):
             async with aclosing(stream) as outputs:
                 async for output in outputs:
                     completion = output.outputs[0]
-                    yield self._step(list(completion.token_ids), completion.finish_reason)
+                    cached = output.num_cached_tokens or 0
+                    yield self._step(list(completion.token_ids), completion.finish_reason, cached)
         except EngineDeadError as error:
             raise EngineDead("vLLM's engine core has died") from error
         except (GenerationFailed, EngineDead):
@@ -122,8 +144,11 @@ class VllmEngine(TextEngine):
 
     def _input(self, prompt: Prompt) -> Any:
         value: dict[str, Any] = {"prompt_token_ids": list(prompt.token_ids)}
+        if prompt.tenant:
+            value["cache_salt"] = hashlib.sha256(prompt.tenant.encode()).hexdigest()
         if prompt.images:
             value["multi_modal_data"] = {"image": list(prompt.images)}
+            value["multi_modal_uuids"] = {"image": list(prompt.image_names)}
             value["mm_processor_kwargs"] = {"size": prompt.image_size.as_dict()}
         return value
 
@@ -142,7 +167,7 @@ class VllmEngine(TextEngine):
             output_kind=RequestOutputKind.DELTA,
         )
 
-    def _step(self, ids: list[int], reason: str | None) -> TokenStep:
+    def _step(self, ids: list[int], reason: str | None, cached: int) -> TokenStep:
         finish: FinishReason | None = None
         match reason:
             case None:
@@ -151,7 +176,7 @@ class VllmEngine(TextEngine):
                 finish = reason
             case _:
                 raise GenerationFailed(f"vLLM ended the answer: {reason}")
-        return TokenStep(tuple(index for index in ids if index not in self._end_ids), len(ids), finish)
+        return TokenStep(tuple(index for index in ids if index not in self._end_ids), len(ids), finish, cached)
 
     @override
     async def _stop(self) -> None:
@@ -167,3 +192,14 @@ class VllmEngine(TextEngine):
         if self._llm is None:
             return "vLLM is not running"
         return "vLLM's engine core has died" if self._llm.errored else None
+
+
+def _check_cpu(options: VllmOptions) -> None:
+    """vLLM would start its engine core first, and die there without naming the option."""
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    supported = CPUAttentionBackend.supported_kv_cache_dtypes
+    if options.kv_cache_dtype not in supported:
+        raise EngineOptionsInvalid(
+            f"kvCacheDtype {options.kv_cache_dtype!r}: vLLM on a CPU has {', '.join(map(repr, supported))}"
+        )

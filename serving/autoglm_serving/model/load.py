@@ -100,6 +100,22 @@ class ModelImages:
         patches = self._hf.get_number_of_image_patches(height, width, {"size": size.as_dict()})
         return int(patches) // int(self._hf.merge_size) ** 2
 
+    def grid(self, width: int, height: int, size: ImageSize) -> tuple[int, int, int]:
+        """Frames, patches down and patches across, as `pixels` would give them."""
+        from transformers.models.glm4v.image_processing_glm4v import smart_resize
+
+        frames, patch = int(self._hf.temporal_patch_size), int(self._hf.patch_size)
+        fit_height, fit_width = smart_resize(
+            num_frames=frames,
+            height=height,
+            width=width,
+            temporal_factor=frames,
+            factor=patch * int(self._hf.merge_size),
+            min_pixels=size.shortest_edge,
+            max_pixels=size.longest_edge,
+        )
+        return 1, fit_height // patch, fit_width // patch
+
     def pixels(self, image: "Image", size: ImageSize) -> "tuple[torch.Tensor, torch.Tensor]":
         """(pixel values, grid of one row: frames, patches down, patches across)."""
         output = self._hf(images=[image], size=size.as_dict(), return_tensors="pt")

@@ -57,6 +57,15 @@ class ByteCache(Generic[Value]):
         self._entries.move_to_end(name)
         return entry[0]
 
+    def holds(self, name: str) -> bool:
+        """Whether a value is there. Counts as no use of it."""
+        return name in self._entries
+
+    def touch(self, name: str) -> None:
+        """Make a value the most recently used, if it is there. Counts as neither hit nor miss."""
+        if name in self._entries:
+            self._entries.move_to_end(name)
+
     def put(self, name: str, value: Value, size: int) -> tuple[str, ...]:
         """Keep a value of `size` bytes; the keys that had to go. A value that can never fit is not kept."""
         if size < 0:
