@@ -1,12 +1,14 @@
 """`autoglm train ...` and `autoglm eval ...`."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from autoglm_serving.training.recipe import PRESETS, scaled
 from autoglm_serving.vision.sizing import TOKEN_SIDE
@@ -52,6 +54,32 @@ def train_tiny(data: Path, out: Path, preset: str, smoke: bool, steps: int | Non
     click.echo(f"The model is in {folder}. Its URI is {folder.resolve().as_uri()}")
 
 
+@train.command("variant")
+@click.argument("names")
+@click.argument("data", type=_DATA)
+@click.argument("out", type=_FOLDER)
+@click.option("--from", "uri", default="builtin://autoglm-tiny", show_default=True, help="The trained model's URI.")
+@click.option("--heads", type=_DATA, help="The folder of the model's run: its checkpoint has the pointer's heads.")
+@click.option("--steps", type=click.IntRange(min=1), default=60, show_default=True)
+@click.option("--examples", type=click.IntRange(min=1), default=24, show_default=True, help="Windows to learn from.")
+@click.option(
+    "--side", type=click.IntRange(min=TOKEN_SIDE), default=336, show_default=True, help="Short side in pixels."
+)
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of torch.")
+@click.option("--device", default="cpu", show_default=True)
+def train_variant(
+    names: str, data: Path, out: Path, uri: str, heads: Path | None, threads: int | None, **how: Any
+) -> None:
+    """Learn the new weights of the techniques NAMES (a,b or "all") on the screens in DATA; the model stays as it is.
+
+    OUT gets a small file for each technique, which `autoglm eval tiny --techniques ... --variants OUT` measures.
+    """
+    from autoglm_serving.training.ablation.commands import TuneOptions, tune
+
+    with _told():
+        tune(names, data, out, TuneOptions(uri, heads, threads, **how), _bar_of("steps"))
+
+
 @click.group()
 def evaluate() -> None:
     """Measure models."""
@@ -61,11 +89,25 @@ def evaluate() -> None:
 @click.argument("data", type=_DATA)
 @click.option("--model", "uri", default="builtin://autoglm-tiny", show_default=True, help="The model's URI.")
 @click.option("--sizes", default="168,252,336,448,560", show_default=True, help="Short sides in pixels.")
-@click.option("--screens", "most", type=click.IntRange(min=1), help="Only so many screens, the first ones.")
+@click.option("--screens", "--limit", "most", type=click.IntRange(min=1), help="Only so many screens, the first ones.")
 @click.option("--out", type=_FOLDER, help="A folder for the tables and for every verdict.")
 @click.option("--device", default="cpu", show_default=True)
-def eval_tiny(data: Path, uri: str, sizes: str, most: int | None, out: Path | None, device: str) -> None:
-    """Ask the model every task of the screens in DATA at several sizes, and print how often it was right."""
+@click.option("--techniques", type=_FOLDER, help="Measure every technique instead; the table goes into this folder.")
+@click.option("--only", help="With --techniques: only those whose names begin with one of these (a,b).")
+@click.option("--sessions", type=_DATA, help="With --techniques: screens that follow each other.")
+@click.option("--variants", type=_DATA, help="With --techniques: what `autoglm train variant` wrote.")
+@click.option("--side", type=click.IntRange(min=56), default=336, show_default=True, help="With --techniques.")
+@click.option("--beyond", type=click.IntRange(min=56), help="With --techniques: a size never trained; else half more.")
+@click.option("--study", type=_FOLDER, help="Make the resolution study instead; its pages go into this folder.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes side by side.")
+def eval_tiny(data: Path, uri: str, sizes: str, most: int | None, out: Path | None, device: str, **how: Any) -> None:
+    """Ask the model every task of the screens in DATA at several sizes, and print how often it was right.
+
+    --techniques and --study go further: a table of all techniques, and the study of sizes with its quality table.
+    """
+    if how["techniques"] is not None or how["study"] is not None:
+        _measure_further(data, uri, most, device, {**how, "sizes": sizes})
+        return
     from autoglm_serving.model.errors import ModelInvalid, ModelNotFound
     from autoglm_serving.model.locate import locate
     from autoglm_serving.training.dataset import DatasetInvalid, open_screens
@@ -85,6 +127,19 @@ def eval_tiny(data: Path, uri: str, sizes: str, most: int | None, out: Path | No
     click.echo(write_results(out, found, uri, source) if out is not None else markdown(count(found)))
 
 
+def _measure_further(data: Path, uri: str, most: int | None, device: str, how: dict[str, Any]) -> None:
+    from autoglm_serving.training.ablation.commands import Common, measure_sizes, measure_techniques
+
+    common = Common(data, uri, most, device, how["jobs"])
+    source = click.get_current_context().get_parameter_source("sizes")
+    given = _sides(how["sizes"]) if source is ParameterSource.COMMANDLINE else None
+    with _told():
+        if how["study"] is not None:
+            click.echo(measure_sizes(common, how["study"], given, _counter()))
+        if how["techniques"] is not None:
+            click.echo(measure_techniques(common, how["techniques"], how, _bar_of("techniques")))
+
+
 def _sides(text: str) -> list[int]:
     try:
         sides = sorted({int(part) for part in text.split(",")})
@@ -93,6 +148,24 @@ def _sides(text: str) -> list[int]:
     if not sides or sides[0] < TOKEN_SIDE:
         raise click.BadParameter(f"{text!r} is not a list of sizes of {TOKEN_SIDE} pixels or more, as 252,336")
     return sides
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What a person can put right is said in a sentence."""
+    from autoglm_serving.model.errors import ModelInvalid, ModelNotFound
+    from autoglm_serving.training.ablation.weights import WeightsRefused
+    from autoglm_serving.training.dataset import DatasetInvalid
+
+    try:
+        yield
+    except (DatasetInvalid, ModelInvalid, ModelNotFound, WeightsRefused) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _bar_of(unit: str) -> Callable[[int, int, str], None]:
+    bar = _Bar(unit, every=1 if unit == "techniques" else 20)
+    return bar.show
 
 
 def _counter() -> Callable[[int, int], None]:

@@ -26,11 +26,12 @@ def verdicts(
         key=lambda item: (item[0], whole(item[1], item[0]).tokens),
     )
     for done, (side, screen) in enumerate(plan, 1):
-        yield from _judged(replier, screens, screen, side)
+        yield from judged(replier, screens, screen, side)
         tell(done, len(plan))
 
 
-def _judged(replier: Replier, screens: Screens, screen: Screen, side: int) -> Iterator[Verdict]:
+def judged(replier: Replier, screens: Screens, screen: Screen, side: int) -> Iterator[Verdict]:
+    """Every task of one screen at one size."""
     picture = screens.decoded(screen)
     limit = pixel_limit([ImageSize(screen.width, screen.height, "png")], side)
     replies = replier.answers(picture, [task.instruction for task in screen.tasks], limit)

@@ -3,13 +3,15 @@
 The pixels, the prompt and the positions are those of the transformers engine, so the answers are the served ones.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL.Image import Image
 from transformers import DynamicCache
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from autoglm_serving.model.folder import check_folder
 from autoglm_serving.model.load import ModelImages, ModelTokenizer, load_weights
@@ -27,13 +29,36 @@ class Reply:
     image_tokens: int
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What the language model gets of one picture."""
+
+    tokens: torch.Tensor
+    """[n, width], row by row."""
+    grid: torch.Tensor
+    """[1, 3]: frames, rows and columns of patches that the positions are counted on."""
+    kept: tuple[int, ...] | None = None
+    """Which places of the grid the tokens have; None: all of them."""
+    looked: int = 0
+    """Image tokens that were read before, to find out what to keep."""
+
+    @property
+    def image_tokens(self) -> int:
+        return len(self.tokens) + self.looked
+
+
+See = Callable[[torch.Tensor, torch.Tensor], Seen]
+"""From a picture's patches and their grid to what the language model gets of it."""
+
+
 class Replier:
-    """Answers questions about pictures."""
+    """Answers questions about pictures. `see` may replace the model's own way to see, see `model`."""
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
         checked = check_folder(folder)
         self._device = torch.device(device)
-        self._model = load_weights(checked, torch.float32, self._device)
+        self.model: Any = load_weights(checked, torch.float32, self._device)
+        self.see: See = self._whole
         self._images = ModelImages(checked)
         self._tokenizer = ModelTokenizer(checked)
         self._prompts = Prompts(self._tokenizer)
@@ -50,29 +75,50 @@ class Replier:
         """One answer for each instruction."""
         if not instructions:
             return []
+        return self.answers_about(self.see(*self.pixels(image, max_pixels)), instructions, max_new_tokens)
+
+    def pixels(self, image: Image, max_pixels: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Patches of a picture under a pixel limit, and their grid."""
         pixels, grid = self._images.pixels(image, self._images.size.limited_to(max_pixels))
-        image_tokens = int(grid.prod()) // 4
-        cache, position = self._prefix(pixels.to(self._device), grid.to(self._device), image_tokens)
+        return pixels.to(self._device), grid.to(self._device)
+
+    @torch.inference_mode()
+    def answers_about(self, seen: Seen, instructions: Sequence[str], max_new_tokens: int = 48) -> list[Reply]:
+        """One answer for each instruction about a picture that is seen already."""
+        cache, position = self._prefix(seen)
         prompts = [self._prompts.after(instruction) for instruction in instructions]
         cache.batch_repeat_interleave(len(prompts))
         texts, confidences = self._decode(cache, position, prompts, max_new_tokens)
-        return [Reply(text, sure, image_tokens) for text, sure in zip(texts, confidences, strict=True)]
+        return [Reply(text, sure, seen.image_tokens) for text, sure in zip(texts, confidences, strict=True)]
 
-    def _prefix(self, pixels: torch.Tensor, grid: torch.Tensor, image_tokens: int) -> tuple[DynamicCache, int]:
+    def prompt(self, instruction: str, image_tokens: int) -> torch.Tensor:
+        """[1, length]: the whole prompt of one question."""
+        ids = [*self._prompts.before(image_tokens), *self._prompts.after(instruction)]
+        return torch.tensor([ids], device=self._device)
+
+    def _whole(self, pixels: torch.Tensor, grid: torch.Tensor) -> Seen:
+        """As the model itself sees."""
+        output = self.model.get_image_features(pixels, grid, return_dict=True)
+        return Seen(torch.cat(tuple(output.pooler_output)), grid)
+
+    def _prefix(self, seen: Seen) -> tuple[DynamicCache, int]:
         """The cache of system text and picture, and the position that comes next."""
-        ids = torch.tensor([self._prompts.before(image_tokens)], device=self._device)
-        features = self._model.get_image_features(pixels, grid, return_dict=True)
+        ids = torch.tensor([self._prompts.before(int(seen.grid.prod()) // 4)], device=self._device)
         kinds = (ids == self._prompts.image_id).int()
-        positions = self._model.model.get_rope_index(ids, kinds, image_grid_thw=grid)[0]
-        cache = DynamicCache(config=self._model.config.get_text_config())
-        self._model.model(
+        positions = self.model.model.get_rope_index(ids, kinds, image_grid_thw=seen.grid)[0]
+        following = int(positions.max()) + 1
+        if seen.kept is not None:
+            columns = _columns(kinds[0], seen.kept)
+            ids, positions = ids[:, columns], positions[:, :, columns]
+        cache = DynamicCache(config=self.model.config.get_text_config())
+        self.model.model(
             input_ids=ids,
             position_ids=positions,
             past_key_values=cache,
-            mm_encoder_outputs={"image": features},
+            mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=(seen.tokens,))},
             use_cache=True,
         )
-        return cache, int(positions.max()) + 1
+        return cache, following
 
     def _decode(
         self, cache: DynamicCache, position: int, prompts: Sequence[Sequence[int]], max_new_tokens: int
@@ -92,7 +138,7 @@ class Replier:
         ended = torch.zeros(len(prompts), dtype=torch.bool, device=self._device)
         logs = torch.zeros(len(prompts), device=self._device)
         for _ in range(max_new_tokens):
-            output = self._model(
+            output = self.model(
                 input_ids=ids,
                 position_ids=positions.expand(3, -1, -1),
                 attention_mask=seen,
@@ -114,3 +160,10 @@ class Replier:
 
     def _text(self, ids: Sequence[int]) -> str:
         return b"".join(self._tokenizer.pieces[index] for index in ids if index >= 0).decode(errors="replace")
+
+
+def _columns(is_image: torch.Tensor, kept: Sequence[int]) -> torch.Tensor:
+    """The places of a prompt without the image tokens that are not kept."""
+    places = torch.arange(len(is_image), device=is_image.device)
+    image = places[is_image.bool()]
+    return torch.cat([places[: image[0]], image[list(kept)], places[image[-1] + 1 :]])

@@ -11,6 +11,8 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from autoglm_serving.vision.costs import FitError, Latency
+
 Basis = Literal["measured", "between", "below_range", "above_range"]
 
 EVERY_KIND = "*"
@@ -37,15 +39,27 @@ class Measurement(_Part):
         return self
 
 
+class FittedLatency(_Part):
+    """Milliseconds to the first token on the machine of the measurement: a * tokens**b + c."""
+
+    a: Annotated[float, Field(ge=0)]
+    b: Annotated[float, Field(ge=0)]
+    c: Annotated[float, Field(ge=0)]
+    held_out_relative: Annotated[float, Field(ge=0)]
+    """Mean error on points that the fit has not seen, as a share (k-fold cross-validation)."""
+    points: Annotated[int, Field(ge=1)]
+
+
 class QualityTable(_Part):
     """The file: measurements of one model, and where they come from."""
 
     model: str
     source: str
     """The command and data that gave the figures."""
-    measured: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
-    """The day."""
+    measured: Annotated[str, Field(pattern=r"^(\d{4}-\d{2}-\d{2})?$")] = ""
+    """The day; empty where nobody said."""
     measurements: Annotated[tuple[Measurement, ...], Field(min_length=1)]
+    latency: FittedLatency | None = None
 
 
 class Interval(NamedTuple):
@@ -109,7 +123,7 @@ class Quality:
             interval=interval(accuracy, samples),
             basis=basis,
             samples=samples,
-            source=f"{self.table.model}, {self.table.measured}: {self.table.source}",
+            source=", ".join(filter(None, (self.table.model, self.table.measured))) + f": {self.table.source}",
         )
 
     def smallest_within(self, max_loss: float, kind: str = EVERY_KIND) -> int:
@@ -117,6 +131,20 @@ class Quality:
         curve = self._curves[kind if kind in self._curves else EVERY_KIND]
         full = curve[-1].accuracy
         return next(level.short_side for level in curve if full - level.accuracy <= max(max_loss, 0.0))
+
+    def smallest_keeping(self, share: float, kind: str = EVERY_KIND) -> int:
+        """The smallest measured short side that solves this share of what the largest one solves; the largest always does."""
+        curve = self._curves[kind if kind in self._curves else EVERY_KIND]
+        least = min(share, 1.0) * curve[-1].accuracy
+        return next(level.short_side for level in curve if level.accuracy >= least)
+
+
+def with_costs(table: QualityTable, latency: Latency, error: FitError) -> QualityTable:
+    """The table with what a size costs."""
+    fitted = FittedLatency(
+        a=latency.a, b=latency.b, c=latency.c, held_out_relative=error.held_out_relative, points=error.points
+    )
+    return table.model_copy(update={"latency": fitted})
 
 
 def load(text: str) -> Quality:

@@ -48,6 +48,15 @@ class Encoded:
     """rows and columns."""
 
 
+@dataclass(frozen=True)
+class Begun:
+    """All pieces of all pictures where their fusion begins."""
+
+    hidden: Tensor
+    """[P, C], or one row for each image token when the fusion is late."""
+    pictures: tuple[Views, ...]
+
+
 class FusedTower(nn.Module):
     """Pixels to image tokens with the given parts; with none of them, exactly the tower's own output.
 
@@ -74,6 +83,10 @@ class FusedTower(nn.Module):
 
     def forward(self, visual: Visual, patches: Tensor, grid_thw: Tensor) -> list[Encoded]:
         """patches [P, D] and grid_thw [pictures, 3] as the image processor gives them."""
+        return self.finish(visual, self.begin(visual, patches, grid_thw))
+
+    def begin(self, visual: Visual, patches: Tensor, grid_thw: Tensor) -> Begun:
+        """Up to the fusion. Without `normalise` no new weight is in it: it may be computed once and kept."""
         side = visual.spatial_merge_size
         grids = still_grids(grid_thw)
         lengths = [height * width for height, width in grids]
@@ -84,9 +97,15 @@ class FusedTower(nn.Module):
             self.plan.source.views(part, grid, side, shape)
             for part, grid in zip(patches.split(lengths), grids, strict=True)
         ]
-        hidden = self._first_half(visual, [piece for picture in pictures for piece in picture.pieces])
+        return Begun(
+            self._first_half(visual, [piece for picture in pictures for piece in picture.pieces]), tuple(pictures)
+        )
+
+    def finish(self, visual: Visual, begun: Begun) -> list[Encoded]:
+        """The fusion and what follows it."""
+        side = visual.spatial_merge_size
         unit = 1 if self.plan.place == "late" else side
-        fused = self._fuse_all(hidden, pictures, side, unit)
+        fused = self._fuse_all(begun.hidden, begun.pictures, side, unit)
         if self.plan.place == "late":
             return fused
         return self._second_half(visual, fused)

@@ -1,0 +1,1 @@
+"""The ablation table: every technique a row, measured on the same tasks."""

@@ -1,0 +1,109 @@
+"""What the commands `autoglm eval tiny --techniques`, `--study` and `autoglm train variant` do, apart from their options."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from autoglm_serving.model.locate import locate
+from autoglm_serving.training.ablation import run as ablation
+from autoglm_serving.training.ablation.findings import findings
+from autoglm_serving.training.ablation.measure import Settings
+from autoglm_serving.training.ablation.plan import chosen
+from autoglm_serving.training.ablation.tuning import Plan, Tuner, tunable
+from autoglm_serving.training.dataset import open_screens
+from autoglm_serving.training.study import run as studying
+from autoglm_serving.training.study.data import Study
+from autoglm_serving.vision.sizing import TOKEN_SIDE
+
+Tell = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Common:
+    """What both measurements need."""
+
+    data: Path
+    uri: str
+    limit: int | None
+    device: str
+    jobs: int
+
+    def source(self, *options: str) -> str:
+        """The command, as a reader would type it."""
+        limit = [f"--limit {self.limit}"] if self.limit else []
+        return " ".join([f"autoglm eval tiny {self.data.name}", *options, *limit])
+
+
+def measure_sizes(common: Common, out: Path, sides: Sequence[int] | None, tell: Callable[[int, int], None]) -> str:
+    """Make the resolution study and write it; returns its page."""
+    torch.set_num_threads(1)
+    chosen_sides = tuple(sides or studying.SIZES)
+    job = studying.Job(locate(common.uri), common.data, common.limit, chosen_sides, common.device)
+    source = common.source("--study", out.name, *([f"--sizes {','.join(map(str, sides))}"] if sides else []))
+    return studying.write(out, studying.run(job, common.jobs, common.uri, source, tell))
+
+
+def measure_techniques(common: Common, out: Path, how: Mapping[str, Any], tell: Tell) -> str:
+    """Measure the techniques and write their table; returns its page. A study beside it gives the rest of the rows."""
+    torch.set_num_threads(1)
+    try:
+        techniques = chosen(how["only"])
+    except KeyError as error:
+        raise click.BadParameter(f"no technique's name begins with {error}") from error
+    side = int(how["side"])
+    beyond = int(how["beyond"] or round(1.5 * side / TOKEN_SIDE) * TOKEN_SIDE)
+    settings = Settings(short_side=side, beyond=beyond, variants=how["variants"])
+    job = ablation.Job(locate(common.uri), common.data, how["sessions"], common.limit, settings, common.device)
+    rows = ablation.run(job, techniques, common.jobs, tell)
+    found = findings(job, _study_beside(out)) if how["only"] is None else ()
+    source = common.source("--techniques", out.name, f"--side {side}")
+    return ablation.write(out, rows, found, common.uri, source)
+
+
+def _study_beside(out: Path) -> Study | None:
+    path = out / studying.STUDY
+    return Study.model_validate_json(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+@dataclass(frozen=True)
+class TuneOptions:
+    """Options of `autoglm train variant`."""
+
+    uri: str
+    heads: Path | None
+    threads: int | None
+    steps: int
+    examples: int
+    side: int
+    device: str
+
+
+def tune(names: str, data: Path, out: Path, how: TuneOptions, tell: Tell) -> None:
+    """Learn the new weights of some techniques, one after the other, and say what came of each."""
+    try:
+        wanted = tunable(names)
+    except KeyError as error:
+        raise click.BadParameter(f"{error} is no technique with weights of its own") from error
+    if how.threads is not None:
+        torch.set_num_threads(how.threads)
+    screens = open_screens(data, side=2 * how.side)
+    plan = Plan(steps=how.steps, examples=how.examples, short_side=how.side)
+    tuner = Tuner(locate(how.uri), screens, plan, how.heads, how.device)
+    options = Settings(short_side=how.side).options
+    for name in wanted:
+        done = tuner.tune(
+            name,
+            options,
+            out,
+            lambda step, steps, loss, name=name: tell(step, steps, f"{name}, loss {loss:.3f}"),  # type: ignore[misc]
+        )
+        if done is None:
+            continue
+        click.echo(
+            f"{name}: {done.new_weights:,} new weights, {done.steps} steps in {done.seconds:.0f} s, "
+            f"loss {done.first:.3f} -> {done.last:.3f}"
+        )

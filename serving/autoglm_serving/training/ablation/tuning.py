@@ -1,0 +1,207 @@
+"""`autoglm train variant`: learn the few new weights of a technique, with everything else frozen.
+
+The losses are the training's (`network.Student`): of the answers, and of the pointer where a run's checkpoint has its heads.
+What comes before the new weights is computed once for each example and kept, so that a step costs little more than the
+language model.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from autoglm_serving.model.folder import check_folder
+from autoglm_serving.model.load import ImageSize, ModelImages, ModelTokenizer, load_weights
+from autoglm_serving.screens.dice import Dice
+from autoglm_serving.training import checkpoints, windows
+from autoglm_serving.training.ablation.weights import fingerprint, new_weights, save_new
+from autoglm_serving.training.batches import Batch, BatchMaker, collate
+from autoglm_serving.training.dataset import Screens
+from autoglm_serving.training.examples import pack, questions
+from autoglm_serving.training.network import Student
+from autoglm_serving.training.prompts import Prompts
+from autoglm_serving.training.recipe import Recipe
+from autoglm_serving.training.windows import Window
+from autoglm_serving.vision.modules.fused_tower import Begun
+from autoglm_serving.vision.modules.variant import FusedVariant
+from autoglm_serving.vision.modules.variants import VARIANTS, Options, build_variant
+from autoglm_serving.vision.sizing import TOKEN_SIDE
+
+_ANY_SIZE = ImageSize(1, 1 << 40)
+HEADS = ("query.", "key.")
+"""The helper that only training has: where a question points."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and on what. `examples` windows of screens are learned from again and again."""
+
+    steps: int = 60
+    short_side: int = 336
+    examples: int = 24
+    learning_rate: float = 1e-3
+    questions: int = 8
+    whole_percent: int = 70
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Example:
+    """One window of a screen: its patches and their grid, and how to ask about it on any grid of image tokens."""
+
+    number: int
+    pixels: torch.Tensor
+    grid: torch.Tensor
+    batch: Callable[[int, int], Batch]
+    """From rows and columns of image tokens."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What learning came to: mean losses of the first and the last tenth of the steps."""
+
+    name: str
+    steps: int
+    new_weights: int
+    first: float
+    last: float
+    seconds: float
+    path: Path
+
+
+class Tuner:
+    """A frozen model and its examples; tunes one variant after the other, and shares what they have in common."""
+
+    def __init__(self, model: Path, screens: Screens, plan: Plan, heads: Path | None, device: str = "cpu") -> None:
+        folder = check_folder(model)
+        self._plan = plan
+        self._device = torch.device(device)
+        self._model: Any = load_weights(folder, torch.float32, self._device).requires_grad_(False)
+        self._fingerprint = fingerprint(self._model)
+        self._heads = _heads(heads)
+        maker = _Maker(Recipe("variant", ()), screens, ModelTokenizer(folder), ModelImages(folder))
+        self._examples = [maker.example(plan, number) for number in range(min(plan.examples, plan.steps))]
+        self._begun: dict[Any, Begun] = {}
+
+    def tune(self, name: str, options: Options, out: Path, tell: Callable[[int, int, float], None]) -> Tuning | None:
+        """Learn and write the new weights; None where a variant has none. Raises KeyError for a name not in `VARIANTS`."""
+        torch.manual_seed(self._plan.seed)
+        variant = build_variant(name, self._model, options)
+        if not isinstance(variant, FusedVariant) or not new_weights(variant):
+            return None
+        started = time.perf_counter()
+        losses = self._learn(variant, tell)
+        tenth = max(1, len(losses) // 10)
+        return Tuning(
+            name=name,
+            steps=len(losses),
+            new_weights=new_weights(variant),
+            first=sum(losses[:tenth]) / tenth,
+            last=sum(losses[-tenth:]) / tenth,
+            seconds=time.perf_counter() - started,
+            path=save_new(variant, name, out, len(losses), self._fingerprint),
+        )
+
+    def _learn(self, variant: FusedVariant, tell: Callable[[int, int, float], None]) -> list[float]:
+        student = self._student(variant)
+        optimizer = torch.optim.AdamW(variant.tower.parameters(), lr=self._plan.learning_rate, weight_decay=0.0)
+        losses = []
+        for step in range(self._plan.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = self._plan.learning_rate * _schedule(step, self._plan.steps)
+            optimizer.zero_grad(set_to_none=True)
+            loss = self._loss(variant, student, self._examples[step % len(self._examples)])
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(variant.tower.parameters(), 1.0)
+            optimizer.step()
+            losses.append(float(loss.detach()))
+            tell(step + 1, self._plan.steps, losses[-1])
+        return losses
+
+    def _student(self, variant: FusedVariant) -> Student:
+        """Without the heads of the training run only the answers count."""
+        recipe = Recipe("variant", ())
+        if self._heads is None:
+            recipe = replace(recipe, pointer_weight=0.0)
+        student = Student(variant.model, recipe).to(self._device).eval()
+        if self._heads is not None:
+            student.load_state_dict(self._heads, strict=False)
+        return student.requires_grad_(False).eval()
+
+    def _loss(self, variant: FusedVariant, student: Student, example: Example) -> torch.Tensor:
+        variant.tower.requires_grad_(True)
+        encoded = variant.tower.finish(variant.model.model.visual, self._begin(variant, example))[0]
+        # The student asks its model for image tokens; here they are made by the variant.
+        variant.model.model.get_image_features = lambda *_, **__: SimpleNamespace(pooler_output=(encoded.tokens,))
+        loss: torch.Tensor = student(example.batch(*encoded.grid)).total
+        return loss
+
+    def _begin(self, variant: FusedVariant, example: Example) -> Begun:
+        tower, visual = variant.tower, variant.model.model.visual
+        if tower.normalise is not None:
+            return tower.begin(visual, example.pixels, example.grid)
+        key = (tower.plan, example.number)
+        if key not in self._begun:
+            with torch.no_grad():
+                self._begun[key] = tower.begin(visual, example.pixels, example.grid)
+        return self._begun[key]
+
+
+class _Maker(BatchMaker):
+    """Batches of one picture, on any grid of image tokens."""
+
+    def __init__(self, recipe: Recipe, screens: Screens, tokenizer: ModelTokenizer, images: ModelImages) -> None:
+        super().__init__(recipe, screens, tokenizer, images)
+        self._data, self._processor, self._asking = screens, images, Prompts(tokenizer)
+
+    def example(self, plan: Plan, number: int) -> Example:
+        """The example with this number: the same for the same plan and screens."""
+        dice = Dice(plan.seed, "variant", number)
+        screen = self._data.items[number % len(self._data.items)]
+        window = (
+            windows.whole(screen, plan.short_side)
+            if dice.chance(plan.whole_percent)
+            else windows.choose(screen, plan.short_side, 0.4, dice)
+        )
+        pixels, grid = self._processor.pixels(self._data.picture(screen, window), _ANY_SIZE)
+        asked = questions(screen, window, plan.questions, dice)
+
+        def batch(rows: int, columns: int) -> Batch:
+            seen = Window(window.box, columns * TOKEN_SIDE, rows * TOKEN_SIDE)
+            row = pack(self._asking.before(seen.tokens), [self._asked(each, seen) for each in asked])
+            return collate([row], [1.0], pixels, grid.new_tensor([[1, 2 * rows, 2 * columns]]))
+
+        return Example(number, pixels, grid, batch)
+
+
+def _heads(run: Path | None) -> dict[str, Any] | None:
+    if run is None:
+        return None
+    state = checkpoints.load(run / "checkpoints")
+    if state is None:
+        raise FileNotFoundError(f"{run} has no checkpoint")
+    return {key: value for key, value in state["student"].items() if key.startswith(HEADS)}
+
+
+def _schedule(step: int, steps: int) -> float:
+    """A short warm-up, then a half cosine to nothing."""
+    warm = max(1, steps // 10)
+    if step < warm:
+        return (step + 1) / warm
+    return (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))) / 2
+
+
+def tunable(names: str) -> tuple[str, ...]:
+    """Variants by name, or all that there are. Raises KeyError with a name that is none."""
+    if names == "all":
+        return tuple(VARIANTS)
+    wanted = tuple(name.strip() for name in names.split(","))
+    for name in wanted:
+        if name not in VARIANTS:
+            raise KeyError(name)
+    return wanted
