@@ -7,16 +7,21 @@ with B the bandwidth to the endpoint, Bmax the best bandwidth among the deployme
 0.3 Bmax the link decides alone: 480 pixels. Above a load of 0.8 nothing is enlarged beyond the pixels it came with
 (super-resolution). Answers hold relative coordinates, so clients see no difference.
 
+Where a deployment says what its model solves at which size, that is asked too: what is lost at this size? A size under the
+deployment's quality floor is raised to it, and pixels that win nothing are not sent (only in the dynamic mode).
+
 Source: "The big-model vision breakthrough: how Open-AutoGLM rebuilds multi-scale perception", section 2.2. Its formula and its
 code put the brackets differently; the code's reading is used here, because only it stays within the bounds by itself.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 from autoglm_serving.images import ImageSize
 from autoglm_serving.routing_table import ResolutionPolicy
+from autoglm_serving.vision.quality import EVERY_KIND, Loss, Measurement, Quality, QualityTable
 from autoglm_serving.vision.sizing import at_short_side
 
 THIN_LINK_SHARE = 0.3
@@ -25,7 +30,10 @@ MAX_LOAD_FOR_ENLARGING = 0.8
 SMOOTHING = 0.3
 """Weight of the newest value: one burst moves the resolution, one request does not."""
 
-ResolutionReason = Literal["fixed", "formula", "thin_link"]
+PHONE_SHAPE = 1.9
+"""Upright screens this much longer than wide are phones: 9:19 and longer. Other shapes name no kind of screen for sure."""
+
+ResolutionReason = Literal["fixed", "formula", "thin_link", "quality_floor", "nothing_gained"]
 
 
 @dataclass(frozen=True)
@@ -45,10 +53,57 @@ class Resolution:
     reason: ResolutionReason
     may_enlarge: bool = False
     """Smaller images may be brought up to it (`vision.pixels.resize.enlarged`): there is time for that."""
+    smoothed: int | None = None
+    """What the next choice at this endpoint is smoothed with: the formula's value, whatever quality made of it."""
+    expected: Loss | None = None
+    """What the measured quality says about this size; None where nothing was measured."""
 
 
-def choose(policy: ResolutionPolicy, conditions: Conditions, previous: int | None = None) -> Resolution:
-    """The resolution of one request. `previous` is the last choice for this endpoint, for smoothing."""
+def choose(
+    policy: ResolutionPolicy, conditions: Conditions, previous: int | None = None, kind: str = EVERY_KIND
+) -> Resolution:
+    """The resolution of one request. `previous` is the last `smoothed` of this endpoint, `kind` the kind of screen."""
+    wanted = _by_conditions(policy, conditions, previous)
+    quality = quality_of(policy)
+    if quality is None:
+        return replace(wanted, smoothed=wanted.short_side)
+    side, reason = wanted.short_side, wanted.reason
+    if policy.mode == "dynamic":
+        side, reason = _by_quality(policy, quality, kind, wanted)
+    return Resolution(side, reason, wanted.may_enlarge, wanted.short_side, quality.loss_at(side, kind))
+
+
+@lru_cache(maxsize=256)
+def quality_of(policy: ResolutionPolicy) -> Quality | None:
+    """The policy's measurements, ready for questions; None where there are none."""
+    if not policy.quality:
+        return None
+    rows = tuple(
+        Measurement(kind=each.kind, short_side=each.short_side, right=each.right, samples=each.samples)
+        for each in policy.quality
+    )
+    return Quality(QualityTable(model="the deployment's", source="spec.resolution.quality", measurements=rows))
+
+
+def kind_of(sizes: Sequence[ImageSize]) -> str:
+    """The kind of screen that the images of one request show, as far as their shape tells."""
+    shapes = {"phone" if size.height >= PHONE_SHAPE * size.width else EVERY_KIND for size in sizes}
+    return shapes.pop() if len(shapes) == 1 else EVERY_KIND
+
+
+def _by_quality(
+    policy: ResolutionPolicy, quality: Quality, kind: str, wanted: Resolution
+) -> tuple[int, ResolutionReason]:
+    floor = 0 if policy.quality_floor is None else quality.smallest_keeping(policy.quality_floor, kind)
+    if wanted.short_side < floor:
+        return min(floor, policy.max_short_side), "quality_floor"
+    enough = max(quality.smallest_within(0.0, kind), policy.min_short_side)
+    if wanted.short_side > enough:
+        return enough, "nothing_gained"
+    return wanted.short_side, wanted.reason
+
+
+def _by_conditions(policy: ResolutionPolicy, conditions: Conditions, previous: int | None) -> Resolution:
     if policy.mode == "fixed":
         return Resolution(policy.max_short_side, "fixed")
     may_enlarge = _clamp(conditions.load) <= MAX_LOAD_FOR_ENLARGING

@@ -46,6 +46,21 @@ class Endpoint(Part):
     price: Annotated[float, Field(ge=0)] = 0.0
 
 
+class MeasuredQuality(Part):
+    """How many tasks a model solved on screens seen at one short side (pixels). Kind `*`: all kinds of screens together."""
+
+    kind: str = "*"
+    short_side: Annotated[int, Field(ge=1)]
+    right: Annotated[int, Field(ge=0)]
+    samples: Annotated[int, Field(ge=1)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.right > self.samples:
+            raise ValueError("right must not be above samples")
+        return self
+
+
 class ResolutionPolicy(Part):
     """Bounds of the resolution that the gateway chooses; sides in pixels."""
 
@@ -54,6 +69,10 @@ class ResolutionPolicy(Part):
     max_short_side: Annotated[int, Field(ge=28)] = 1080
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.6
     """Weight of bandwidth against load."""
+    quality: tuple[MeasuredQuality, ...] = ()
+    """What the model solves at which size. Without it nothing is known about what a size loses."""
+    quality_floor: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Share of the tasks solved at the largest measured size that a chosen one must still solve."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

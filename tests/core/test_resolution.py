@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoglm_serving.images import ImageSize
-from autoglm_serving.resolution import Conditions, choose, pixel_limit
-from autoglm_serving.routing_table import ResolutionPolicy
+from autoglm_serving.resolution import Conditions, choose, kind_of, pixel_limit
+from autoglm_serving.routing_table import MeasuredQuality, ResolutionPolicy
 
 FIXED = ResolutionPolicy(mode="fixed", max_short_side=1080)
 DYNAMIC = ResolutionPolicy(mode="dynamic", min_short_side=480, max_short_side=1080, alpha=0.6)
@@ -95,3 +95,78 @@ def test_an_image_that_is_small_enough_is_left_alone() -> None:
 
 def test_a_request_without_images_has_no_pixel_limit() -> None:
     assert pixel_limit([], 540) is None
+
+
+def measured(kind: str, **right: int) -> list[MeasuredQuality]:
+    """Of 100 tasks each: s480=40 means 40 at 480 pixels."""
+    return [MeasuredQuality(kind=kind, short_side=int(side[1:]), right=n, samples=100) for side, n in right.items()]
+
+
+PHONES = measured("phone", s480=60, s720=80, s1080=80)
+ANY = measured("*", s480=40, s720=60, s1080=80)
+
+
+def with_quality(floor: float | None = None, most: int = 1080) -> ResolutionPolicy:
+    return ResolutionPolicy(
+        mode="dynamic", min_short_side=480, max_short_side=most, quality=(*PHONES, *ANY), quality_floor=floor
+    )
+
+
+def test_a_size_under_the_quality_floor_is_raised_to_the_smallest_that_keeps_it() -> None:
+    chosen = choose(with_quality(0.9), Conditions(0.1, 1.0), kind="phone")
+    assert (chosen.short_side, chosen.reason) == (720, "quality_floor")
+    assert choose(with_quality(0.9), Conditions(0.1, 1.0)).short_side == 1080
+    assert choose(with_quality(0.5), Conditions(0.1, 1.0)).reason == "thin_link"
+
+
+def test_the_deployments_largest_side_stays_the_limit_of_the_floor() -> None:
+    chosen = choose(with_quality(1.0, most=600), Conditions(0.1, 1.0))
+    assert (chosen.short_side, chosen.reason) == (600, "quality_floor")
+
+
+def test_pixels_that_win_nothing_are_not_sent() -> None:
+    phone = choose(with_quality(), Conditions(1.0, 0.0), kind="phone")
+    assert (phone.short_side, phone.reason) == (720, "nothing_gained")
+    assert choose(with_quality(), Conditions(1.0, 0.0)).short_side == 1080
+
+
+def test_the_decision_says_what_is_lost_at_its_size_and_what_that_rests_on() -> None:
+    expected = choose(with_quality(), Conditions(1.0, 1.0), previous=540).expected
+    assert expected is not None
+    assert (expected.short_side, expected.basis, expected.samples) == (572, "between", 100)
+    assert expected.loss == pytest.approx(0.8 - (0.4 + 0.2 * 92 / 240))
+    assert choose(DYNAMIC, Conditions(1.0, 1.0)).expected is None
+
+
+def test_quality_does_not_move_what_the_formula_is_smoothed_with() -> None:
+    raised = choose(with_quality(1.0), Conditions(0.3, 1.0), previous=500)
+    assert raised.short_side == 1080
+    assert raised.smoothed == choose(DYNAMIC, Conditions(0.3, 1.0), previous=500).short_side
+
+
+def test_in_fixed_mode_quality_is_told_and_changes_nothing() -> None:
+    fixed = with_quality(1.0).model_copy(update={"mode": "fixed", "max_short_side": 720})
+    chosen = choose(fixed, Conditions(1.0, 0.0))
+    assert (chosen.short_side, chosen.reason) == (720, "fixed")
+    assert chosen.expected is not None
+    assert chosen.expected.loss == pytest.approx(0.2)
+
+
+def test_only_long_upright_screens_are_taken_for_phones() -> None:
+    phone, desk = ImageSize(1080, 2400, "png"), ImageSize(1920, 1080, "png")
+    assert kind_of([phone]) == "phone"
+    assert kind_of([phone, phone]) == "phone"
+    assert kind_of([phone, desk]) == "*"
+    assert kind_of([ImageSize(1080, 1920, "png")]) == "*"
+    assert kind_of([]) == "*"
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1) | st.none(), st.sampled_from(["phone", "*", "kiosk"]))
+def test_the_bounds_hold_with_quality_too(share: float, load: float, floor: float | None, kind: str) -> None:
+    chosen = choose(with_quality(floor), Conditions(share, load), kind=kind)
+    assert 480 <= chosen.short_side <= 1080
+
+
+def test_more_right_than_asked_is_refused() -> None:
+    with pytest.raises(ValueError, match="right must not be above samples"):
+        MeasuredQuality(short_side=480, right=3, samples=2)

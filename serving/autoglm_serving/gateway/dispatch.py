@@ -84,7 +84,7 @@ class Dispatch:
         self._members = {member.address: member for member in members if member.address is not None}
         decision = self._decide(cost)
         self._chosen = self._members[decision.chosen.name]
-        size = self._resolution(decision)
+        size = self._resolution(decision, resolution.kind_of(cost.images))
         self._max_pixels = resolution.pixel_limit(cost.images, size.short_side)
         self._weights = decision.chosen.weights
         self._seen = features(cost, decision.chosen.queued_work_s, self._max_pixels)
@@ -164,14 +164,14 @@ class Dispatch:
             raise api_error("not_ready", f"the model {route.model} is not ready: {decision.message}")
         return decision
 
-    def _resolution(self, decision: Pick) -> resolution.Resolution:
+    def _resolution(self, decision: Pick, kind: str) -> resolution.Resolution:
         route, chosen = self._route, self._chosen
         known = [endpoint.bandwidth_bps for endpoint in route.endpoints if endpoint.bandwidth_bps is not None]
         bandwidth = chosen.endpoint.bandwidth_bps
         share = 1.0 if bandwidth is None or not known else bandwidth / max(known)
         load = decision.chosen.queued_work_s / (route.ttft_target_s or DEFAULT_LOAD_SECONDS)
-        size = resolution.choose(route.resolution, resolution.Conditions(share, load), chosen.short_side)
-        chosen.short_side = size.short_side
+        size = resolution.choose(route.resolution, resolution.Conditions(share, load), chosen.short_side, kind)
+        chosen.short_side = size.smoothed
         return size
 
     def _note(self, cost: RequestCost, decision: Pick, size: resolution.Resolution) -> None:
@@ -181,6 +181,9 @@ class Dispatch:
         record.candidates, record.reason = decision.scores, decision.reason
         record.attempts_planned = tuple(endpoint.name for endpoint in decision.attempts)
         record.short_side, record.resolution_reason = size.short_side, size.reason
+        if size.expected is not None:
+            record.expected_quality, record.expected_loss = size.expected.accuracy, size.expected.loss
+            record.quality_basis = f"{size.expected.kind} {size.expected.basis}, {size.expected.samples} tasks"
         record.max_pixels = self._max_pixels
         record.site, record.endpoint = decision.chosen.site, decision.chosen.name
         self._context.metrics.picks.labels(decision.chosen.site, decision.reason).inc()

@@ -32,6 +32,12 @@ class Record:
     reason: str = ""
     short_side: int | None = None
     resolution_reason: str = ""
+    expected_quality: float | None = None
+    """Share of the tasks that the model was measured to solve at this size; None where nothing was measured."""
+    expected_loss: float | None = None
+    """What that is below the largest measured size."""
+    quality_basis: str = ""
+    """The kind of screen that was measured, whether at this very size, and on how many tasks."""
     max_pixels: int | None = None
     site: str = ""
     endpoint: str = ""
