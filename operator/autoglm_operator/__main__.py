@@ -23,7 +23,15 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from autoglm_operator import chart, handlers, reference
 from autoglm_operator import crds as definitions
 from autoglm_operator.controller import Controller, Parts
-from autoglm_operator.kube import KubeApi, KubeLease, KubeStore, Patience, kinds_are_served, load_configuration
+from autoglm_operator.kube import (
+    KubeApi,
+    KubeLease,
+    KubeStore,
+    Patience,
+    kinds_are_served,
+    load_configuration,
+    remote_configuration,
+)
 from autoglm_operator.lease import Elector, LeaseName, LeaseTimes
 from autoglm_operator.settings import OperatorSettings
 from autoglm_operator.store import StoreError
@@ -61,6 +69,7 @@ class Operator:
                 gateway_token=_reader(settings.gateway_token_file),
                 now=lambda: datetime.now(UTC),
                 clock=time.monotonic,
+                connect=self._connect,
                 metrics=self._metrics,
                 pace=settings.pace,
             )
@@ -155,6 +164,12 @@ class Operator:
 
     async def _show_metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=generate_latest(self._metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    def _connect(self, kubeconfig: str | None) -> KubeApi:
+        """The API of a site's cluster; its writes ask the fence like all others."""
+        if kubeconfig is None:
+            return self._apis[0]
+        return KubeApi(remote_configuration(kubeconfig), self._elector, threads=4, on_call=self._count)
 
     def _count(self, method: str, outcome: str, seconds: float) -> None:
         self._metrics.kube_calls.labels(method, outcome).observe(seconds)

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from autoglm_operator import applications, conditions, views
+from autoglm_operator import applications, clusters, conditions, views
 from autoglm_operator.api import DeploymentSiteStatus, SiteState
 from autoglm_operator.state import ApplyApplication, DeleteApplication, SiteOutcome, SiteView, Verdict, clip
 from autoglm_operator.subject import Subject
@@ -21,9 +21,11 @@ def second(moment: datetime | None) -> datetime | None:
 
 
 def _served(subject: Subject, view: SiteView) -> SiteOutcome:
-    found = views.application(view, subject.wanted.name)
+    found = subject.found(view)
     wanted = applications.kept(found, subject.wanted)
     standing = applications.judge(found, wanted, _history(subject, view.name), subject.now)
+    step = _step(clusters.Place(subject, view, wanted, found), standing)
+    standing = step.standing
     row = DeploymentSiteStatus(
         name=view.name,
         desired=wanted.replicas,
@@ -33,12 +35,16 @@ def _served(subject: Subject, view: SiteView) -> SiteOutcome:
         message=clip(_told(standing, view)),
         observed_at=second(view.observed_at),
     )
-    change: ApplyApplication | DeleteApplication | None = None
+    return SiteOutcome(row, standing.reason, True, step.change)
+
+
+def _step(place: clusters.Place, standing: applications.Standing) -> clusters.Step:
+    """What to write at the site. An existing Ray cluster has its pods already; there only the application counts."""
+    if place.view.site.spec.backend.kube_ray is not None:
+        return clusters.step(place, standing)
     if standing.apply:
-        change = ApplyApplication(view.name, wanted.application)
-    elif standing.restart:
-        change = DeleteApplication(view.name, wanted.name, wanted.uid)
-    return SiteOutcome(row, standing.reason, True, change)
+        return clusters.Step(standing, ApplyApplication(place.view.name, place.application.application))
+    return clusters.Step(standing, place.delete() if standing.restart else None)
 
 
 def _told(standing: applications.Standing, view: SiteView) -> str:

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from autoglm_operator.api import AutoGLMDeployment, ResolutionSpec, RoutingSpec
 from autoglm_operator.api.quantities import bits_per_second, seconds
+from autoglm_operator.kuberay.names import serve_addresses
 from autoglm_operator.state import InvalidDeployment, SiteView
 from autoglm_serving.config import AppConfig
 from autoglm_serving.routing_table import Endpoint, ResolutionPolicy, Route, RoutingTable
@@ -79,7 +80,7 @@ def holder(
 def _endpoints(stop: Stop, name: str) -> Iterable[Endpoint]:
     site = stop.view.site
     link, ray = site.spec.link, site.spec.backend.ray
-    for address in ray.serve_addresses if ray else ():
+    for address in ray.serve_addresses if ray else serve_addresses(name, site):
         yield Endpoint(
             site=site.metadata.name,
             url=f"{address.rstrip('/')}/{name}",

@@ -5,7 +5,7 @@ nothing here does I/O. Every figure travels with the time at which it was seen; 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -68,6 +68,23 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class RayServiceView:
+    """The Kubernetes objects behind an application at a site with the back end kubeRay.
+
+    `objects` are the RayService and its children as they are stored, without status and bookkeeping, by kind. `workers` is
+    the wanted number of worker pods by RayCluster. `cluster_hash` says what the Ray cluster was made from; None on a
+    RayService that this operator did not make. `upgrading` says that a second Ray cluster is being started.
+    """
+
+    name: str
+    uid: str
+    cluster_hash: str | None
+    objects: Mapping[str, Mapping[str, Any]]
+    workers: Mapping[str, int]
+    upgrading: bool = False
+
+
+@dataclass(frozen=True)
 class ApplicationView:
     """One Serve application as a Ray cluster reports it.
 
@@ -87,6 +104,7 @@ class ApplicationView:
     ready_replicas: int = 0
     target_replicas: int = 0
     deployed_at: datetime | None = None
+    ray_service: RayServiceView | None = None
 
     @property
     def owner_uid(self) -> str | None:
@@ -204,6 +222,10 @@ class ApplyApplication:
 
     site: str
     application: Mapping[str, Any]
+    manifests: tuple[Mapping[str, Any], ...] = ()
+    """Kubernetes objects at a site with the back end kubeRay, the RayService first; they carry the application."""
+    workers: Mapping[str, int] = field(default_factory=dict)
+    """Worker pods to ask of RayClusters that are there, by name."""
 
     @property
     def name(self) -> str:

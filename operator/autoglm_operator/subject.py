@@ -6,6 +6,7 @@ from functools import cached_property
 
 from autoglm_operator import applications, placement, revision, views
 from autoglm_operator.api import AutoGLMDeployment, DeploymentSiteStatus
+from autoglm_operator.kuberay import names
 from autoglm_operator.state import ApplicationView, Observed, SiteView, Verdict
 from autoglm_serving.config import AppConfig
 
@@ -54,6 +55,12 @@ class Subject:
     def is_live(self, view: SiteView) -> bool:
         """Whether the figures of a site may be acted on."""
         return views.is_live(view, self.now)
+
+    def found(self, view: SiteView) -> ApplicationView | None:
+        """What stands at a site where the application of this deployment belongs, whoever it belongs to."""
+        if view.site.spec.backend.kube_ray is None:
+            return views.application(view, self.wanted.name)
+        return views.ray_service(view, names.ray_service(self.wanted.name, view.name))
 
     def ours(self, view: SiteView) -> ApplicationView | None:
         """The application of this deployment at a site, when it was last read."""

@@ -46,6 +46,11 @@ def application(view: SiteView, name: str) -> ApplicationView | None:
     return next((found for found in view.applications or () if found.name == name), None)
 
 
+def ray_service(view: SiteView, name: str) -> ApplicationView | None:
+    """The application of the RayService of this name at a site, whoever it belongs to."""
+    return next((one for one in view.applications or () if one.ray_service and one.ray_service.name == name), None)
+
+
 def owned(view: SiteView, uid: str) -> tuple[ApplicationView, ...]:
     """The applications at a site that belong to one resource."""
     return tuple(found for found in view.applications or () if uid and found.owner_uid == uid)

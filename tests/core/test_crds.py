@@ -25,6 +25,11 @@ SCHEMAS: dict[str, Json] = {
 }
 # What a JSON schema does not say: rules between fields, names of map entries, sizes in a text, a newline at its end.
 BETWEEN_FIELDS = {
+    "both back ends",
+    "a remote cluster without addresses",
+    "a toleration of nothing",
+    "two places for the head's state",
+    "a password without a Redis",
     "a model name with a newline",
     "tensor parallel with transformers",
     "tensor parallel on cpu",

@@ -10,7 +10,7 @@ from autoglm_operator import crds
 from autoglm_operator.api import parse_site
 from autoglm_operator.reconcile import reconcile
 from autoglm_operator.state import Observed, SiteError, SiteView
-from support import fleet
+from support import fleet, kube
 
 Json = dict[str, Any]
 
@@ -40,6 +40,8 @@ DEPLOYMENT: dict[str, tuple[Json, Json]] = {
         {"engine": VLLM | {"parallelism": {"tensor": 2}}, "worker": {"accelerator": {"type": "gpu", "count": 2}}},
     ),
     "worker.resources.cpu": ({}, {"worker": {"resources": {"cpu": "500m"}}}),
+    "worker.resources.memory": ({}, {"worker": {"resources": {"memory": "64Gi"}}}),
+    "worker.template": ({}, {"worker": {"template": {"spec": {"runtimeClassName": "nvidia"}}}}),
     "sites.names": ({}, {"sites": {"names": ["region"]}}),
     "sites.selector.matchLabels": ({}, {"sites": {"selector": {"matchLabels": {"tier": "gold"}}}}),
     "replicas": ({}, {"replicas": 3}),
@@ -57,6 +59,8 @@ DEPLOYMENT: dict[str, tuple[Json, Json]] = {
     "limits.maxImageSide": ({}, {"limits": {"maxImageSide": 4096}}),
     "limits.maxNewTokens": ({}, {"limits": {"maxNewTokens": 128}}),
     "limits.maxQueue": ({}, {"limits": {"maxQueue": 8}}),
+    "rollout.maxSurge": ({}, {"rollout": {"maxSurge": 1}}),
+    "rollout.maxUnavailable": ({"replicas": 2}, {"replicas": 2, "rollout": {"maxUnavailable": 0}}),
     "suspend": ({}, {"suspend": True}),
     "deletionDeadline": ({}, {"deletionDeadline": "1h"}),
 }
@@ -69,6 +73,37 @@ SITE: dict[str, Json] = {
     "price": {"price": 2.5},
 }
 
+SECRET = {"namespace": "autoglm", "name": "edge"}
+REDIS = {"redisAddress": "redis:6379"}
+
+# One change for each field of a site with the back end kubeRay, with what it needs around it: (before, after).
+KUBERAY: dict[str, tuple[Json, Json]] = {
+    "namespace": ({}, {"namespace": "other"}),
+    "image": ({}, {"image": "registry.example/autoglm-serving:2"}),
+    "rayVersion": ({}, {"rayVersion": "2.61.0"}),
+    "imagePullSecrets": ({}, {"imagePullSecrets": ["registry"]}),
+    "nodeSelector": ({}, {"nodeSelector": {"pool": "phones"}}),
+    "tolerations": ({}, {"tolerations": [{"key": "gpu", "operator": "Exists"}]}),
+    "priorityClassName": ({}, {"priorityClassName": "serving"}),
+    "topologySpread": ({}, {"topologySpread": [{"topologyKey": "kubernetes.io/hostname"}]}),
+    "head.cpu": ({}, {"head": {"cpu": 4}}),
+    "head.memory": ({}, {"head": {"memory": "8Gi"}}),
+    "devices.gpu": ({}, {"devices": {"gpu": "amd.com/gpu"}}),
+    "devices.npu": ({}, {"devices": {"npu": "huawei.com/Ascend310P"}}),
+    "tokenSecret": ({}, {"tokenSecret": "ray-token"}),
+    "gcsFaultTolerance.claim": ({}, {"gcsFaultTolerance": {"claim": "gcs"}}),
+    "gcsFaultTolerance.redisAddress": ({}, {"gcsFaultTolerance": REDIS}),
+    "gcsFaultTolerance.redisPassword.name": (
+        {"gcsFaultTolerance": REDIS},
+        {"gcsFaultTolerance": REDIS | {"redisPassword": {"name": "redis"}}},
+    ),
+    "gcsFaultTolerance.redisPassword.key": (
+        {"gcsFaultTolerance": REDIS | {"redisPassword": {"name": "redis"}}},
+        {"gcsFaultTolerance": REDIS | {"redisPassword": {"name": "redis", "key": "secret"}}},
+    ),
+    "serveAddresses": ({}, {"serveAddresses": ["http://ingress.example:80"]}),
+}
+
 # How the operator reaches a cluster: the shell's tests show that it does so by these.
 CONNECTION = {
     "backend.ray.address",
@@ -79,6 +114,9 @@ CONNECTION = {
     "backend.ray.tls.caSecret.namespace",
     "backend.ray.tls.caSecret.name",
     "backend.ray.tls.caSecret.key",
+    "backend.kubeRay.kubeconfigSecret.namespace",
+    "backend.kubeRay.kubeconfigSecret.name",
+    "backend.kubeRay.kubeconfigSecret.key",
 }
 
 
@@ -102,15 +140,20 @@ def spec_of(position: int) -> Json:
 
 def test_the_tables_name_every_field_that_has_an_effect() -> None:
     assert set(DEPLOYMENT) == set(leaves(spec_of(0)))
-    assert set(SITE) | CONNECTION == set(leaves(spec_of(1)))
+    kuberay = {f"backend.kubeRay.{field}" for field in KUBERAY}
+    assert set(SITE) | kuberay | CONNECTION == set(leaves(spec_of(1)))
 
 
 def effect(spec: Json) -> object:
     """What the operator does for a deployment: at first, when it runs, and when it is deleted while a site is away."""
     running = fleet.deployment(spec)
-    empty = Observed(sites=(fleet.view("region"), fleet.view("store")))
+    empty = Observed(sites=(fleet.view("region"), fleet.view("store"), kube.view("pods")))
     first = reconcile(running, empty, fleet.NOW)
-    views = (fleet.view("region", fleet.application(running)), fleet.view("store", fleet.application(running)))
+    views = (
+        fleet.view("region", fleet.application(running)),
+        fleet.view("store", fleet.application(running)),
+        kube.view("pods", kube.stored(running, "pods")),
+    )
     gateways = (fleet.gateway(*fleet.admitted(running, "region", "store")),)
     later = reconcile(running, Observed(sites=views, gateways=gateways), fleet.NOW)
     deleted = (fleet.NOW - timedelta(minutes=20)).isoformat()
@@ -118,7 +161,8 @@ def effect(spec: Json) -> object:
     gone = fleet.deployment(spec, status=left, deletionTimestamp=deleted)
     away = SiteView(fleet.site("region"), error=SiteError("Unreachable", "no answer"), failures=9)
     last = reconcile(gone, Observed(sites=(away,)), fleet.NOW)
-    return (first.applications, later.applications, later.routes, last.remove_finalizer)
+    pods = kube.manifests(running, "pods")
+    return (first.applications, later.applications, later.routes, last.remove_finalizer, pods)
 
 
 @pytest.mark.parametrize("field", sorted(DEPLOYMENT))
@@ -145,3 +189,18 @@ def routes(spec: Json) -> object:
 @pytest.mark.parametrize("field", sorted(SITE))
 def test_changing_a_field_of_a_site_changes_its_routes(field: str) -> None:
     assert routes({}) != routes(SITE[field])
+
+
+def objects(field: str, spec: Json) -> object:
+    """The routes and the Kubernetes objects of a deployment at a site with this back end."""
+    worker: Json = {"worker": {"accelerator": {"type": "npu" if field == "devices.npu" else "gpu"}}}
+    plan = reconcile(fleet.deployment(worker), Observed(sites=(kube.view("pods", backend=spec),)), fleet.NOW)
+    assert plan.applications
+    return plan.applications, plan.routes
+
+
+@pytest.mark.parametrize("field", sorted(KUBERAY))
+def test_changing_a_field_of_a_site_with_kuberay_changes_its_objects_or_routes(field: str) -> None:
+    before, after = KUBERAY[field]
+    assert objects(field, before) == objects(field, before), "the operator decides the same twice"
+    assert objects(field, before) != objects(field, after)

@@ -47,6 +47,12 @@ def ray(**changes: Any) -> Json:
     return {key: value for key, value in (backend | changes).items() if value is not None}
 
 
+def kuberay(**changes: Any) -> Json:
+    """A valid `backend.kubeRay`; a change to None removes a field."""
+    backend: Json = {"namespace": "ray", "image": "registry.example/autoglm-serving:1"}
+    return {key: value for key, value in (backend | changes).items() if value is not None}
+
+
 def manifest(case: Refused | Accepted) -> Json:
     """The manifest of a case. A key with dots reaches into it; None removes."""
     made = deployment() if case.kind == "deployment" else site()
@@ -97,20 +103,20 @@ REFUSED_DEPLOYMENTS = (
         [{"name": "int4"}],
         "remove it and name the weights to serve in spec.model.uri",
     ),
-    _not_yet(
-        "deployment", "spec.worker.template", {"spec": {}}, "remove it and configure the pods of the site's Ray cluster"
+    _d(
+        "memory in decimal units",
+        {"spec.worker.resources.memory": "16GB"},
+        "spec.worker.resources.memory",
+        'must be an amount of memory in Mi, Gi or Ti, such as "512Mi" or "16Gi"',
     ),
-    _not_yet(
-        "deployment", "spec.worker.resources.memory", "16Gi", "remove it; Ray does not hold replicas to a memory limit"
-    ),
+    _not_yet("deployment", "spec.rollout.steps", [{"percent": 5}]),
+    _not_yet("deployment", "spec.rollout.gates", [{"metric": "ttft", "maximum": 1}]),
+    _d("a negative surge", {"spec.rollout": {"maxSurge": -1}}, "spec.rollout.maxSurge", "equal to 0"),
     _not_yet("deployment", "spec.resolution.qualityFloor", 0.9),
     _not_yet("deployment", "spec.routing.slo.latency", "5s", "remove it and set spec.routing.slo.ttft"),
     _not_yet("deployment", "spec.routing.spillover", {}, "remove it; requests already go to every site in spec.sites"),
     _not_yet("deployment", "spec.routing.mirror", {"name": "next", "percent": 5}),
     _not_yet("deployment", "spec.routing.canary", {"name": "next", "percent": 5}),
-    _not_yet(
-        "deployment", "spec.rollout", {"maxSurge": 1}, "remove it; Ray Serve replaces replicas one after the other"
-    ),
     _d("a name with a dot", {"metadata.name": "phones.v2"}, "metadata.name", _LABEL),
     _d("a name that is too long", {"metadata.name": "x" * 64}, "metadata.name", "Too long"),
     _d("no model", {"spec.model": None}, "spec.model", "Required value"),
@@ -275,9 +281,34 @@ REFUSED_DEPLOYMENTS = (
 )
 
 REFUSED_SITES = (
-    _not_yet("site", "spec.backend.kubeRay", {"namespace": "ray"}, "remove it and set spec.backend.ray"),
+    _s("both back ends", {"spec.backend.kubeRay": kuberay()}, "spec.backend", "ray and kubeRay exclude each other"),
+    _s("no image", {"spec.backend": {"kubeRay": {"namespace": "ray"}}}, "spec.backend.kubeRay.image", "Required value"),
+    _s(
+        "a remote cluster without addresses",
+        {"spec.backend": {"kubeRay": kuberay(kubeconfigSecret={"namespace": "autoglm", "name": "edge"})}},
+        "spec.backend.kubeRay.serveAddresses",
+        "needs an address with kubeconfigSecret",
+    ),
+    _s(
+        "a toleration of nothing",
+        {"spec.backend": {"kubeRay": kuberay(tolerations=[{"effect": "NoSchedule"}])}},
+        "spec.backend.kubeRay.tolerations[0].key",
+        "needs a key with operator Equal",
+    ),
+    _s(
+        "two places for the head's state",
+        {"spec.backend": {"kubeRay": kuberay(gcsFaultTolerance={"claim": "gcs", "redisAddress": "redis:6379"})}},
+        "spec.backend.kubeRay.gcsFaultTolerance",
+        "needs either claim or redisAddress",
+    ),
+    _s(
+        "a password without a Redis",
+        {"spec.backend": {"kubeRay": kuberay(gcsFaultTolerance={"claim": "gcs", "redisPassword": {"name": "redis"}})}},
+        "spec.backend.kubeRay.gcsFaultTolerance.redisPassword",
+        "has no effect without redisAddress",
+    ),
     _s("no backend", {"spec.backend": None}, "spec.backend", "Required value"),
-    _s("an empty backend", {"spec.backend": {}}, "spec.backend", "needs spec.backend.ray: set it"),
+    _s("an empty backend", {"spec.backend": {}}, "spec.backend", "needs spec.backend.ray or spec.backend.kubeRay"),
     _s("an unknown tier", {"spec.tier": "fog"}, "spec.tier", 'supported values: "cloud", "edge"'),
     _s("no address", {"spec.backend.ray": ray(address=None)}, "spec.backend.ray.address", "Required value"),
     _s(
@@ -390,7 +421,27 @@ ACCEPTED = (
     Accepted("routing", "deployment", {"spec.routing": {"slo": {"ttft": "1.5s"}, "retries": 0, "timeout": "1h"}}),
     Accepted("limits", "deployment", {"spec.limits": {"maxImages": 1, "maxQueue": 1}}),
     Accepted("suspended", "deployment", {"spec.suspend": True, "spec.deletionDeadline": "0s"}),
+    Accepted("pods of one's own", "deployment", {"spec.worker.template": {"spec": {"runtimeClassName": "nvidia"}}}),
+    Accepted("a rollout budget", "deployment", {"spec.rollout": {"maxSurge": 4, "maxUnavailable": 0}}),
     Accepted("a site", "site", {}),
+    Accepted("a site with KubeRay", "site", {"spec.backend": {"kubeRay": kuberay()}}),
+    Accepted(
+        "a site with KubeRay elsewhere",
+        "site",
+        {
+            "spec.backend": {
+                "kubeRay": kuberay(
+                    kubeconfigSecret={"namespace": "autoglm", "name": "edge"},
+                    serveAddresses=["https://edge.example:443"],
+                    nodeSelector={"accelerator": "ascend"},
+                    tolerations=[{"operator": "Exists"}],
+                    topologySpread=[{"topologyKey": "kubernetes.io/hostname"}],
+                    gcsFaultTolerance={"redisAddress": "redis:6379", "redisPassword": {"name": "redis"}},
+                    devices={"npu": "huawei.com/Ascend310P"},
+                )
+            }
+        },
+    ),
     Accepted("an open site", "site", {"spec.backend.ray": ray(tokenSecret=None, allowOpenCluster=True)}),
     Accepted("a site by IPv6", "site", {"spec.backend.ray": ray(address="http://[fd00::5]:8265")}),
     Accepted(

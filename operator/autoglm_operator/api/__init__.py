@@ -12,6 +12,7 @@ from autoglm_operator.api.conditions import (
 )
 from autoglm_operator.api.deployment import (
     AcceleratorSpec,
+    AcceleratorType,
     AutoGLMDeployment,
     DeploymentSpec,
     EngineSpec,
@@ -28,6 +29,16 @@ from autoglm_operator.api.deployment_status import (
     GatewayTable,
     SiteState,
 )
+from autoglm_operator.api.kuberay import (
+    DeviceNames,
+    GcsFaultTolerance,
+    HeadSpec,
+    KubeconfigReference,
+    KubeRayBackend,
+    RedisPassword,
+    Toleration,
+    TopologySpread,
+)
 from autoglm_operator.api.metadata import ObjectMeta
 from autoglm_operator.api.parse import (
     InvalidResource,
@@ -38,21 +49,20 @@ from autoglm_operator.api.parse import (
     parse_site,
     parse_site_status,
 )
+from autoglm_operator.api.secrets import SecretReference
 from autoglm_operator.api.site import (
     AutoGLMSite,
     BackendSpec,
-    KubeRayBackend,
     LinkSpec,
     RayBackend,
     RayTls,
-    SecretReference,
     SiteAccelerator,
     SiteCapacity,
     SitePhase,
     SiteSpec,
     SiteStatus,
 )
-from autoglm_operator.api.traffic import LimitsSpec, ResolutionSpec, RoutingSpec, SloSpec
+from autoglm_operator.api.traffic import LimitsSpec, ResolutionSpec, RolloutSpec, RoutingSpec, SloSpec
 
 __all__ = [
     "API_VERSION",
@@ -60,6 +70,7 @@ __all__ = [
     "REASONS",
     "VERSION",
     "AcceleratorSpec",
+    "AcceleratorType",
     "AutoGLMDeployment",
     "AutoGLMSite",
     "BackendSpec",
@@ -69,10 +80,14 @@ __all__ = [
     "DeploymentSiteStatus",
     "DeploymentSpec",
     "DeploymentStatus",
+    "DeviceNames",
     "EngineSpec",
     "GatewayTable",
+    "GcsFaultTolerance",
+    "HeadSpec",
     "InvalidResource",
     "KubeRayBackend",
+    "KubeconfigReference",
     "LimitsSpec",
     "LinkSpec",
     "ModelSpec",
@@ -82,8 +97,10 @@ __all__ = [
     "RayBackend",
     "RayTls",
     "Reason",
+    "RedisPassword",
     "ResolutionSpec",
     "ResourceSpec",
+    "RolloutSpec",
     "RoutingSpec",
     "SecretReference",
     "SiteAccelerator",
@@ -97,6 +114,8 @@ __all__ = [
     "SiteStatus",
     "SitesSpec",
     "SloSpec",
+    "Toleration",
+    "TopologySpread",
     "WorkerSpec",
     "parse_deployment",
     "parse_deployment_status",

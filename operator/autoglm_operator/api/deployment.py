@@ -11,6 +11,8 @@ from autoglm_operator.api.text import (
     Cpus,
     Deadline,
     DnsLabel,
+    LabelValue,
+    Memory,
     ModelName,
     ModelUri,
     OptionName,
@@ -19,7 +21,6 @@ from autoglm_operator.api.text import (
 from autoglm_operator.api.traffic import LimitsSpec, ResolutionSpec, RolloutSpec, RoutingSpec, ScalingSpec
 
 AcceleratorType = Literal["cpu", "gpu", "npu"]
-LabelValue = Annotated[str, Field(max_length=63)]
 
 _OPTION_NAMES = Check(
     "self.all(name, name.matches('^[a-zA-Z][a-zA-Z0-9_]{0,63}$'))",
@@ -122,8 +123,9 @@ class ResourceSpec(Model):
 
     cpu: Cpus = 1
     """CPU cores of one replica, such as 2, "1.5" or "500m"."""
-    memory: Annotated[int | str | None, NotYet("remove it; Ray does not hold replicas to a memory limit")] = None
-    """Memory of one replica, such as "16Gi"."""
+    memory: Memory | None = None
+    """Memory of the pod of one replica at sites with the back end kubeRay, such as "16Gi"; absent means 4Gi and 8Gi more
+    for each accelerator. An existing Ray cluster does not hold replicas to a limit, so there it has no effect."""
 
 
 class WorkerSpec(Model):
@@ -133,10 +135,10 @@ class WorkerSpec(Model):
     """The accelerators of one replica."""
     resources: ResourceSpec = ResourceSpec()
     """CPU of one replica."""
-    template: Annotated[dict[str, Any] | None, NotYet("remove it and configure the pods of the site's Ray cluster")] = (
-        None
-    )
-    """Pod template of the workers, merged over the default one."""
+    template: dict[str, Any] | None = None
+    """Pod template of the workers at sites with the back end kubeRay, merged over the one that the operator makes: maps by
+    key, lists of named entries by name, all else replaced. The Ray container is called "worker". An existing Ray cluster
+    has its pods already, so there it has no effect."""
 
 
 class SiteSelector(Model):
@@ -186,8 +188,8 @@ class DeploymentSpec(Model):
     """How the gateway chooses an endpoint for a request."""
     limits: LimitsSpec = LimitsSpec()
     """Bounds on one request."""
-    rollout: Annotated[RolloutSpec | None, NotYet("remove it; Ray Serve replaces replicas one after the other")] = None
-    """How a new revision replaces the old one."""
+    rollout: RolloutSpec = RolloutSpec()
+    """How much a change may take beyond the wanted replicas, and how much it may leave away."""
     suspend: bool = False
     """true takes the model off every site and out of the gateway, and keeps the resource."""
     deletion_deadline: Deadline = "5m"

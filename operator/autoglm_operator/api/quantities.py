@@ -5,6 +5,7 @@ import re
 DURATION = r"[0-9]{1,6}(\.[0-9]{1,3})?(ms|s|m|h)"
 BANDWIDTH = r"[0-9]{1,6}(\.[0-9]{1,3})?(kbit|Mbit|Gbit)"
 CPUS = r"[0-9]{1,4}(\.[0-9]{1,3})?|[0-9]{1,6}m"
+MEMORY = r"[1-9][0-9]{0,5}(Mi|Gi|Ti)"
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _BITS = {"kbit": 1e3, "Mbit": 1e6, "Gbit": 1e9}

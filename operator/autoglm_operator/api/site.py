@@ -6,22 +6,13 @@ from pydantic import AwareDatetime, Field
 
 from autoglm_operator.api.base import API_VERSION, Model, NotYet, Reported, Rule, Unique
 from autoglm_operator.api.conditions import SiteCondition
-from autoglm_operator.api.deployment import AcceleratorType, LabelValue
+from autoglm_operator.api.deployment import AcceleratorType
+from autoglm_operator.api.kuberay import KubeRayBackend
 from autoglm_operator.api.metadata import ObjectMeta
-from autoglm_operator.api.text import Bandwidth, DnsLabel, HttpAddress, ResourceName, RoundTrip, SecretKey
+from autoglm_operator.api.secrets import SecretReference
+from autoglm_operator.api.text import Bandwidth, HttpAddress, ResourceName, RoundTrip
 
 SitePhase = Literal["Connected", "Stale", "Unreachable"]
-
-
-class SecretReference(Model):
-    """A key of a Secret."""
-
-    namespace: DnsLabel
-    """Namespace of the Secret."""
-    name: Annotated[str, Field(min_length=1, max_length=253)]
-    """Name of the Secret."""
-    key: SecretKey = "token"
-    """Key in the Secret."""
 
 
 class RayTls(Model):
@@ -62,32 +53,24 @@ class RayBackend(Model):
     )
 
 
-class KubeRayBackend(Model):
-    """Ray clusters that the operator makes with KubeRay."""
-
-    namespace: DnsLabel
-    """Namespace of the RayServices."""
-    node_selector: Annotated[dict[Annotated[str, Field(max_length=317)], LabelValue], Field(max_length=16)] = Field(
-        default={}
-    )
-    """Labels of the nodes that pods may run on."""
-    kubeconfig_secret: SecretReference | None = None
-    """Secret with the kubeconfig of another Kubernetes cluster; absent means this one."""
-
-
 class BackendSpec(Model):
     """What runs the applications at this site."""
 
     ray: RayBackend | None = None
     """An existing Ray cluster."""
-    kube_ray: Annotated[KubeRayBackend | None, NotYet("remove it and set spec.backend.ray")] = None
+    kube_ray: KubeRayBackend | None = None
     """Ray clusters that the operator makes with KubeRay."""
 
     rules = (
         Rule(
             "has(self.ray) || has(self.kubeRay)",
             lambda backend: backend.ray is not None or backend.kube_ray is not None,
-            "needs spec.backend.ray: set it",
+            "needs spec.backend.ray or spec.backend.kubeRay: set one of them",
+        ),
+        Rule(
+            "!(has(self.ray) && has(self.kubeRay))",
+            lambda backend: backend.ray is None or backend.kube_ray is None,
+            "ray and kubeRay exclude each other: remove one of them",
         ),
     )
 

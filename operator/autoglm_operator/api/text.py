@@ -133,6 +133,12 @@ Bandwidth = Annotated[
     ),
 ]
 Cpus = Annotated[int | str, _cpus()]
+Memory = Annotated[
+    str,
+    Field(max_length=16),
+    _matches(quantities.MEMORY, 'must be an amount of memory in Mi, Gi or Ti, such as "512Mi" or "16Gi"'),
+]
+LabelValue = Annotated[str, Field(max_length=63)]
 LatencyTarget = Annotated[str, Field(max_length=16), _duration("1ms", "10m")]
 RoundTrip = Annotated[str, Field(max_length=16), _duration("0s", "10s")]
 RequestTimeout = Annotated[str, Field(max_length=16), _duration("1s", "1h")]

@@ -141,13 +141,16 @@ class RolloutGate(Model):
 class RolloutSpec(Model):
     """How a new revision replaces the old one."""
 
-    max_surge: Annotated[int, Field(ge=0, le=100)] = 0
-    """How many replicas there may be beyond the wanted number, on each site."""
-    max_unavailable: Annotated[int, Field(ge=0, le=100)] = 1
-    """How many replicas may be missing, on each site."""
-    steps: Annotated[tuple[RolloutStep, ...], Field(max_length=16)] = ()
+    max_surge: Annotated[int, Field(ge=0, le=1000)] = 0
+    """How many replicas there may be beyond the wanted number, on each site with the back end kubeRay. A change of the pods
+    starts a second Ray cluster only where all its replicas fit in. An existing Ray cluster has no room of its own to give:
+    there Serve replaces replicas one after the other."""
+    max_unavailable: Annotated[int, Field(ge=0, le=1000)] = 1
+    """How many replicas may be missing, on each site with the back end kubeRay: through a change of the pods that has no
+    room for a second Ray cluster, and through voluntary disruptions such as a drain."""
+    steps: Annotated[Annotated[tuple[RolloutStep, ...], Field(max_length=16)] | None, NotYet()] = None
     """Steps by which traffic moves."""
-    gates: Annotated[tuple[RolloutGate, ...], Field(max_length=8)] = ()
+    gates: Annotated[Annotated[tuple[RolloutGate, ...], Field(max_length=8)] | None, NotYet()] = None
     """Measurements that each step has to pass."""
 
 

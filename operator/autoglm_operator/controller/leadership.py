@@ -9,12 +9,12 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import replace
 
+from autoglm_operator.backend import SiteFailure
 from autoglm_operator.controller.objects import Deployment, Objects, Site, problems_of
 from autoglm_operator.controller.parts import Parts
 from autoglm_operator.controller.publisher import Publisher
 from autoglm_operator.controller.queue import WorkQueue
 from autoglm_operator.controller.sites import Sites, changed_applications, reachability_changed
-from autoglm_operator.ray_serve import SiteFailure
 from autoglm_operator.reconcile import reconcile
 from autoglm_operator.reconcile_site import reconcile_site
 from autoglm_operator.state import (

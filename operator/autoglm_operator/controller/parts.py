@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from autoglm_operator.controller.discovery import Resolve, resolve
+from autoglm_operator.kube import KubeApi
 from autoglm_operator.settings import Pace
 from autoglm_operator.store import Fence, NotLeading, Store
 from autoglm_operator.telemetry import Metrics
@@ -28,6 +29,8 @@ class Parts:
     """A name behind which every address is one more gateway, such as "http://autoglm-gateway-admin:9901"."""
     resolve: Resolve = resolve
     """How addresses are found behind that name."""
+    connect: Callable[[str | None], KubeApi] | None = None
+    """The API of the Kubernetes cluster that a kubeconfig names, or of ours for None. Absent where there is no Kubernetes."""
     metrics: Metrics = field(default_factory=Metrics)
     pace: Pace = field(default_factory=Pace)
 

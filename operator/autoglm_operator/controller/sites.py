@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from autoglm_operator.api import AutoGLMSite, SecretReference
+from autoglm_operator.api import AutoGLMSite
+from autoglm_operator.backend import Backend, ClusterView, SiteFailure
+from autoglm_operator.controller.backends import Backends
 from autoglm_operator.controller.parts import Parts
-from autoglm_operator.ray_serve import ClusterView, Credentials, RayAddress, RayServeClient, SiteFailure
 from autoglm_operator.state import ApplicationChange, ApplicationView, SiteError, SiteView
-from autoglm_operator.store import NotLeading, StoreError
+from autoglm_operator.store import NotLeading
 from autoglm_operator.telemetry import log
 
 LONGEST_BACKOFF_S = 60.0
@@ -18,48 +19,12 @@ LONGEST_BACKOFF_S = 60.0
 OnChange = Callable[[SiteView | None, SiteView], None]
 
 
-@dataclass(frozen=True)
-class SiteClients:
-    """Makes the client of a site. Tokens come from Secrets, through the store, when they are needed."""
-
-    parts: Parts
-
-    def make(self, site: AutoGLMSite) -> RayServeClient:
-        """A client for the Ray cluster of this site."""
-        ray = site.spec.backend.ray
-        assert ray is not None, "the API admits no other back end"
-        address = RayAddress.of(ray.address, ray.serve_addresses, ray.allow_open_cluster)
-        token, ca = ray.token_secret, ray.tls.ca_secret if ray.tls else None
-
-        async def credentials() -> Credentials:
-            return Credentials(await self._secret(token), await self._secret(ca))
-
-        name = site.metadata.name
-
-        def on_call(method: str, outcome: str, seconds: float) -> None:
-            self.parts.metrics.ray_calls.labels(name, method, outcome).observe(seconds)
-
-        return RayServeClient(address, credentials, self.parts.check_leading, self.parts.clock, on_call)
-
-    async def _secret(self, reference: SecretReference | None) -> str | None:
-        if reference is None:
-            return None
-        where = f"key {reference.key} of Secret {reference.namespace}/{reference.name}"
-        try:
-            value = await self.parts.store.secret(reference.namespace, reference.name, reference.key)
-        except StoreError as error:
-            raise SiteFailure("SecretMissing", f"{where} cannot be read: {error}") from None
-        if not value:
-            raise SiteFailure("SecretMissing", f"{where} does not exist or is empty")
-        return value
-
-
 @dataclass
 class _Watched:
     """One site under observation."""
 
     view: SiteView
-    client: RayServeClient
+    backend: Backend
     task: "asyncio.Task[None] | None" = None
     poke: asyncio.Event = field(default_factory=asyncio.Event)
     seen: asyncio.Event = field(default_factory=asyncio.Event)
@@ -70,7 +35,7 @@ class Sites:
 
     def __init__(self, parts: Parts, on_change: OnChange) -> None:
         """`on_change` hears of every poll: the view before (None at the first) and after."""
-        self._clients = SiteClients(parts)
+        self._backends = Backends(parts)
         self._on_change = on_change
         self._pace = parts.pace
         self._now = parts.now
@@ -92,7 +57,7 @@ class Sites:
             watched.view = replace(watched.view, site=site)
             return
         await self.forget(site.metadata.name)
-        watched = _Watched(SiteView(site), self._clients.make(site))
+        watched = _Watched(SiteView(site), self._backends.make(site))
         self._watched[site.metadata.name] = watched
         watched.task = asyncio.create_task(self._observe(watched), name=f"site {site.metadata.name}")
 
@@ -104,7 +69,7 @@ class Sites:
         if watched.task is not None:
             watched.task.cancel()
             await asyncio.wait({watched.task})
-        await watched.client.close()
+        await watched.backend.close()
 
     async def close(self) -> None:
         """Ends all observation."""
@@ -122,7 +87,7 @@ class Sites:
         if watched is None:
             raise SiteFailure("SiteNotFound", f"site {name} is not there any more")
         try:
-            wrote = await watched.client.apply(changes)
+            wrote = await watched.backend.apply(changes)
         finally:
             watched.poke.set()
         if wrote:
@@ -133,7 +98,7 @@ class Sites:
             watched.poke.clear()
             before = watched.view
             try:
-                cluster = await watched.client.observe()
+                cluster = await watched.backend.observe()
                 watched.view = _seen(watched.view, cluster, self._now())
             except SiteFailure as failure:
                 watched.view = _failed(watched.view, failure.error)

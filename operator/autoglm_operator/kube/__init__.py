@@ -3,7 +3,8 @@
 Foreign errors become `StoreError` in here and nowhere else.
 """
 
-from autoglm_operator.kube.api import Call, Forbidden, KubeApi, Patience, load_configuration
+from autoglm_operator.kube.api import Call, Forbidden, KubeApi, Patience, load_configuration, remote_configuration
+from autoglm_operator.kube.kuberay import KubeRaySite
 from autoglm_operator.kube.lease import KubeLease
 from autoglm_operator.kube.store import PLURALS, KubeStore, kinds_are_served
 
@@ -13,8 +14,10 @@ __all__ = [
     "Forbidden",
     "KubeApi",
     "KubeLease",
+    "KubeRaySite",
     "KubeStore",
     "Patience",
     "kinds_are_served",
     "load_configuration",
+    "remote_configuration",
 ]

@@ -18,6 +18,7 @@ from typing import Any
 import kubernetes.client
 import kubernetes.config
 import urllib3.exceptions
+import yaml
 
 from autoglm_operator.store import Conflict, Fence, JsonObject, NotFound, NotLeading, StoreError
 
@@ -26,6 +27,7 @@ RETRIED = frozenset({429, 500, 502, 503, 504})
 
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
+JSON_PATCH = "application/json-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 
 
@@ -40,6 +42,10 @@ class Patience:
 
 class Forbidden(StoreError):
     """The service account may not do this."""
+
+
+class Refused(StoreError):
+    """The API server found the object wrong, or an admission rule or quota forbids it. It has its words."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,39 @@ def load_configuration() -> "kubernetes.client.Configuration":
         kubernetes.config.load_kube_config(client_configuration=configuration)
     configuration.retries = False
     return configuration
+
+
+def remote_configuration(kubeconfig: str) -> "kubernetes.client.Configuration":
+    """The current context of a kubeconfig. Raises `StoreError` when it is none; its text may hold a secret and is not told.
+
+    A kubeconfig from a Secret may not start programs or read files here.
+    """
+    try:
+        config = yaml.safe_load(kubeconfig)
+        _refuse_local(config)
+        configuration = kubernetes.client.Configuration()
+        kubernetes.config.load_kube_config_from_dict(config, client_configuration=configuration)
+    except (
+        yaml.YAMLError,
+        kubernetes.config.ConfigException,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise StoreError(f"the kubeconfig cannot be used: {type(error).__name__}") from None
+    configuration.retries = False
+    return configuration
+
+
+def _refuse_local(config: Any) -> None:
+    for user in config.get("users") or ():
+        for word in ("exec", "auth-provider", "tokenFile", "client-certificate", "client-key"):
+            if word in (user.get("user") or {}):
+                raise StoreError(f"the kubeconfig uses {word}: put the token or the certificate itself into it")
+    for cluster in config.get("clusters") or ():
+        if "certificate-authority" in (cluster.get("cluster") or {}):
+            raise StoreError("the kubeconfig uses certificate-authority: put certificate-authority-data into it")
 
 
 class KubeApi:
@@ -171,5 +210,12 @@ def _problem(call: Call, status: int, data: bytes) -> StoreError:
     except StoreError:
         message = f"HTTP {status}"
     text = f"{call.method} {call.path}: {message}"
-    kinds: dict[int, type[StoreError]] = {401: Forbidden, 403: Forbidden, 404: NotFound, 409: Conflict}
+    kinds: dict[int, type[StoreError]] = {
+        400: Refused,
+        401: Forbidden,
+        403: Forbidden,
+        404: NotFound,
+        409: Conflict,
+        422: Refused,
+    }
     return kinds.get(status, StoreError)(text)

@@ -8,11 +8,11 @@ from datetime import datetime
 from autoglm_operator.api import GROUP, VERSION
 from autoglm_operator.kube.api import APPLY_PATCH, FIELD_MANAGER, MERGE_PATCH, Call, Forbidden, KubeApi
 from autoglm_operator.kube.events import Events
+from autoglm_operator.kube.pages import pages
 from autoglm_operator.state import Event
 from autoglm_operator.store import DEPLOYMENT, JsonObject, Kind, NotFound, ObjectKey, StoreError
 
 PLURALS: dict[Kind, str] = {"AutoGLMDeployment": "autoglmdeployments", "AutoGLMSite": "autoglmsites"}
-PAGE = 500
 
 
 @dataclass
@@ -46,19 +46,8 @@ class KubeStore:
         scopes = self.namespaces if kind == DEPLOYMENT and self.namespaces else ("",)
         found: list[JsonObject] = []
         for namespace in scopes:
-            found.extend(await self._pages(_collection(kind, namespace)))
+            found.extend(await pages(self.api, _collection(kind, namespace)))
         return tuple(found)
-
-    async def _pages(self, path: str) -> list[JsonObject]:
-        items: list[JsonObject] = []
-        token = ""
-        while True:
-            query = (("limit", str(PAGE)),) + ((("continue", token),) if token else ())
-            page = await self.api.request(Call("GET", path, query))
-            items.extend(page.get("items") or ())
-            token = (page.get("metadata") or {}).get("continue") or ""
-            if not token:
-                return items
 
     async def get(self, key: ObjectKey) -> JsonObject | None:
         """One object as it is now."""

@@ -20,14 +20,14 @@ from urllib.parse import urlsplit
 import aiohttp
 from typing_extensions import override
 
+from autoglm_operator.backend import ClusterView, SiteFailure
 from autoglm_operator.ray_serve.document import (
-    SiteFailure,
     applications,
     capacity,
     differences,
     merged,
 )
-from autoglm_operator.state import ApplicationChange, ApplicationView, Capacity
+from autoglm_operator.state import ApplicationChange, Capacity
 
 APPLICATIONS = "/api/serve/applications/"
 CONNECT_S = 3.0
@@ -72,15 +72,6 @@ class RayAddress:
         local = first.hostname in ("127.0.0.1", "localhost", "::1")
         host = "127.0.0.1" if local else cls.serve_host
         return cls(url.rstrip("/"), host, first.port or 8000, allow_open)
-
-
-@dataclass(frozen=True)
-class ClusterView:
-    """One observation of a cluster."""
-
-    applications: tuple[ApplicationView, ...]
-    ray_version: str | None
-    capacity: Capacity | None
 
 
 class RayServeClient:

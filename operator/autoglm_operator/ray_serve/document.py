@@ -9,14 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, get_args
 
-from autoglm_operator.api import Reason
+from autoglm_operator.backend import SiteFailure
 from autoglm_operator.state import (
     ApplicationChange,
     ApplicationStatus,
     ApplicationView,
     ApplyApplication,
     Capacity,
-    SiteError,
 )
 
 Json = Mapping[str, Any]
@@ -25,15 +24,6 @@ ENGINE_DEPLOYMENT = "Engine"
 STATUSES: frozenset[str] = frozenset(get_args(ApplicationStatus))
 KEPT = ("proxy_location", "http_options", "grpc_options", "target_capacity")
 REDACTED = "<redacted>"
-
-
-class SiteFailure(Exception):
-    """A Ray cluster could not be read or changed. Carries the error that goes into the status; no secret is in it."""
-
-    def __init__(self, reason: Reason, message: str) -> None:
-        """`reason` comes from the closed list of the API."""
-        super().__init__(f"{reason}: {message}")
-        self.error = SiteError(reason, message)
 
 
 def applications(document: Json) -> tuple[ApplicationView, ...]:

@@ -1,0 +1,170 @@
+"""A site whose Ray clusters KubeRay makes: RayServices of one namespace, read and written through the API server.
+
+Objects are written by server-side apply under the operator's name, so that a field that a person changed is taken back and
+one that somebody added beside ours stays. Whatever belongs to others is left alone, and so is its name.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from autoglm_operator.backend import ClusterView, SiteFailure
+from autoglm_operator.kube.api import (
+    APPLY_PATCH,
+    FIELD_MANAGER,
+    JSON_PATCH,
+    Call,
+    Forbidden,
+    KubeApi,
+    Refused,
+)
+from autoglm_operator.kube.pages import pages
+from autoglm_operator.kuberay import names, observed
+from autoglm_operator.state import ApplicationChange, ApplyApplication, DeleteApplication
+from autoglm_operator.store import Conflict, JsonObject, NotFound, NotLeading, StoreError
+
+RAY = "/apis/ray.io/v1"
+_PATHS = {
+    "RayService": (RAY, "rayservices"),
+    "RayCluster": (RAY, "rayclusters"),
+    "PodDisruptionBudget": ("/apis/policy/v1", "poddisruptionbudgets"),
+    "NetworkPolicy": ("/apis/networking.k8s.io/v1", "networkpolicies"),
+}
+_CHILDREN = ("PodDisruptionBudget", "NetworkPolicy")
+
+
+class KubeRaySite:
+    """The back end of one site. `connect` gives the API of the site's Kubernetes cluster when it is first needed."""
+
+    def __init__(
+        self, site: str, namespace: str, connect: Callable[[], Awaitable[KubeApi]], *, own: bool, ray_version: str
+    ) -> None:
+        """`own` says that the connection is this site's alone, to be closed with it and made anew when it is refused."""
+        self._site = site
+        self._namespace = namespace
+        self._connect = connect
+        self._own = own
+        self._ray_version = ray_version
+        self._api: KubeApi | None = None
+
+    async def observe(self) -> ClusterView:
+        """Every RayService of the namespace as an application."""
+        found = observed.applications(await self._guarded(self._look), self._site)
+        return ClusterView(found, self._ray_version, None)
+
+    async def apply(self, changes: Sequence[ApplicationChange]) -> bool:
+        """Makes the changes, one after the other; each can be repeated without harm."""
+        for change in changes:
+            await self._guarded(self._put if isinstance(change, ApplyApplication) else self._delete, change)
+        return bool(changes)
+
+    async def close(self) -> None:
+        """Closes the connection if it is this site's own."""
+        api, self._api = self._api, None
+        if api is not None and self._own:
+            api.close()
+
+    async def _guarded(self, work: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+        """Failures of the API server, as failures of the site."""
+        try:
+            if self._api is None:
+                self._api = await self._connect()
+            return await work(self._api, *arguments)
+        except NotLeading:
+            raise
+        except Forbidden as error:
+            await self.close()
+            raise SiteFailure("Unauthorized", f"the operator may not do this at the site: {error}") from None
+        except Refused as error:
+            raise SiteFailure("DeployFailed", f"the API server refused an object: {error}") from None
+        except Conflict as error:
+            raise SiteFailure("DeployFailed", f"an object changed meanwhile and is written again: {error}") from None
+        except StoreError as error:
+            raise SiteFailure("Unreachable", str(error)) from None
+
+    async def _look(self, api: KubeApi) -> observed.Listing:
+        ours = (("labelSelector", f"{names.SITE}={self._site}"),)
+        try:
+            services, clusters, *children = await asyncio.gather(
+                pages(api, self._path("RayService")),
+                pages(api, self._path("RayCluster"), ours),
+                *(pages(api, self._path(kind), ours) for kind in _CHILDREN),
+            )
+        except NotFound:
+            raise SiteFailure("KubeRayMissing", "the API server does not know ray.io/v1: install KubeRay") from None
+        listed = [_of_kind(raw, kind) for kind, found in zip(_CHILDREN, children, strict=True) for raw in found]
+        return observed.Listing([_of_kind(raw, "RayService") for raw in services], clusters, listed)
+
+    async def _put(self, api: KubeApi, change: ApplyApplication) -> None:
+        name = str(change.manifests[0]["metadata"]["name"])
+        present = await self._get(api, "RayService", name)
+        if present is not None and not self._is_ours(present, change.uid):
+            raise SiteFailure(
+                "NameTaken", f"RayService {self._namespace}/{name} belongs to somebody else and is left alone"
+            )
+        for manifest in change.manifests:
+            query = (("fieldManager", FIELD_MANAGER), ("force", "true"))
+            path = f"{self._path(manifest['kind'])}/{manifest['metadata']['name']}"
+            await api.request(Call("PATCH", path, query, _pinned(manifest, present), APPLY_PATCH))
+        for cluster, workers in change.workers.items():
+            await self._resize(api, cluster, workers)
+
+    async def _resize(self, api: KubeApi, cluster: str, workers: int) -> None:
+        """Asks a RayCluster for so many workers. KubeRay leaves that number to whoever scales, and copies it never again."""
+        raw = await self._get(api, "RayCluster", cluster)
+        groups = (raw or {}).get("spec", {}).get("workerGroupSpecs") or ()
+        for place, group in enumerate(groups):
+            if group.get("groupName") != names.WORKERS:
+                continue
+            where = f"/spec/workerGroupSpecs/{place}"
+            patch: list[JsonObject] = [{"op": "test", "path": f"{where}/groupName", "value": names.WORKERS}]
+            patch += [
+                {"op": "add", "path": f"{where}/{bound}", "value": workers} for bound in ("minReplicas", "maxReplicas")
+            ]
+            if workers > int(group.get("replicas") or 0):
+                patch.append({"op": "add", "path": f"{where}/replicas", "value": workers})
+            query = (("fieldManager", FIELD_MANAGER),)
+            await api.request(Call("PATCH", f"{self._path('RayCluster')}/{cluster}", query, patch, JSON_PATCH))
+
+    async def _delete(self, api: KubeApi, change: DeleteApplication) -> None:
+        """In the foreground: the RayService stays, as one that is going, until its pods are gone."""
+        for raw in await pages(api, self._path("RayService")):
+            uid, annotations = raw["metadata"]["uid"], raw["metadata"].get("annotations") or {}
+            if not self._is_ours(raw, change.uid) or annotations.get(names.DEPLOYMENT_UID) != change.uid:
+                continue
+            if raw["metadata"].get("deletionTimestamp"):
+                continue
+            body = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}
+            try:
+                path = f"{self._path('RayService')}/{raw['metadata']['name']}"
+                await api.request(Call("DELETE", path, (), body))
+            except (NotFound, Conflict):
+                continue  # it is gone, or another one of this name is there, which is not ours to delete
+
+    async def _get(self, api: KubeApi, kind: str, name: str) -> JsonObject | None:
+        try:
+            return await api.request(Call("GET", f"{self._path(kind)}/{name}"))
+        except NotFound:
+            return None
+
+    def _is_ours(self, raw: JsonObject, uid: str) -> bool:
+        metadata = raw["metadata"]
+        annotations = metadata.get("annotations") or {}
+        owner = annotations.get(names.DEPLOYMENT_UID)
+        return names.is_ours(metadata.get("labels") or {}, annotations, self._site) and owner in (None, uid)
+
+    def _path(self, kind: str) -> str:
+        group, plural = _PATHS[kind]
+        return f"{group}/namespaces/{self._namespace}/{plural}"
+
+
+def _of_kind(raw: JsonObject, kind: str) -> JsonObject:
+    """Entries of a list do not say what they are."""
+    return {**raw, "kind": kind}
+
+
+def _pinned(manifest: Mapping[str, Any], present: JsonObject | None) -> JsonObject:
+    """A RayService that was seen is written only while it is still that one."""
+    if present is None or manifest["kind"] != "RayService":
+        return dict(manifest)
+    return {**manifest, "metadata": {**manifest["metadata"], "uid": present["metadata"]["uid"]}}

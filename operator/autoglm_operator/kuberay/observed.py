@@ -1,0 +1,195 @@
+"""What the objects at a site with the back end kubeRay say, as the views that every back end gives. Pure; no I/O here.
+
+A RayService tells the status of its application in Ray's words, and of the engine's deployment, but no number of replicas.
+HEALTHY is Serve's word for "as many run as shall". Otherwise the worker pods that serve are counted: each holds one replica.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, get_args
+
+from autoglm_operator.kuberay.names import CLUSTER_HASH, DEPLOYMENT_UID, MANAGER, WORKERS, is_ours
+from autoglm_operator.state import ApplicationStatus, ApplicationView, RayServiceView
+
+Json = Mapping[str, Any]
+
+ENGINE = "Engine"
+"""The Serve deployment whose replicas run the model."""
+
+STATUSES: frozenset[str] = frozenset(get_args(ApplicationStatus))
+REFUSALS = ("ValidationFailed", "InitializingTimeout")
+"""Reasons of a RayService's condition Ready with which KubeRay gives up on it."""
+
+_KEPT_METADATA = ("name", "namespace", "labels", "annotations", "ownerReferences")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What was found in the namespace of a site: all RayServices there, and this site's other objects."""
+
+    ray_services: Sequence[Json]
+    ray_clusters: Sequence[Json] = field(default=())
+    children: Sequence[Json] = field(default=())
+
+
+def applications(found: Listing, site: str) -> tuple[ApplicationView, ...]:
+    """One view for each RayService, those of others included: a name that is taken has to be seen."""
+    views = [_view(raw, found, site) for raw in found.ray_services]
+    return tuple(sorted(views, key=lambda view: view.name))
+
+
+def _view(raw: Json, found: Listing, site: str) -> ApplicationView:
+    metadata = raw["metadata"]
+    labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
+    if not is_ours(labels, annotations, site):
+        service = RayServiceView(metadata["name"], metadata["uid"], None, {}, {})
+        name = f"RayService {metadata['name']}"
+        return ApplicationView(name, name, "RUNNING", ray_service=service)
+    spec, status = raw.get("spec") or {}, raw.get("status") or {}
+    config = _config(spec)
+    name = str(config.get("name") or f"RayService {metadata['name']}")
+    state, message, engine = _state(raw, status, name)
+    target = _target(config)
+    return ApplicationView(
+        name=name,
+        import_path=str(config.get("import_path") or ""),
+        status=state,
+        message=message,
+        route_prefix=config.get("route_prefix"),
+        args=_args(config, annotations),
+        deployments=tuple(one for one in config.get("deployments") or () if isinstance(one, Mapping)),
+        ready_replicas=_ready(state, engine, target, status),
+        target_replicas=target,
+        deployed_at=_applied_at(metadata),
+        ray_service=RayServiceView(
+            name=metadata["name"],
+            uid=metadata["uid"],
+            cluster_hash=annotations.get(CLUSTER_HASH),
+            objects=_objects(raw, found.children),
+            workers=_workers(found.ray_clusters, metadata["uid"]),
+            upgrading=_has_two_clusters(status),
+        ),
+    )
+
+
+def _config(spec: Json) -> Json:
+    """The one application in the Serve document; empty where a person has made something else of it."""
+    try:
+        document = json.loads(spec.get("serveConfigV2") or "{}")
+    except ValueError:
+        return {}
+    listed = document.get("applications") if isinstance(document, Mapping) else None
+    first = listed[0] if isinstance(listed, list) and listed else None
+    return first if isinstance(first, Mapping) else {}
+
+
+def _args(config: Json, annotations: Json) -> Json:
+    """The arguments. The owner stands in an annotation too, so that a document that a person broke stays ours."""
+    args = config.get("args")
+    return args if isinstance(args, Mapping) else {"uid": annotations.get(DEPLOYMENT_UID)}
+
+
+def _target(config: Json) -> int:
+    for one in config.get("deployments") or ():
+        if isinstance(one, Mapping) and one.get("name") == ENGINE and isinstance(one.get("num_replicas"), int):
+            return int(one["num_replicas"])
+    return 1
+
+
+def _state(raw: Json, status: Json, name: str) -> tuple[ApplicationStatus, str, str | None]:
+    """Status, Ray's words, and Serve's word on the engine. What KubeRay has not looked at yet is on its way."""
+    if raw["metadata"].get("deletionTimestamp"):
+        return "DELETING", "", None
+    ready = _condition(status, "Ready")
+    if ready.get("status") == "False" and ready.get("reason") in REFUSALS:
+        return "DEPLOY_FAILED", f"KubeRay: {ready.get('message') or ready['reason']}", None
+    if int(status.get("observedGeneration") or 0) < int(raw["metadata"].get("generation") or 0):
+        return "DEPLOYING", "", None
+    service = _serving(status)
+    told = (service.get("applicationStatuses") or {}).get(name)
+    if not isinstance(told, Mapping):
+        return "DEPLOYING", _waits_for(service), None
+    parts = told.get("serveDeploymentStatuses") or {}
+    words = [str(told["message"])] if told.get("message") else []
+    words += [
+        f"{part}: {one['message']}"
+        for part, one in sorted(parts.items())
+        if one.get("message") and one.get("status") != "HEALTHY"
+    ]
+    state = told.get("status")
+    engine = (parts.get(ENGINE) or {}).get("status")
+    return state if state in STATUSES else "NOT_STARTED", "\n".join(words), engine
+
+
+def _serving(status: Json) -> Json:
+    """The cluster that the wanted configuration is put on: the new one while there is one."""
+    active, pending = status.get("activeServiceStatus") or {}, status.get("pendingServiceStatus") or {}
+    return pending if pending.get("rayClusterName") else active
+
+
+def _waits_for(service: Json) -> str:
+    """Why there is no application yet: the head in KubeRay's words."""
+    head = _condition(service.get("rayClusterStatus") or {}, "HeadPodReady")
+    if head.get("status") != "False":
+        return ""
+    words = head.get("message") or head.get("reason")
+    return f"the Ray head is not ready: {words}" if words else ""
+
+
+def _ready(state: ApplicationStatus, engine: str | None, target: int, status: Json) -> int:
+    if engine == "HEALTHY" and state == "RUNNING":
+        return target
+    if state == "DEPLOY_FAILED":
+        return 0
+    return min(target, int(status.get("numServeEndpoints") or 0))
+
+
+def _has_two_clusters(status: Json) -> bool:
+    active, pending = status.get("activeServiceStatus") or {}, status.get("pendingServiceStatus") or {}
+    return bool(active.get("rayClusterName") and pending.get("rayClusterName"))
+
+
+def _condition(status: Json, kind: str) -> Json:
+    return next((one for one in status.get("conditions") or () if one.get("type") == kind), {})
+
+
+def _applied_at(metadata: Json) -> datetime | None:
+    """When this operator last changed the RayService, by the API server's clock."""
+    times = [
+        entry["time"]
+        for entry in metadata.get("managedFields") or ()
+        if entry.get("manager") == MANAGER and entry.get("operation") == "Apply" and entry.get("time")
+    ]
+    try:
+        return max(map(datetime.fromisoformat, times), default=None)
+    except ValueError:
+        return None
+
+
+def _objects(raw: Json, children: Iterable[Json]) -> dict[str, Json]:
+    uid = raw["metadata"]["uid"]
+    own = [raw, *(child for child in children if _is_owned(child, uid))]
+    return {one["kind"]: _stored(one) for one in own}
+
+
+def _stored(raw: Json) -> Json:
+    """What somebody can have changed, without what changes by itself."""
+    metadata = {key: raw["metadata"][key] for key in _KEPT_METADATA if raw["metadata"].get(key)}
+    return {"kind": raw["kind"], "metadata": metadata, "spec": raw.get("spec") or {}}
+
+
+def _is_owned(raw: Json, uid: str) -> bool:
+    return any(owner.get("uid") == uid for owner in raw["metadata"].get("ownerReferences") or ())
+
+
+def _workers(clusters: Iterable[Json], uid: str) -> dict[str, int]:
+    """Worker pods that each RayCluster of a RayService shall have; clusters on their way out do not count."""
+    return {
+        raw["metadata"]["name"]: int(group.get("maxReplicas") or 0)
+        for raw in clusters
+        if _is_owned(raw, uid) and not raw["metadata"].get("deletionTimestamp")
+        for group in (raw.get("spec") or {}).get("workerGroupSpecs") or ()
+        if group.get("groupName") == WORKERS
+    }
