@@ -34,7 +34,9 @@ class Turn:
 
 @dataclass(frozen=True)
 class Call:
-    """One generation asked of a replica. `max_pixels` bounds each image; None is the model's own bound."""
+    """One generation asked of a replica. `max_pixels` bounds each image; None is the model's own bound.
+
+    `tenant` says whose caches it uses."""
 
     request_id: str
     turns: tuple[Turn, ...]
@@ -45,6 +47,7 @@ class Call:
     stop: tuple[str, ...]
     seed: int | None
     max_pixels: int | None
+    tenant: str = ""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from typing import Any
 
 from autoglm_serving.app.calls import Accepted, Call, EncodedImage, Event, Failure, Turn
+from autoglm_serving.app.decoded_cache import DecodedCache
 from autoglm_serving.app.decoding import Decoder
 from autoglm_serving.app.logs import log_engine_dead, log_unexpected
 from autoglm_serving.config import AppConfig
@@ -17,11 +18,11 @@ from autoglm_serving.engines.interface import (
     EngineOverloaded,
     GenerateRequest,
     GenerationFailed,
-    ImagePart,
     Message,
     PromptRefused,
     PromptTooLong,
 )
+from autoglm_serving.engines.options import decoded_cache_bytes
 from autoglm_serving.model.errors import ModelInvalid, ModelNotFound
 from autoglm_serving.wire import ApiError
 
@@ -52,6 +53,7 @@ class EngineReplica:
         self._engine = _create(self._config, create)
         self._end = end
         self._decoder = Decoder()
+        self._pictures = DecodedCache(self._decoder, decoded_cache_bytes(self._config.engine))
 
     async def start(self) -> None:
         """Load the model; raises ModelUnavailable when that can never work."""
@@ -88,7 +90,7 @@ class EngineReplica:
     async def _request(self, call: Call) -> GenerateRequest:
         return GenerateRequest(
             request_id=call.request_id,
-            messages=tuple([await self._message(turn) for turn in call.turns]),
+            messages=tuple([await self._message(turn, call.tenant) for turn in call.turns]),
             max_new_tokens=call.max_new_tokens,
             temperature=call.temperature,
             top_p=call.top_p,
@@ -96,11 +98,12 @@ class EngineReplica:
             stop=call.stop,
             seed=call.seed,
             max_pixels=call.max_pixels,
+            tenant=call.tenant,
         )
 
-    async def _message(self, turn: Turn) -> Message:
+    async def _message(self, turn: Turn, tenant: str) -> Message:
         parts = [
-            ImagePart(await self._decoder.decode(part)) if isinstance(part, EncodedImage) else part
+            await self._pictures.part(part, tenant) if isinstance(part, EncodedImage) else part
             for part in turn.parts
         ]
         return Message(turn.role, tuple(parts))

@@ -4,6 +4,7 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -18,9 +19,9 @@ from autoglm_serving.app.body import BufferSpace, read_body
 from autoglm_serving.app.calls import Backend, Call
 from autoglm_serving.app.logs import log_request, log_unexpected
 from autoglm_serving.app.streams import EventStream, unless_gone, usage
-from autoglm_serving.app.translate import read_max_pixels, to_call
+from autoglm_serving.app.translate import read_max_pixels, read_tenant, to_call
 from autoglm_serving.config import AppConfig
-from autoglm_serving.headers import MAX_PIXELS, REQUEST_ID, REVISION
+from autoglm_serving.headers import MAX_PIXELS, REQUEST_ID, REVISION, TENANT
 from autoglm_serving.protocol import (
     Answer,
     ChatRequest,
@@ -86,6 +87,7 @@ class _Endpoints:
                 read_max_pixels(request.headers.get(MAX_PIXELS)),
                 self._config.limits,
             )
+            call = replace(call, tenant=read_tenant(request.headers.get(TENANT)))
             answer = self._answer(chat, call)
             if chat.stream:
                 first, rest = await unless_gone(open_stream(self._backend, call), request.receive)

@@ -97,4 +97,4 @@ async def _disconnected(receive: Receive) -> None:
 
 def usage(delta: Delta) -> Usage:
     """The counts so far, as OpenAI writes them."""
-    return Usage(delta.prompt_tokens, delta.completion_tokens, delta.image_tokens)
+    return Usage(delta.prompt_tokens, delta.completion_tokens, delta.image_tokens, delta.cached_tokens)

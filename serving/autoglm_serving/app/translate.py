@@ -6,11 +6,12 @@ import binascii
 from autoglm_serving.app.calls import Call, EncodedImage, Turn
 from autoglm_serving.config import Limits
 from autoglm_serving.engines.interface import TextPart
-from autoglm_serving.headers import MAX_PIXELS
+from autoglm_serving.headers import MAX_PIXELS, TENANT
 from autoglm_serving.images import check_size, read_size
 from autoglm_serving.protocol import ChatRequest, ImageContent, TextContent
 from autoglm_serving.wire import api_error
 
+MAX_TENANT = 256
 TOTAL_PIXELS_FACTOR = 2
 """All images of one request together may have this many times the pixels that one may have."""
 
@@ -39,6 +40,15 @@ def to_call(request: ChatRequest, request_id: str, max_pixels: int | None, limit
         seed=request.seed,
         max_pixels=max_pixels,
     )
+
+
+def read_tenant(value: str | None) -> str:
+    """The tenant of this request, from the gateway's header; "" where nobody says."""
+    if value is None:
+        return ""
+    if not 0 < len(value) <= MAX_TENANT:
+        raise api_error("invalid_request", f"{TENANT} must have 1 to {MAX_TENANT} characters", TENANT)
+    return value
 
 
 def read_max_pixels(value: str | None) -> int | None:

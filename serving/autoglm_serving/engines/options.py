@@ -6,6 +6,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from autoglm_serving.config import EngineConfig, Frozen
 from autoglm_serving.engines.interface import EngineOptionsInvalid
+from autoglm_serving.engines.shared_cache import MIB
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 KvCacheDtype = Literal["auto", "float16", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2", "int8_per_token_head"]
@@ -73,3 +74,9 @@ def parse_options(kind: type[Options], engine: EngineConfig) -> Options:
         problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         known = ", ".join(str(field.alias) for field in kind.model_fields.values())
         raise EngineOptionsInvalid(f"engine {engine.name!r}: {problems} (options: {known})") from error
+
+
+def decoded_cache_bytes(engine: EngineConfig) -> int:
+    """How much a replica keeps of decoded pictures; what else the options say is the engine's business."""
+    mib = engine.options.get("decodedCacheMib", CacheOptions().decoded_cache_mib)
+    return int(mib) * MIB if isinstance(mib, int) else 0
