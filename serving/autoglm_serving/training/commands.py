@@ -127,6 +127,23 @@ def eval_tiny(data: Path, uri: str, sizes: str, most: int | None, out: Path | No
     click.echo(write_results(out, found, uri, source) if out is not None else markdown(count(found)))
 
 
+@evaluate.command("natural")
+@click.argument("out", type=_FOLDER)
+@click.option("--model", "uri", default="builtin://autoglm-tiny", show_default=True, help="The model's URI.")
+@click.option("--sizes", default="56,112,168", show_default=True, help="Sides in pixels.")
+@click.option("--limit", type=click.IntRange(min=40), help="Only so many pictures.")
+def eval_natural(out: Path, uri: str, sizes: str, limit: int | None) -> None:
+    """How well the model's tower tells pictures apart that are no screens (handwritten digits of scikit-learn)."""
+    from autoglm_serving.training import natural
+    from autoglm_serving.training.ablation.commands import measure_natural
+
+    with _told():
+        try:
+            click.echo(measure_natural(out, uri, _sides(sizes), limit))
+        except natural.NoPictures as error:
+            raise click.ClickException(str(error)) from error
+
+
 def _measure_further(data: Path, uri: str, most: int | None, device: str, how: dict[str, Any]) -> None:
     from autoglm_serving.training.ablation.commands import Common, measure_sizes, measure_techniques
 

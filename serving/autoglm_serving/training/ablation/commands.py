@@ -9,12 +9,14 @@ import click
 import torch
 
 from autoglm_serving.model.locate import locate
+from autoglm_serving.training import natural
 from autoglm_serving.training.ablation import run as ablation
 from autoglm_serving.training.ablation.findings import findings
 from autoglm_serving.training.ablation.measure import Settings
 from autoglm_serving.training.ablation.plan import chosen
 from autoglm_serving.training.ablation.tuning import Plan, Tuner, tunable
 from autoglm_serving.training.dataset import open_screens
+from autoglm_serving.training.replies import Replier
 from autoglm_serving.training.study import run as studying
 from autoglm_serving.training.study.data import Study
 from autoglm_serving.vision.sizing import TOKEN_SIDE
@@ -62,6 +64,23 @@ def measure_techniques(common: Common, out: Path, how: Mapping[str, Any], tell: 
     found = findings(job, _study_beside(out)) if how["only"] is None else ()
     source = common.source("--techniques", out.name, f"--side {side}")
     return ablation.write(out, rows, found, common.uri, source)
+
+
+def measure_natural(out: Path, uri: str, sides: Sequence[int], limit: int | None) -> str:
+    """Probe the tower with pictures that are no screens; returns the page. Raises NoPictures."""
+    pictures = natural.digits()
+    chosen_pictures = natural.Pictures(pictures.grey[:limit], pictures.labels[:limit])
+    folder = locate(uri)
+    trained, untrained = Replier(folder), Replier(folder)
+    torch.manual_seed(0)
+    for module in untrained.model.model.visual.modules():
+        if callable(getattr(module, "reset_parameters", None)):
+            module.reset_parameters()
+    rows = list(natural.probe(trained, untrained, chosen_pictures, sides, (4, 3, 2)))
+    limited = f" --limit {limit}" if limit else ""
+    return natural.write(
+        out, rows, uri, f"autoglm eval natural {out.name} --sizes {','.join(map(str, sides))}{limited}"
+    )
 
 
 def _study_beside(out: Path) -> Study | None:

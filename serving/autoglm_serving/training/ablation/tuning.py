@@ -81,8 +81,8 @@ class Tuner:
         folder = check_folder(model)
         self._plan = plan
         self._device = torch.device(device)
-        self._model: Any = load_weights(folder, torch.float32, self._device).requires_grad_(False)
-        self._fingerprint = fingerprint(self._model)
+        self.model: Any = load_weights(folder, torch.float32, self._device).requires_grad_(False)
+        self._fingerprint = fingerprint(self.model)
         self._heads = _heads(heads)
         maker = _Maker(Recipe("variant", ()), screens, ModelTokenizer(folder), ModelImages(folder))
         self._examples = [maker.example(plan, number) for number in range(min(plan.examples, plan.steps))]
@@ -91,7 +91,7 @@ class Tuner:
     def tune(self, name: str, options: Options, out: Path, tell: Callable[[int, int, float], None]) -> Tuning | None:
         """Learn and write the new weights; None where a variant has none. Raises KeyError for a name not in `VARIANTS`."""
         torch.manual_seed(self._plan.seed)
-        variant = build_variant(name, self._model, options)
+        variant = build_variant(name, self.model, options)
         if not isinstance(variant, FusedVariant) or not new_weights(variant):
             return None
         started = time.perf_counter()
