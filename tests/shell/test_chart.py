@@ -8,45 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
-from support.helm import Helm, HelmFailed, Json, named, one
+from support.helm import EVERYTHING, Helm, HelmFailed, Json, named, one
 
 ROOT = Path(__file__).resolve().parents[2]
 OPERATOR = "autoglm-operator"
 GATEWAY = "autoglm-gateway"
 SITES = "CustomResourceDefinition/autoglmsites.serving.autoglm.dev"
-EVERYTHING: Json = {
-    "commonLabels": {"team": "phones"},
-    "imagePullSecrets": [{"name": "registry"}],
-    "operator": {
-        "watchNamespaces": ["phones", "kiosks"],
-        "siteSecrets": [{"namespace": "sites", "names": ["berlin", "jena"]}],
-        "kubeRay": {"namespaces": ["ray"]},
-        "gateways": ["http://10.0.0.7:9901", "http://10.0.0.8:9901"],
-        "serviceAccount": {"annotations": {"cloud/identity": "autoglm"}},
-        "pods": {
-            "labels": {"pod": "label"},
-            "annotations": {"pod": "annotation"},
-            "nodeSelector": {"disk": "ssd"},
-            "tolerations": [{"key": "infra", "operator": "Exists"}],
-            "priorityClassName": "system-cluster-critical",
-            "env": [{"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "http://collector:4318"}],
-        },
-    },
-    "gateway": {
-        "service": {"type": "LoadBalancer", "port": 443, "annotations": {"cloud/lb": "internal"}},
-        "pods": {"env": [{"name": "OTEL_TRACES_EXPORTER", "value": "otlp"}], "affinity": {"nodeAffinity": {}}},
-    },
-    "networkPolicy": {
-        "clients": [{"namespaceSelector": {"matchLabels": {"use": "autoglm"}}}],
-        "monitoring": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
-        "extraEgress": [{"ports": [{"port": 4318}]}],
-    },
-    "metrics": {
-        "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
-        "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
-        "dashboard": {"enabled": True},
-    },
-}
 
 
 @pytest.fixture(scope="module")
@@ -248,6 +215,14 @@ def test_the_operators_rights_are_those_of_the_plain_manifests(plain: list[Json]
         ("Role", "autoglm-operator-lease", "autoglm-operator-lease"),
     ):
         assert _granted(one(plain, kind, ours)) == _granted(one(documents, kind, theirs))
+
+
+def test_the_rights_on_kuberay_are_those_of_the_plain_manifests(full: list[Json]) -> None:
+    documents = yaml.safe_load_all((ROOT / "config/rbac/site-kuberay.yaml").read_text())
+    plain = next(document for document in documents if document["kind"] == "Role")
+    role = one(full, "Role", f"{OPERATOR}-kuberay")
+    assert role["metadata"]["namespace"] == "ray"
+    assert _granted(role) == _granted(plain)
 
 
 def _granted(role: Json) -> set[tuple[str, ...]]:

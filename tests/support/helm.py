@@ -17,6 +17,41 @@ CHART = ROOT / "charts/autoglm"
 OFF = "AUTOGLM_NO_HELM"
 Json = dict[str, Any]
 
+# Values that use every part of the chart.
+EVERYTHING: Json = {
+    "commonLabels": {"team": "phones"},
+    "imagePullSecrets": [{"name": "registry"}],
+    "operator": {
+        "watchNamespaces": ["phones", "kiosks"],
+        "siteSecrets": [{"namespace": "sites", "names": ["berlin", "jena"]}],
+        "kubeRay": {"namespaces": ["ray"]},
+        "gateways": ["http://10.0.0.7:9901", "http://10.0.0.8:9901"],
+        "serviceAccount": {"annotations": {"cloud/identity": "autoglm"}},
+        "pods": {
+            "labels": {"pod": "label"},
+            "annotations": {"pod": "annotation"},
+            "nodeSelector": {"disk": "ssd"},
+            "tolerations": [{"key": "infra", "operator": "Exists"}],
+            "priorityClassName": "system-cluster-critical",
+            "env": [{"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "http://collector:4318"}],
+        },
+    },
+    "gateway": {
+        "service": {"type": "LoadBalancer", "port": 443, "annotations": {"cloud/lb": "internal"}},
+        "pods": {"env": [{"name": "OTEL_TRACES_EXPORTER", "value": "otlp"}], "affinity": {"nodeAffinity": {}}},
+    },
+    "networkPolicy": {
+        "clients": [{"namespaceSelector": {"matchLabels": {"use": "autoglm"}}}],
+        "monitoring": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
+        "extraEgress": [{"ports": [{"port": 4318}]}],
+    },
+    "metrics": {
+        "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+        "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
+        "dashboard": {"enabled": True},
+    },
+}
+
 
 class HelmFailed(RuntimeError):
     """helm ended with an error; the message is what it wrote."""

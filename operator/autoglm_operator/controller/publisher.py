@@ -65,6 +65,8 @@ class Publisher:
 
     async def first_look(self) -> None:
         """Fetches the newest table that a gateway has from an earlier leader. Bounded by the timeouts of the clients."""
+        for url in await gateways_behind(self._service, self._resolve):
+            self._found(url)
         found = await asyncio.gather(*(self._table_of(gateway) for gateway in self._gateways))
         newest = max((table for table in found if table), key=lambda table: table.generation, default=None)
         self._inherited = newest.routes if newest else ()
@@ -126,14 +128,17 @@ class Publisher:
         """Looks after gateways that are new behind the name, and forgets those that have left it and do not answer."""
         found = set(await gateways_behind(self._service, self._resolve))
         for url in sorted(found - {gateway.client.url for gateway in self._gateways}):
-            log.info("found a gateway", extra={"fields": {"gateway": url}})
-            gateway = _Gateway(GatewayClient(url, self._key), GatewayView(url), joined=False)
-            self._gateways.append(gateway)
-            self._start(group, gateway)
+            self._start(group, self._found(url))
         for gateway in tuple(self._gateways):
             url = gateway.client.url
             if url not in found | self._named and gateway.view.error is not None:
                 await self._forget(gateway)
+
+    def _found(self, url: str) -> _Gateway:
+        log.info("found a gateway", extra={"fields": {"gateway": url}})
+        gateway = _Gateway(GatewayClient(url, self._key), GatewayView(url), joined=False)
+        self._gateways.append(gateway)
+        return gateway
 
     async def _forget(self, gateway: _Gateway) -> None:
         log.info("a gateway is gone", extra={"fields": {"gateway": gateway.client.url}})

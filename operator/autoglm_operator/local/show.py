@@ -63,7 +63,7 @@ def explain(raw: JsonObject, events: Sequence[Mapping[str, Any]], now: datetime)
             entry["type"],
             entry["status"],
             entry["reason"],
-            _age(entry.get("lastTransitionTime"), now),
+            age(entry.get("lastTransitionTime"), now),
             entry.get("message", ""),
         )
         for entry in status.get("conditions") or ()
@@ -75,14 +75,14 @@ def explain(raw: JsonObject, events: Sequence[Mapping[str, Any]], now: datetime)
             entry["state"],
             f"{entry.get('ready', 0)}/{entry.get('desired', 0)}",
             entry.get("revision") or NONE,
-            _age(entry.get("observedAt"), now),
+            age(entry.get("observedAt"), now),
             entry.get("message", ""),
         )
         for entry in status.get("sites") or ()
     ]
     if on_sites:
         parts.append(table(("SITE", "STATE", "REPLICAS", "REVISION", "SEEN", "MESSAGE"), on_sites))
-    told = [(_age(e["time"], now), e["type"], e["reason"], e["message"]) for e in events]
+    told = [(age(e["time"], now), e["type"], e["reason"], e["message"]) for e in events]
     if told:
         parts.append(table(("AGE", "EVENT", "REASON", "MESSAGE"), told))
     return "\n\n".join(parts)
@@ -124,7 +124,7 @@ def _deployment(raw: JsonObject, now: datetime) -> tuple[str, ...]:
         ready.get("reason", NONE),
         status.get("revision") or NONE,
         status.get("ttftP95") or NONE,
-        _age(meta.get("creationTimestamp"), now),
+        age(meta.get("creationTimestamp"), now),
         ready.get("message", ""),
     )
 
@@ -138,7 +138,7 @@ def _site(raw: JsonObject, now: datetime) -> tuple[str, ...]:
         raw["spec"].get("tier", "cloud"),
         status.get("phase") or NONE,
         NONE if applications is None else str(applications),
-        _age(status.get("observedAt"), now),
+        age(status.get("observedAt"), now),
         status.get("rayVersion") or NONE,
         ((raw["spec"].get("backend") or {}).get("ray") or {}).get("address", NONE),
         status.get("message", ""),
@@ -158,7 +158,8 @@ def _seconds(value: float | None) -> str:
     return NONE if value is None else f"{value:.3f} s"
 
 
-def _age(text: str | None, now: datetime) -> str:
+def age(text: str | None, now: datetime) -> str:
+    """How long ago, in the largest unit that has at least two."""
     if not text:
         return NONE
     seconds = max(0, int((now - datetime.fromisoformat(text)).total_seconds()))

@@ -1,0 +1,235 @@
+"""`kubectl autoglm`: status, explain, top, rollout and logs, read from a cluster."""
+
+import json
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+from typing_extensions import override
+
+from autoglm_operator.local import show
+from autoglm_operator.local.commands import EVENTS_SHOWN, SHORT_KINDS, output_option
+from autoglm_operator.plugin import logs as logs_of
+from autoglm_operator.plugin import rollouts, traffic
+from autoglm_operator.plugin.cluster import Cluster, ClusterFailed, Target
+from autoglm_operator.plugin.logs import Wish
+from autoglm_operator.plugin.tree import tree
+from autoglm_operator.store import DEPLOYMENT, SITE, JsonObject, ObjectKey
+
+ADMIN_PORT = 9901
+NAME = click.argument("name", metavar="NAME|agd/NAME")
+
+
+class Plain(click.Group):
+    """Tells what went wrong in a sentence, without a trace."""
+
+    @override
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except (ClusterFailed, rollouts.NothingToDo) as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.group(cls=Plain, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--kubeconfig", metavar="FILE", help="As kubectl's.")
+@click.option("--context", "context_name", metavar="NAME", help="As kubectl's.")
+@click.option("-n", "--namespace", metavar="NAME", help="As kubectl's.")
+@click.pass_context
+def main(ctx: click.Context, kubeconfig: str | None, context_name: str | None, namespace: str | None) -> None:
+    """Look at AutoGLM deployments of a cluster, and steer their rollouts."""
+    ctx.obj = Target(kubeconfig, context_name, namespace)
+
+
+def _cluster() -> Cluster:
+    return Cluster(click.get_current_context().find_object(Target) or Target())
+
+
+@main.command()
+@click.argument("name", required=False, metavar="[NAME|agd/NAME]")
+@click.option("-A", "--all-namespaces", is_flag=True, help="Deployments of all namespaces.")
+@output_option
+def status(name: str | None, all_namespaces: bool, output: str) -> None:
+    """Show deployments and sites, or one deployment as a tree."""
+    cluster, now = _cluster(), datetime.now(UTC)
+    sites = cluster.objects(SITE)
+    if name is not None:
+        found = cluster.object(DEPLOYMENT, _plain(name))
+        click.echo(_json(found) if output == "json" else tree(found, sites, now))
+        return
+    deployments = cluster.objects(DEPLOYMENT, None if all_namespaces else cluster.namespace)
+    if output == "json":
+        click.echo(_json({"items": [*deployments, *sites]}))
+        return
+    objects = {ObjectKey.of(raw["kind"], raw): raw for raw in (*deployments, *sites)}
+    where = "in any namespace" if all_namespaces else f"in namespace {cluster.namespace}"
+    shown = show.deployments(objects, now) if deployments else f"no AutoGLMDeployment {where}"
+    click.echo(shown + "\n\n" + (show.sites(objects, now) if sites else "no AutoGLMSite"))
+
+
+@main.command()
+@click.argument("what", metavar="agd/NAME|ags/NAME")
+@output_option
+def explain(what: str, output: str) -> None:
+    """Say why a deployment or site is as it is: every condition, every site, the last events."""
+    short, slash, name = what.partition("/")
+    kind = SHORT_KINDS.get(short.lower()) or SHORT_KINDS.get(short.lower().removesuffix("s"))
+    if not slash or kind is None:
+        raise click.UsageError(
+            f"{what!r} is neither agd/NAME nor ags/NAME. A request is explained by its gateway: forward port"
+            f" {ADMIN_PORT} of its pod and call `autoglm explain REQUEST-ID --gateway URL --gateway-token-file FILE`"
+        )
+    cluster = _cluster()
+    found = cluster.object(kind, name)
+    events = [_event(event) for event in cluster.events(found)][-EVENTS_SHOWN:]
+    if output == "json":
+        click.echo(_json({"object": found, "events": events}))
+    else:
+        click.echo(show.explain(found, events, datetime.now(UTC)))
+
+
+def _event(event: JsonObject) -> dict[str, str]:
+    when = event.get("lastTimestamp") or event.get("eventTime") or event["metadata"]["creationTimestamp"]
+    return {"time": when, "type": event["type"], "reason": event["reason"], "message": event["message"]}
+
+
+@main.command()
+@click.option("--seconds", type=click.FloatRange(0.1, 300), default=3.0, show_default=True, help="Time to measure.")
+def top(seconds: float) -> None:
+    """Show what the gateways are doing now: requests, failures and times of each deployment."""
+    cluster = _cluster()
+    pods = [pod for pod in cluster.pods(f"{logs_of.PART}=gateway") if (pod.get("status") or {}).get("podIP")]
+    if not pods:
+        raise click.ClickException("no gateway of the chart runs in this cluster")
+    started = time.monotonic()
+    before = [_read(cluster, pod) for pod in pods]
+    time.sleep(seconds)
+    after = [_read(cluster, pod) for pod in pods]
+    samples = [traffic.Sample(*pair) for pair in zip(before, after, strict=True)]
+    click.echo(traffic.top(samples, time.monotonic() - started))
+
+
+def _read(cluster: Cluster, pod: JsonObject) -> traffic.Reading:
+    try:
+        return traffic.parse(cluster.fetch(pod, ADMIN_PORT, "/metrics"))
+    except ClusterFailed as error:
+        click.echo(f"{pod['metadata']['name']}: {error}", err=True)
+        return {}
+
+
+@main.command()
+@click.argument("what", metavar="agd/NAME|operator|gateway")
+@click.option("--site", "sites", multiple=True, help="Only from this site; may be repeated.")
+@click.option("--tail", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Lines of each log.")
+@click.option("--since", type=click.IntRange(1), help="Seconds; for pods alone.")
+def logs(what: str, sites: tuple[str, ...], tail: int, since: int | None) -> None:
+    """Show the ends of logs, each line after its source: of a deployment's replicas at all its sites, or of a component."""
+    cluster, wish = _cluster(), Wish(tail, since, sites)
+    if what in ("operator", "gateway"):
+        pieces = logs_of.of_component(cluster, what, wish)
+    else:
+        deployment = cluster.object(DEPLOYMENT, _plain(what))
+        known = {site["metadata"]["name"]: site for site in cluster.objects(SITE)}
+        pieces = logs_of.of_deployment(cluster, deployment, known, wish)
+    shown = False
+    for piece in pieces:
+        shown = True
+        for line in piece.lines():
+            click.echo(line)
+    if not shown:
+        raise click.ClickException(f"there is nothing to show of {what}")
+
+
+@main.group(cls=Plain)
+def rollout() -> None:
+    """Look at a rollout in steps, and steer it. Every verb writes an annotation or a field that the operator reads."""
+
+
+@rollout.command("status")
+@NAME
+def rollout_status(name: str) -> None:
+    """Show steps, gates, traffic, revisions and decisions."""
+    click.echo(rollouts.status(_cluster().object(DEPLOYMENT, _plain(name)), datetime.now(UTC)))
+
+
+@rollout.command()
+@NAME
+def pause(name: str) -> None:
+    """Stop where it is."""
+    _change(name, rollouts.pause, "the rollout is paused")
+
+
+@rollout.command()
+@NAME
+def resume(name: str) -> None:
+    """Go on after a pause."""
+    _change(name, rollouts.resume, "the rollout goes on")
+
+
+@rollout.command()
+@NAME
+def promote(name: str) -> None:
+    """Let the new revision take over now, without the remaining steps."""
+    _change(name, rollouts.promote, "the new revision takes over")
+
+
+@rollout.command()
+@NAME
+def approve(name: str) -> None:
+    """Let the present step end, where it waits for approval."""
+    _change(name, rollouts.approve, "the step is approved")
+
+
+@rollout.command()
+@NAME
+def abort(name: str) -> None:
+    """Take the new revision back."""
+    _change(name, rollouts.abort, "the new revision is taken back")
+
+
+@rollout.command()
+@NAME
+def retry(name: str) -> None:
+    """Try a revision again that was taken back."""
+    now = datetime.now(UTC)
+    _change(name, lambda raw: rollouts.retry(raw, now), "the revision is tried again")
+
+
+@rollout.command()
+@NAME
+@click.option("--to", "revision", metavar="REVISION", help="Default: the newest one that was retired.")
+@click.option("--undo", is_flag=True, help="Follow the spec again.")
+def rollback(name: str, revision: str | None, undo: bool) -> None:
+    """Let an earlier revision serve instead of the one that the spec describes."""
+    if undo and revision is not None:
+        raise click.UsageError("give either --to or --undo")
+    if undo:
+        _change(name, rollouts.follow, "the revision of the spec takes over")
+    else:
+        _change(name, lambda raw: rollouts.rollback(raw, revision), "an earlier revision takes over")
+
+
+def _change(name: str, patch: Callable[[JsonObject], rollouts.Patch], told: str) -> None:
+    cluster = _cluster()
+    plain = _plain(name)
+    cluster.patch(DEPLOYMENT, plain, patch(cluster.object(DEPLOYMENT, plain)))
+    click.echo(f"{cluster.namespace}/{plain}: {told}")
+
+
+def _plain(name: str) -> str:
+    """NAME of "agd/NAME" or "NAME"."""
+    kind, slash, rest = name.rpartition("/")
+    if slash and SHORT_KINDS.get(kind.lower().removesuffix("s")) != DEPLOYMENT:
+        raise click.UsageError(f"{name!r} is not a deployment: give NAME or agd/NAME")
+    return rest
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+if __name__ == "__main__":
+    main()

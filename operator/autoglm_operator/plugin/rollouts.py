@@ -1,0 +1,140 @@
+"""What a person does with a rollout, as patches, and what is told about it. Pure; the operator does the work."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from autoglm_operator.api import GROUP
+from autoglm_operator.local.show import NONE, age, table
+from autoglm_operator.store import JsonObject
+
+PREFIX = f"{GROUP}/rollout-"
+"""Annotations by which a person steers a rollout; each names the revision that it is about, so that it counts once."""
+
+Patch = Mapping[str, Any]
+
+
+class NothingToDo(Exception):
+    """The deployment is not where this makes sense. The message says what there is."""
+
+
+def pause(_: JsonObject) -> Patch:
+    """Stops a rollout where it is."""
+    return _annotation("pause", "true")
+
+
+def resume(raw: JsonObject) -> Patch:
+    """Goes on with a rollout that was paused, by annotation or in the spec."""
+    patch = dict(_annotation("pause", None))
+    if ((raw["spec"].get("rollout")) or {}).get("paused"):
+        patch["spec"] = {"rollout": {"paused": False}}
+    return patch
+
+
+def promote(raw: JsonObject) -> Patch:
+    """The candidate takes over now."""
+    return _annotation("promote", _candidate(raw))
+
+
+def abort(raw: JsonObject) -> Patch:
+    """The candidate is taken back."""
+    return _annotation("abort", _candidate(raw))
+
+
+def approve(raw: JsonObject) -> Patch:
+    """The present step may end."""
+    return _annotation("approve", f"{_candidate(raw)}/{_rollout(raw).get('step', 0)}")
+
+
+def retry(raw: JsonObject, now: datetime) -> Patch:
+    """A revision that was taken back is tried again."""
+    if not _rollout(raw).get("rejected"):
+        raise NothingToDo(f"{_name(raw)}: no revision was taken back")
+    return _annotation("retry", f"{now:%Y-%m-%dT%H:%M:%SZ}")
+
+
+def rollback(raw: JsonObject, revision: str | None) -> Patch:
+    """An earlier revision serves again: the newest retired one, unless one is named."""
+    known = [entry["revision"] for entry in _rollout(raw).get("revisions") or ()]
+    retired = [entry["revision"] for entry in _rollout(raw).get("revisions") or () if entry["state"] == "Retired"]
+    if revision is None and not retired:
+        raise NothingToDo(f"{_name(raw)}: there is no earlier revision to go back to")
+    if revision is not None and revision not in known:
+        raise NothingToDo(f"{_name(raw)}: revision {revision} is not known; there are: {', '.join(known) or 'none'}")
+    return {"spec": {"rollout": {"revision": revision or retired[-1]}}}
+
+
+def follow(raw: JsonObject) -> Patch:
+    """The revision that the spec describes serves again, after a rollback."""
+    if not (raw["spec"].get("rollout") or {}).get("revision"):
+        raise NothingToDo(f"{_name(raw)}: spec.rollout.revision names no revision")
+    return {"spec": {"rollout": {"revision": None}}}
+
+
+def status(raw: JsonObject, now: datetime) -> str:
+    """Where a rollout stands, its gates, the revisions that can be gone back to, and what was decided."""
+    rollout = _rollout(raw)
+    lines = [f"{_name(raw)}: {rollout['phase']}" + (f": {rollout['message']}" if rollout.get("message") else "")]
+    lines.append(
+        f"  stable      {rollout['stable']}{'' if rollout.get('proven') else ' (has not answered a request yet)'}"
+    )
+    if rollout.get("candidate"):
+        steps = (raw["spec"].get("rollout") or {}).get("steps") or ()
+        lines.append(f"  candidate   {rollout['candidate']}")
+        lines.append(f"  step        {rollout.get('step', 0)} of {len(steps)}, {rollout.get('weight', 0)} %")
+        lines.append(
+            f"  since       {age(rollout.get('stepSince'), now)} (prepared {age(rollout.get('enteredAt'), now)} ago)"
+        )
+    if rollout.get("rejected"):
+        rejected = rollout["rejected"]
+        lines.append(
+            f"  taken back  {rejected['revision']} {age(rejected['at'], now)} ago: {rejected.get('reason', '')}"
+        )
+    parts = ["\n".join(lines)]
+    if rollout.get("gates"):
+        gates = [(gate["metric"], gate["state"], gate.get("message", "")) for gate in rollout["gates"]]
+        parts.append(table(("GATE", "STATE", "MESSAGE"), gates))
+    shares = [
+        (entry["gateway"], share["revision"], f"{share['percent']} %", *_counts(share))
+        for entry in rollout.get("traffic") or ()
+        for share in entry.get("shares") or ()
+    ]
+    if shares:
+        parts.append(table(("GATEWAY", "REVISION", "SHARE", "REQUESTS", "MIRRORED", "ERRORS"), shares))
+    revisions = [(one["revision"], one["state"], age(one["since"], now)) for one in rollout.get("revisions") or ()]
+    if revisions:
+        parts.append(table(("REVISION", "STATE", "SINCE"), revisions))
+    decisions = [
+        (age(one["at"], now), one["revision"], one["action"], one["reason"]) for one in rollout.get("decisions") or ()
+    ]
+    if decisions:
+        parts.append(table(("AGE", "REVISION", "DECISION", "REASON"), decisions))
+    return "\n\n".join(parts)
+
+
+def _counts(share: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(str(share.get(name, 0)) for name in ("requests", "mirrored", "errors"))
+
+
+def _annotation(word: str, value: str | None) -> Patch:
+    return {"metadata": {"annotations": {PREFIX + word: value}}}
+
+
+def _rollout(raw: JsonObject) -> Mapping[str, Any]:
+    found = (raw.get("status") or {}).get("rollout")
+    if not found:
+        steps = (raw["spec"].get("rollout") or {}).get("steps")
+        why = "nothing was told about it yet" if steps else f"spec.rollout.steps is {NONE}"
+        raise NothingToDo(f"{_name(raw)} has no rollout: {why}")
+    return dict(found)
+
+
+def _candidate(raw: JsonObject) -> str:
+    rollout = _rollout(raw)
+    if not rollout.get("candidate"):
+        raise NothingToDo(f"{_name(raw)}: no revision is being rolled out ({rollout['phase']})")
+    return str(rollout["candidate"])
+
+
+def _name(raw: JsonObject) -> str:
+    return f"{raw['metadata'].get('namespace', '')}/{raw['metadata']['name']}"

@@ -1,0 +1,241 @@
+"""`kubectl autoglm`: what it says about a deployment, about traffic, and which patches steer a rollout."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from autoglm_operator.plugin import rollouts
+from autoglm_operator.plugin.ray_logs import replicas
+from autoglm_operator.plugin.traffic import Sample, parse, top
+from autoglm_operator.plugin.tree import tree
+
+NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
+Json = dict[str, Any]
+
+
+def condition(kind: str, status: str, reason: str, message: str = "") -> Json:
+    return {
+        "type": kind,
+        "status": status,
+        "reason": reason,
+        "message": message,
+        "observedGeneration": 2,
+        "lastTransitionTime": "2026-03-01T11:57:00Z",
+    }
+
+
+def deployment(rollout: Json | None = None, spec: Json | None = None, **status: Any) -> Json:
+    found: Json = {
+        "replicasReady": "3/4",
+        "sitesReady": "1/2",
+        "revision": "r2",
+        "conditions": [
+            condition("Ready", "False", "Unreachable", "jena: silent"),
+            condition("SitesReady", "False", "Unreachable", "jena: silent"),
+            condition("GatewayReady", "True", "Admitted"),
+            condition("Progressing", "False", "Unreachable"),
+            condition("Degraded", "True", "Unreachable", "jena: silent"),
+        ],
+        "sites": [
+            {
+                "name": "berlin",
+                "state": "Ready",
+                "ready": 3,
+                "desired": 3,
+                "revision": "r2",
+                "observedAt": NOW.isoformat(),
+            },
+            {"name": "jena", "state": "Unreachable", "ready": 0, "desired": 1, "message": "no answer since 11:50"},
+        ],
+        "gatewayTable": {"epoch": 3, "version": 7, "observedAt": "2026-03-01T11:59:55Z"},
+        **status,
+    }
+    if rollout is not None:
+        found["rollout"] = rollout
+    return {
+        "kind": "AutoGLMDeployment",
+        "metadata": {"name": "phones", "namespace": "team", "generation": 2},
+        "spec": {"model": {"name": "autoglm-phone-9b"}, "rollout": {"steps": [{}, {}]}, **(spec or {})},
+        "status": found,
+    }
+
+
+BERLIN: Json = {
+    "metadata": {"name": "berlin"},
+    "spec": {"tier": "edge"},
+    "status": {
+        "phase": "Connected",
+        "rayVersion": "2.60.0",
+        "observedAt": "2026-03-01T11:59:58Z",
+        "capacity": [{"resource": "GPU", "total": 8.0, "available": 5.0}],
+    },
+}
+
+ROLLING: Json = {
+    "phase": "Progressing",
+    "message": "step 1 of 2: holds for 40 s more",
+    "stable": "r1",
+    "proven": True,
+    "candidate": "r2",
+    "weight": 10,
+    "step": 1,
+    "enteredAt": "2026-03-01T11:58:00Z",
+    "stepSince": "2026-03-01T11:59:00Z",
+    "revisions": [
+        {"revision": "r0", "state": "Retired", "since": "2026-02-27T12:00:00Z"},
+        {"revision": "r1", "state": "Stable", "since": "2026-02-28T12:00:00Z"},
+        {"revision": "r2", "state": "Candidate", "since": "2026-03-01T11:58:00Z"},
+    ],
+    "gates": [{"metric": "errors", "state": "Passed", "message": "0 of 120"}],
+    "traffic": [{"gateway": "http://g:9901", "shares": [{"revision": "r2", "percent": 10, "requests": 12}]}],
+    "decisions": [{"at": "2026-03-01T11:58:00Z", "revision": "r2", "action": "Started", "reason": "the spec changed"}],
+}
+
+
+def test_the_tree_shows_each_site_with_its_cluster_and_only_what_is_not_well() -> None:
+    assert tree(deployment(), [BERLIN], NOW).splitlines() == [
+        "team/phones  Unreachable: jena: silent",
+        "├─ model autoglm-phone-9b, revision r2, 3/4 replicas, 1/2 sites",
+        "├─ SitesReady False for 3m: Unreachable: jena: silent",
+        "├─ Degraded True for 3m: Unreachable: jena: silent",
+        "├─ site berlin: Ready 3/3 revision r2, seen 0s ago",
+        "│  └─ edge Connected, Ray 2.60.0, answered 2s ago, 5 of 8 GPU free",
+        "├─ site jena: Unreachable 0/1 revision <none>, seen <none> ago",
+        "│  ├─ no answer since 11:50",
+        "│  └─ there is no AutoGLMSite of this name",
+        "└─ gateways: routing table 3/7, confirmed 5s ago",
+    ]
+
+
+def test_the_tree_of_something_that_nobody_looked_at_says_so() -> None:
+    new = {"kind": "AutoGLMDeployment", "metadata": {"name": "a", "namespace": "n"}, "spec": {"model": {"name": "m"}}}
+    assert tree(new, [], NOW).splitlines()[0] == "n/a  not looked at yet"
+
+
+def test_the_tree_shows_a_rollout_that_is_under_way() -> None:
+    lines = tree(deployment(ROLLING), [], NOW).splitlines()
+    at = lines.index("├─ rollout Progressing: r1 -> r2 at 10 %")
+    assert lines[at + 1] == "│  └─ step 1 of 2: holds for 40 s more"
+
+
+def metrics(requests: int, errors: int, slow: int, flying: int) -> str:
+    name = 'deployment="team/phones"'
+    return f"""# TYPE autoglm_gateway_requests_total counter
+autoglm_gateway_requests_total{{code="200",{name}}} {requests}
+autoglm_gateway_requests_total{{code="503",{name}}} {errors}
+autoglm_gateway_first_byte_seconds_bucket{{{name},le="0.5"}} {requests - slow}
+autoglm_gateway_first_byte_seconds_bucket{{{name},le="2.0"}} {requests}
+autoglm_gateway_first_byte_seconds_bucket{{{name},le="+Inf"}} {requests}
+autoglm_gateway_in_flight{{{name},site="berlin",endpoint="10.0.0.1:8000"}} {flying}
+autoglm_gateway_queued_work_seconds{{{name},site="berlin",endpoint="10.0.0.1:8000"}} 1.5
+autoglm_gateway_admitted{{{name},site="berlin",endpoint="10.0.0.1:8000"}} 1
+autoglm_gateway_admitted{{deployment="team/quiet",site="jena",endpoint="10.0.0.2:8000"}} 0
+garbage that is not a sample
+"""
+
+
+def rows(samples: list[Sample], seconds: float) -> list[list[str]]:
+    return [line.split() for line in top(samples, seconds).splitlines()[1:]]
+
+
+def test_top_adds_up_what_all_gateways_did_in_the_meantime() -> None:
+    one = Sample(parse(metrics(100, 2, 10, 1)), parse(metrics(200, 4, 16, 3)))
+    two = Sample(parse(metrics(50, 0, 0, 0)), parse(metrics(150, 2, 0, 1)))
+    busy, quiet = rows([one, two], 10.0)
+    assert busy == ["team/phones", "20.4", "2.0%", "<=0.5s", "<=0.5s", "4", "3.0s", "1", "2/2"]
+    assert quiet == ["team/quiet", "0.0", "<none>", "<none>", "<none>", "0", "0.0s", "1", "0/2"]
+
+
+def test_a_quantile_is_the_bound_of_its_bucket() -> None:
+    (busy, _) = rows([Sample(parse(metrics(0, 0, 0, 0)), parse(metrics(100, 0, 10, 0)))], 1.0)
+    assert busy[3:5] == ["<=0.5s", "<=2s"]
+
+
+def test_a_gateway_that_was_started_anew_counts_from_nothing() -> None:
+    (busy, _) = rows([Sample(parse(metrics(1000, 0, 0, 0)), parse(metrics(30, 0, 0, 0)))], 1.0)
+    assert busy[1] == "30.0"
+
+
+def test_a_gateway_that_did_not_answer_disturbs_nothing() -> None:
+    assert rows([Sample({}, {}), Sample(parse(metrics(0, 0, 0, 0)), parse(metrics(5, 0, 0, 0)))], 1.0)[0][1] == "5.0"
+    assert top([Sample({}, {})], 1.0) == "the gateways know no deployment"
+
+
+ANNOTATION = "serving.autoglm.dev/rollout-"
+
+
+@pytest.mark.parametrize(
+    ("verb", "word", "value"),
+    [
+        (rollouts.pause, "pause", "true"),
+        (rollouts.promote, "promote", "r2"),
+        (rollouts.abort, "abort", "r2"),
+        (rollouts.approve, "approve", "r2/1"),
+    ],
+)
+def test_a_verb_writes_the_annotation_that_the_operator_reads(verb: Any, word: str, value: str) -> None:
+    assert verb(deployment(ROLLING)) == {"metadata": {"annotations": {ANNOTATION + word: value}}}
+
+
+def test_resuming_takes_back_both_ways_of_pausing() -> None:
+    assert rollouts.resume(deployment(ROLLING)) == {"metadata": {"annotations": {f"{ANNOTATION}pause": None}}}
+    paused = deployment(ROLLING, {"rollout": {"paused": True}})
+    assert rollouts.resume(paused)["spec"] == {"rollout": {"paused": False}}
+
+
+def test_a_rollback_goes_to_the_newest_retired_revision_or_to_a_known_one() -> None:
+    assert rollouts.rollback(deployment(ROLLING), None) == {"spec": {"rollout": {"revision": "r0"}}}
+    assert rollouts.rollback(deployment(ROLLING), "r1") == {"spec": {"rollout": {"revision": "r1"}}}
+    with pytest.raises(rollouts.NothingToDo, match="r9 is not known; there are: r0, r1, r2"):
+        rollouts.rollback(deployment(ROLLING), "r9")
+
+
+def test_following_the_spec_again_undoes_a_rollback() -> None:
+    back = deployment(ROLLING, {"rollout": {"revision": "r0"}})
+    assert rollouts.follow(back) == {"spec": {"rollout": {"revision": None}}}
+    with pytest.raises(rollouts.NothingToDo):
+        rollouts.follow(deployment(ROLLING))
+
+
+@pytest.mark.parametrize("verb", [rollouts.promote, rollouts.abort, rollouts.approve])
+def test_without_a_candidate_there_is_nothing_to_steer(verb: Any) -> None:
+    still = {key: value for key, value in ROLLING.items() if key != "candidate"} | {"phase": "Stable"}
+    with pytest.raises(rollouts.NothingToDo, match="no revision is being rolled out"):
+        verb(deployment(still))
+    with pytest.raises(rollouts.NothingToDo, match="has no rollout"):
+        verb(deployment(None, {"rollout": None}))
+
+
+def test_a_retry_needs_something_that_was_taken_back() -> None:
+    with pytest.raises(rollouts.NothingToDo):
+        rollouts.retry(deployment(ROLLING), NOW)
+    rejected = {**ROLLING, "rejected": {"revision": "r2", "reason": "errors", "at": "2026-03-01T11:00:00Z"}}
+    patch = rollouts.retry(deployment(rejected), NOW)
+    assert patch == {"metadata": {"annotations": {f"{ANNOTATION}retry": "2026-03-01T12:00:00Z"}}}
+
+
+def test_the_status_of_a_rollout_shows_steps_gates_traffic_revisions_and_decisions() -> None:
+    text = rollouts.status(deployment(ROLLING), NOW)
+    for part in ("step        1 of 2, 10 %", "errors   Passed   0 of 120", "r0", "Retired", "Started", "10 %"):
+        assert part in text, text
+
+
+def test_replicas_are_those_of_every_application_of_the_deployment() -> None:
+    def application(uid: str, name: str) -> Json:
+        found = {"replica_id": f"id-{name}", "node_id": "n1", "log_file_path": f"/serve/{name}.log"}
+        return {
+            "deployed_app_config": {"args": {"uid": uid}},
+            "deployments": {"Engine": {"replicas": [found, {"replica_id": "starting"}]}},
+        }
+
+    document = {
+        "applications": {
+            "team.phones": application("ours", "a"),
+            "team.phones.r2": application("ours", "b"),
+            "team.tablets": application("theirs", "c"),
+            "by-hand": {"deployed_app_config": None},
+        }
+    }
+    assert {replica.file for replica in replicas(document, "ours")} == {"serve/a.log", "serve/b.log"}
+    assert replicas({}, "ours") == ()
