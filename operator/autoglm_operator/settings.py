@@ -16,6 +16,8 @@ class Pace:
     """The report of a gateway."""
     discovery_s: float = 5.0
     """The addresses behind the name of the gateways."""
+    gather_s: float = 0.1
+    """Changes of routes within this time go to the gateways as one table."""
     resync_s: float = 300.0
     """Everything is read and decided again this often, in case a watch lost an event."""
     workers: int = 8

@@ -34,7 +34,7 @@ class Controller:
     def wake(self, key: ObjectKey) -> None:
         """Something about this object may have changed."""
         if self._leadership is not None:
-            self._leadership.queue.add(key)
+            self._leadership.changed(key)
 
     def site_views(self) -> tuple[SiteView, ...]:
         """What is known about the sites now; nothing while not leading."""

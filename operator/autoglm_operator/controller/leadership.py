@@ -1,8 +1,9 @@
 """One time of leading: gather what is known, let the core decide, carry the decision out.
 
-Everything is level-triggered. A pass reads its object anew, decides from what is true now and may be repeated at any
-time. Nothing is remembered between passes that could not be observed again, so a process that dies at any point is
-replaced by one that goes on from the same facts.
+Everything is level-triggered. A pass decides from what is true now and may be repeated at any time. It reads its object
+anew when a watch, a failure or a write of our own says that it may have changed; a write that was decided from an older one
+is refused by the API server. Nothing is remembered between passes that could not be observed again, so a process that dies
+at any point is replaced by one that goes on from the same facts.
 """
 
 import asyncio
@@ -82,15 +83,19 @@ class Leadership:
         self.metrics.set_site_phase(after.name, _phase(after))
         changed = changed_applications(before, after)
         if reachability_changed(before, after):
-            self._wake(self.objects.deployments)
-        else:
-            self._wake(map(_key_of_application, changed))
+            self._wake(self.objects.concerned({after.name}))
+        self._wake(map(_key_of_application, changed))
         if changed or before is None or before.error != after.error:
             self.queue.add(ObjectKey(SITE, "", after.name))
 
     def _gateway_said(self, names: frozenset[str]) -> None:
         """A gateway said something new about these ("namespace/name")."""
         self._wake(ObjectKey(DEPLOYMENT, *name.split("/", 1)) for name in names)
+
+    def changed(self, key: ObjectKey) -> None:
+        """The stored object may not be as it was last read."""
+        self.objects.stale.add(key)
+        self.queue.add(key)
 
     def _wake(self, keys: Iterable[ObjectKey]) -> None:
         for key in tuple(keys):
@@ -143,9 +148,9 @@ class Leadership:
             await self._identify()
             for kind in (SITE, DEPLOYMENT):
                 for raw in await self._list(kind):
-                    self.queue.add(ObjectKey.of(kind, raw))
+                    self.changed(ObjectKey.of(kind, raw))
             for key in (*self.objects.deployments, *self.objects.sites):
-                self.queue.add(key)
+                self.changed(key)
 
     async def _work(self) -> None:
         while True:
@@ -166,6 +171,7 @@ class Leadership:
         try:
             good = await (self._pass_deployment(key) if key.kind == DEPLOYMENT else self._pass_site(key))
         except (Conflict, NotFound):
+            self.objects.stale.add(key)
             self.queue.fail(key)  # it changed or went away meanwhile: read it again
             return "conflict"
         except NotLeading:
@@ -188,6 +194,7 @@ class Leadership:
 
     def _fail(self, key: ObjectKey) -> int:
         self._failures[key] = self._failures.get(key, 0) + 1
+        self.objects.stale.add(key)
         self.queue.fail(key)
         return self._failures[key]
 
@@ -199,10 +206,22 @@ class Leadership:
         if not self._undecided:
             self.publisher.open()
 
+    async def _read(self, key: ObjectKey) -> JsonObject | None:
+        """The object: as remembered when nothing says that it changed, else anew."""
+        known = self.objects.current(key)
+        if known is not None:
+            return known
+        self.objects.stale.discard(key)  # what happens from here on is not in the answer
+        try:
+            return await self.store.get(key)
+        except BaseException:
+            self.objects.stale.add(key)
+            raise
+
     # One deployment
 
     async def _pass_deployment(self, key: ObjectKey) -> bool:
-        raw = await self.store.get(key)
+        raw = await self._read(key)
         if raw is None:
             self._forget_deployment(key)
             return True
@@ -222,7 +241,7 @@ class Leadership:
         return not errors
 
     def _forget_deployment(self, key: ObjectKey) -> None:
-        gone = self.objects.deployments.pop(key, None)
+        gone = self.objects.forget_deployment(key)
         self._failures.pop(key, None)
         self.publisher.set_routes(key, ())
         self._decided(key)
@@ -232,7 +251,7 @@ class Leadership:
                 self.queue.add(site)
 
     def _observed(self, key: ObjectKey, errors: "dict[str, SiteError] | None" = None) -> Observed:
-        views = self.sites.views()
+        views, item = self.sites.views(), self.objects.deployments[key]
         if errors:
             views = tuple(
                 replace(view, error=errors[view.name], failures=view.failures + 1) if view.name in errors else view
@@ -241,12 +260,12 @@ class Leadership:
         return Observed(
             sites=views,
             invalid_sites=tuple(site for site in self.objects.sites.values() if isinstance(site, InvalidSite)),
-            gateways=self.publisher.views(),
-            deployments=tuple(self.objects.deployments.values()),
+            gateways=self.publisher.views_of(f"{key.namespace}/{key.name}"),
+            deployments=tuple(self.objects.deployments[rival] for rival in sorted(self.objects.rivals(item))),
             published=self.publisher.published(key),
             failures=self._failures.get(key, 0) + (1 if errors else 0),
             cluster=self._cluster,
-            inherited=self.publisher.inherited(self.objects.deployments[key].metadata.uid),
+            inherited=self.publisher.inherited(item.metadata.uid),
         )
 
     async def _apply(self, changes: Iterable[ApplicationChange]) -> dict[str, SiteError]:
@@ -269,7 +288,7 @@ class Leadership:
     # One site
 
     async def _pass_site(self, key: ObjectKey) -> bool:
-        raw = await self.store.get(key)
+        raw = await self._read(key)
         if raw is None:
             await self._forget_site(key)
             return True
@@ -292,7 +311,7 @@ class Leadership:
 
     async def _forget_site(self, key: ObjectKey) -> None:
         await self.sites.forget(key.name)
-        if self.objects.sites.pop(key, None) is not None:
+        if self.objects.forget_site(key) is not None:
             self.metrics.forget_site(key.name)
             self._wake(self.objects.deployments)
 
@@ -311,6 +330,7 @@ class Leadership:
         present = tuple(raw["metadata"].get("finalizers") or ())
         if not plan.add_finalizer or FINALIZER in present:
             return raw
+        self.objects.stale.add(ObjectKey.of(kind, raw))
         return await self.store.set_finalizers(raw, kind, (*present, FINALIZER))
 
     async def _report(self, raw: JsonObject, kind: Kind, item: Deployment | Site, plan: Plan | SitePlan) -> None:
@@ -320,9 +340,11 @@ class Leadership:
         if plan.remove_finalizer:
             present = tuple(raw["metadata"].get("finalizers") or ())
             if FINALIZER in present:
+                self.objects.stale.add(ObjectKey.of(kind, raw))
                 await self.store.set_finalizers(raw, kind, tuple(name for name in present if name != FINALIZER))
         elif plan.status != item.status:
             status = plan.status.model_dump(mode="json", by_alias=True, exclude_none=True)
+            self.objects.stale.add(ObjectKey.of(kind, raw))
             await self.store.patch_status(raw, kind, status)
             self.metrics.status_writes.labels(kind).inc()
 

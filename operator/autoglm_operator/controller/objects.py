@@ -1,5 +1,6 @@
 """What the controller remembers of the stored objects: each one parsed, or told apart as one that cannot be used."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from autoglm_operator.api import (
@@ -59,30 +60,72 @@ def _metadata(raw: JsonObject) -> ObjectMeta:
 
 @dataclass
 class Objects:
-    """All objects, by key. A pass reads its own object anew and puts it here; the others are as last seen."""
+    """All objects, by key, as they were last read or written. `stale` are those that may be different by now."""
 
     deployments: dict[ObjectKey, Deployment] = field(default_factory=dict)
     sites: dict[ObjectKey, Site] = field(default_factory=dict)
+    stale: set[ObjectKey] = field(default_factory=set)
+    _raw: dict[ObjectKey, JsonObject] = field(default_factory=dict)
+    _by_model: dict[str, set[ObjectKey]] = field(default_factory=dict)
+
+    def current(self, key: ObjectKey) -> JsonObject | None:
+        """The object as stored, if nothing says that it may have changed."""
+        return None if key in self.stale else self._raw.get(key)
 
     def put_deployment(self, raw: JsonObject) -> tuple[Deployment | None, Deployment]:
         """Remembers it; what it was before, and what it is."""
         key = ObjectKey.of(DEPLOYMENT, raw)
-        before, after = self.deployments.get(key), read_deployment(raw)
-        self.deployments[key] = after
+        before = self.deployments.get(key)
+        after = before if before is not None and self._raw.get(key) is raw else read_deployment(raw)
+        self._unname(key, before)
+        if isinstance(after, AutoGLMDeployment):
+            self._by_model.setdefault(after.spec.model.name, set()).add(key)
+        self.deployments[key], self._raw[key] = after, raw
         return before, after
 
     def put_site(self, raw: JsonObject) -> tuple[Site | None, Site]:
         """Remembers it; what it was before, and what it is."""
         key = ObjectKey.of(SITE, raw)
-        before, after = self.sites.get(key), read_site(raw)
-        self.sites[key] = after
+        before = self.sites.get(key)
+        after = before if before is not None and self._raw.get(key) is raw else read_site(raw)
+        self.sites[key], self._raw[key] = after, raw
         return before, after
+
+    def forget_deployment(self, key: ObjectKey) -> Deployment | None:
+        """It is gone; what it was."""
+        gone = self.deployments.pop(key, None)
+        self._unname(key, gone)
+        self._drop(key)
+        return gone
+
+    def forget_site(self, key: ObjectKey) -> Site | None:
+        """It is gone; what it was."""
+        self._drop(key)
+        return self.sites.pop(key, None)
 
     def rivals(self, *items: Deployment | None) -> set[ObjectKey]:
         """Deployments that use a model name of one of these: which of them has the name may have changed."""
         names = {item.spec.model.name for item in items if isinstance(item, AutoGLMDeployment)}
-        return {
-            key
-            for key, item in self.deployments.items()
-            if isinstance(item, AutoGLMDeployment) and item.spec.model.name in names
-        }
+        return {key for name in names for key in self._by_model.get(name, ())}
+
+    def concerned(self, names: Collection[str]) -> list[ObjectKey]:
+        """Deployments that use one of these sites, may use it, or have used it."""
+        return [key for key, item in self.deployments.items() if _concerns(item, names)]
+
+    def _unname(self, key: ObjectKey, item: Deployment | None) -> None:
+        if isinstance(item, AutoGLMDeployment):
+            known = self._by_model.get(item.spec.model.name, set())
+            known.discard(key)
+            if not known:
+                self._by_model.pop(item.spec.model.name, None)
+
+    def _drop(self, key: ObjectKey) -> None:
+        self._raw.pop(key, None)
+        self.stale.discard(key)
+
+
+def _concerns(item: Deployment, names: Collection[str]) -> bool:
+    if isinstance(item, InvalidDeployment) or item.spec.sites.names is None:
+        return True
+    rows = item.status.sites if item.status else ()
+    return any(name in names for name in item.spec.sites.names) or any(row.name in names for row in rows)

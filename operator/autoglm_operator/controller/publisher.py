@@ -37,6 +37,15 @@ class _Gateway:
     """Whether it takes requests. One that was found stands aside until it can."""
     task: "asyncio.Task[None] | None" = None
     wake: asyncio.Event = field(default_factory=asyncio.Event)
+    admissions: dict[str, tuple[Admission, ...]] = field(default_factory=dict)
+    """Those of the last report, by deployment."""
+
+    def view_of(self, deployment: str) -> GatewayView:
+        """What it last said about one deployment."""
+        if self.view.report is None:
+            return self.view
+        own = {"admissions": self.admissions.get(deployment, ())}
+        return replace(self.view, report=self.view.report.model_copy(update=own))
 
 
 class Publisher:
@@ -58,7 +67,6 @@ class Publisher:
         self._routes: dict[ObjectKey, tuple[Route, ...]] = {}
         self._published: dict[ObjectKey, Published] = {}
         self._generation: Generation = (parts.fence.epoch() or 0, 0)
-        self._table: RoutingTable | None = None
         self._signed: SignedTable | None = None
         self._opened = False
         self._inherited: tuple[Route, ...] = ()
@@ -85,6 +93,11 @@ class Publisher:
         """What the gateways last said: those that take requests, or all if none does."""
         joined = tuple(gateway.view for gateway in self._gateways if gateway.joined)
         return joined or tuple(gateway.view for gateway in self._gateways)
+
+    def views_of(self, deployment: str) -> tuple[GatewayView, ...]:
+        """The same, with the admissions of one deployment ("namespace/name") alone: a pass reads no others."""
+        joined = [gateway for gateway in self._gateways if gateway.joined]
+        return tuple(gateway.view_of(deployment) for gateway in joined or self._gateways)
 
     def published(self, key: ObjectKey) -> Published | None:
         """The table in which the present routes of a deployment first stood."""
@@ -153,18 +166,28 @@ class Publisher:
     def _all_deployments(self) -> frozenset[str]:
         return frozenset(route.deployment for routes in self._routes.values() for route in routes)
 
+    def _published_after(self, generation: Generation | None) -> frozenset[str]:
+        """Deployments whose routes are not in a table of this number: what a gateway holds tells nothing new of the others."""
+        held = generation or (0, 0)
+        late = (key for key, known in self._published.items() if (known.epoch, known.version) > held)
+        return frozenset(route.deployment for key in late for route in self._routes.get(key, ()))
+
     def _renew(self, above: Generation | None = None) -> None:
-        """Makes the next table from the present routes."""
+        """The present routes get the next number. The table is made when a gateway is given it: once for many changes."""
         epoch, version = max(self._generation, above or self._generation)
         self._generation = (epoch, version + 1)
-        routes = [route for key in sorted(self._routes) for route in self._routes[key]]
-        self._table = core.table(routes, epoch, version + 1, self._now())
-        self._signed = sign(self._table, self._key().encode())
+        self._signed = None
         for key, own in self._routes.items():
             if above is not None or key not in self._published:
                 self._published[key] = Published(epoch, version + 1, own)
         for gateway in self._gateways:
             gateway.wake.set()
+
+    def _table(self) -> SignedTable:
+        if self._signed is None:
+            routes = [route for key in sorted(self._routes) for route in self._routes[key]]
+            self._signed = sign(core.table(routes, *self._generation, self._now()), self._key().encode())
+        return self._signed
 
     async def _look_after(self, gateway: _Gateway) -> None:
         while True:
@@ -173,6 +196,7 @@ class Publisher:
             try:
                 report = await self._exchange(gateway)
                 gateway.view = replace(before, report=report, observed_at=self._now(), error=None)
+                gateway.admissions = _by_deployment(report)
             except GatewayFailed as failure:
                 gateway.view = replace(before, error=failure.error)
             except Exception as error:  # noqa: BLE001 - one gateway's trouble must not end the operator
@@ -186,18 +210,19 @@ class Publisher:
                     await gateway.wake.wait()
             except TimeoutError:
                 continue
+            await asyncio.sleep(self._pace.gather_s)
 
     async def _exchange(self, gateway: _Gateway) -> GatewayReport:
         """One look: fetch the report, and hand over the table if the gateway does not have it."""
         report = await gateway.client.report()
         shown = (report.table_epoch, report.table_version)
-        if self._signed is None or self._fence.epoch() is None:
+        if not self._opened or self._fence.epoch() is None:
             return report
         if shown >= self._generation and shown != gateway.given:
             self._renew(above=shown)
         if shown < self._generation:
             generation = self._generation
-            report = await gateway.client.put_table(self._signed)
+            report = await gateway.client.put_table(self._table())
             gateway.given = generation
             fields = {"gateway": gateway.client.url, "epoch": generation[0], "version": generation[1]}
             log.info("gave a routing table", extra={"fields": fields})
@@ -217,14 +242,23 @@ class Publisher:
         if current and after.observed_at is not None:
             self._metrics.gateway_confirmed.labels(after.name).set(after.observed_at.timestamp())
         changed = _admissions_changed(before.report, report)
-        if joining or before.error != after.error or _generation(before.report) != _generation(report):
+        if joining or before.error != after.error:
             changed |= self._all_deployments()
+        elif _generation(before.report) != _generation(report):
+            changed |= self._published_after(_generation(before.report))
         if changed:
             self._on_change(frozenset(changed))
 
 
 def _generation(report: GatewayReport | None) -> Generation | None:
     return None if report is None else (report.table_epoch, report.table_version)
+
+
+def _by_deployment(report: GatewayReport) -> dict[str, tuple[Admission, ...]]:
+    found: dict[str, list[Admission]] = {}
+    for admission in report.admissions:
+        found.setdefault(admission.deployment, []).append(admission)
+    return {deployment: tuple(own) for deployment, own in found.items()}
 
 
 def _admissions_changed(before: GatewayReport | None, after: GatewayReport | None) -> set[str]:
