@@ -36,6 +36,10 @@ class RayModel:
             if one.status != "DELETING":
                 one.status, one.since, one.config = "DELETING", self.clock(), None
 
+    def touch(self) -> None:
+        """An application was changed from outside: the next answer is made anew."""
+        self._answer = None
+
     def get(self) -> bytes:
         """The document of all applications."""
         self._advance()
