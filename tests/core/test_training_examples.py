@@ -1,5 +1,7 @@
 """Windows, questions and packed rows."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,21 +12,24 @@ from autoglm_serving.screens.records import Screen, Task
 from autoglm_serving.screens.scoring import score
 from autoglm_serving.training import windows
 from autoglm_serving.training.examples import Asked, character_weights, pack, questions, token_weights
+from autoglm_serving.vision.sizing import MIN_PIXELS
 from support.screens import screen
 
 SCREEN = screen(1, 1080, 2400)
 
 
 @given(st.integers(0, 10_000), st.sampled_from([112, 168, 252, 448]))
-def test_windows_lie_in_the_screen_and_have_its_shape(seed: int, side: int) -> None:
+def test_windows_lie_in_the_screen_and_have_its_scale(seed: int, side: int) -> None:
     window = windows.choose(SCREEN, side, 0.3, Dice(seed))
     left, top, right, bottom = window.box
     assert 0 <= left < right <= SCREEN.width
     assert 0 <= top < bottom <= SCREEN.height
-    assert (right - left) / (bottom - top) == pytest.approx(SCREEN.width / SCREEN.height, rel=0.01)
-    assert 0.29 * SCREEN.width <= right - left <= SCREEN.width
+    assert 0.29 * SCREEN.width <= right - left
+    assert 0.29 * SCREEN.height <= bottom - top
     assert window.width % 28 == window.height % 28 == 0
-    assert abs(window.width - min(side, right - left)) <= 14
+    scale = max(side / SCREEN.width, math.sqrt(MIN_PIXELS / ((right - left) * (bottom - top))))
+    for shown, part in ((window.width, right - left), (window.height, bottom - top)):
+        assert abs(shown - part * scale) <= 28
 
 
 @given(st.integers(0, 10_000))

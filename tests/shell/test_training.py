@@ -17,13 +17,22 @@ from autoglm_serving.engines.factory import create_engine
 from autoglm_serving.engines.interface import GenerateRequest, ImagePart, Message, TextPart
 from autoglm_serving.model.folder import check_folder
 from autoglm_serving.model.load import ImageSize, ModelImages, ModelTokenizer, load_weights
+from autoglm_serving.screens.dice import Dice
 from autoglm_serving.training import checkpoints, windows
 from autoglm_serving.training.batches import BatchMaker, attention_mask, collate
+from autoglm_serving.training.cards import draw_card
 from autoglm_serving.training.commands import evaluate, train
 from autoglm_serving.training.dataset import DatasetInvalid, open_screens
 from autoglm_serving.training.evaluate import verdicts
 from autoglm_serving.training.examples import SYSTEM, Asked, pack
-from autoglm_serving.training.network import Student, parameters_of, start_positions, write_start
+from autoglm_serving.training.network import (
+    Student,
+    compute_as_products,
+    parameters_of,
+    start_patches,
+    start_positions,
+    write_start,
+)
 from autoglm_serving.training.prompts import Prompts
 from autoglm_serving.training.recipe import PRESETS, Network, Recipe, Stage, plan_step
 from autoglm_serving.training.replies import Replier
@@ -267,14 +276,41 @@ def test_questions_in_one_row_give_the_losses_of_prompts_of_their_own(trained: P
         Asked(tuple(prompts.after(text)), (number, number + 40, prompts.end_id), (1.0, 0.25, 0.1))
         for number, text in enumerate(("Tap Wi-Fi", "点击“蓝牙”", "Tap the last of all"), 50)
     ]
-    nothing = (torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long), torch.zeros(0))
 
     def loss(questions: list[Asked]) -> float:
-        return student(collate([pack(before, questions)], [1.0], pixels, grid, nothing)).answer  # type: ignore[no-any-return]
+        return student(collate([pack(before, questions)], [1.0], pixels, grid)).answer  # type: ignore[no-any-return]
 
     alone = [loss([each]) for each in asked]
     assert loss(asked) == pytest.approx(sum(alone) / 3, rel=1e-4)
     assert max(alone) - min(alone) > 1e-3, "the questions differ"
+
+
+def test_the_tower_as_matrix_products_gives_the_numbers_of_its_convolutions(trained: Path, data: Path) -> None:
+    folder = check_folder(trained / "model")
+    model = load_weights(folder, torch.float32, torch.device("cpu")).eval()
+    pixels, grid = ModelImages(folder).pixels(
+        open_screens(data).decoded(open_screens(data).items[0]), ImageSize(12544, 50176)
+    )
+    with torch.no_grad():
+        before = model.get_image_features(pixels, grid, return_dict=True).pooler_output[0]
+        compute_as_products(model)
+        after = model.get_image_features(pixels, grid, return_dict=True).pooler_output[0]
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
+
+
+def test_the_patch_embedding_begins_with_directions_that_vary_alike(trained: Path) -> None:
+    folder = check_folder(trained / "model")
+    model = load_weights(folder, torch.float32, torch.device("cpu"))
+    images = ModelImages(folder)
+    cards = [images.pixels(draw_card(Dice("seen", number)).picture, ImageSize(1, 1 << 40))[0] for number in range(12)]
+    embed = model.model.visual.patch_embed
+    with torch.no_grad():
+        before = embed(torch.cat(cards)).std(0)
+        start_patches(model, images)
+        after = embed(torch.cat(cards)).std(0)
+    assert after.max() / after.min() < before.max() / before.min()
+    assert after.min() > 0.5
+    assert after.max() < 2
 
 
 LEARNER = Recipe(

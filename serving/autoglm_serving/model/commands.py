@@ -16,7 +16,7 @@ def model() -> None:
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--seed", default=0, show_default=True, help="The same seed gives the same weights.")
 def init_tiny(folder: Path, seed: int) -> None:
-    """Write AutoGLM-Tiny (random weights, 3.7 million parameters) into FOLDER."""
+    """Write AutoGLM-Tiny (random weights, 5.3 million parameters) into FOLDER."""
     from autoglm_serving.model.tiny import build
 
     if folder.exists() and any(folder.iterdir()):

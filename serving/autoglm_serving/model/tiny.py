@@ -1,4 +1,4 @@
-"""AutoGLM-Tiny: the architecture of AutoGLM-Phone-9B (`glm4v`) with random weights and 3.7 million parameters.
+"""AutoGLM-Tiny: the architecture of AutoGLM-Phone-9B (`glm4v`) with random weights and 5.3 million parameters.
 
 It answers nonsense at a speed that a laptop can bear, through exactly the files and code paths of the real model.
 """

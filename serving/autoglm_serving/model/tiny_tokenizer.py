@@ -6,6 +6,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from autoglm_serving.model.vocabulary import (
+    ACTION_TOKENS,
     END_OF_TEXT,
     SPECIAL_TOKENS,
     TAG_TOKENS,
@@ -53,7 +54,7 @@ def train_tokenizer() -> Tokenizer:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    added = len(SPECIAL_TOKENS) + len(TAG_TOKENS)
+    added = len(SPECIAL_TOKENS) + len(TAG_TOKENS) + len(ACTION_TOKENS)
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY_SIZE - added,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
@@ -61,7 +62,9 @@ def train_tokenizer() -> Tokenizer:
     )
     tokenizer.train_from_iterator(training_text(), trainer)
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL_TOKENS])
-    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in TAG_TOKENS])
+    tokenizer.add_tokens(
+        [AddedToken(token, special=False, normalized=False) for token in (*TAG_TOKENS, *ACTION_TOKENS)]
+    )
     if tokenizer.get_vocab_size() != VOCABULARY_SIZE:
         raise AssertionError(f"the training text gives {tokenizer.get_vocab_size()} tokens")
     return tokenizer

@@ -1,8 +1,13 @@
 """The special tokens of GLM-4.1V, and the text that AutoGLM-Tiny's tokenizer is trained on.
 
 Names and order of the special tokens follow GLM-4.1V, where they are the last entries of the vocabulary (ids 151329 to
-151348); in AutoGLM-Tiny they are the last entries of a vocabulary of 1,024.
+151348); in AutoGLM-Tiny they are the last entries of a vocabulary of 4,032.
 """
+
+import re
+
+from autoglm_serving.screens import words
+from autoglm_serving.screens.tasks import instruction_frames
 
 END_OF_TEXT = "<|endoftext|>"
 IMAGE = "<|image|>"
@@ -36,10 +41,19 @@ SPECIAL_TOKENS = (
 TAG_TOKENS = ("<think>", "</think>", "<answer>", END_OF_ANSWER)
 """Tokens that are also text: clients see them and send them back as history."""
 
+ACTION_TOKENS = (
+    'do(action="Tap", element=[',
+    'do(action="Swipe", start=[',
+    "], end=[",
+    'do(action="Type", text="',
+    'finish(message="',
+)
+"""The frames of the actions that AutoGLM-Tiny is trained on. One token each: a tap then has ten tokens instead of eighteen."""
+
 END_TOKENS = (END_OF_TEXT, "<|user|>", "<|observation|>", END_OF_ANSWER)
 """Any of these ends an answer, as the four end-of-sequence ids of the real model do."""
 
-VOCABULARY_SIZE = 1024
+VOCABULARY_SIZE = 4032
 
 _ACTIONS = (
     'do(action="Tap", element=[{x},{y}])',
@@ -92,8 +106,29 @@ _CHINESE = """
 """
 
 
+# Phrases come without what stands around them, so that no token reaches over the edge of a text that a screen shows.
+_PHRASE_COUNT = 3
+_FRAME_COUNT = 20
+
+
 def training_text() -> list[str]:
-    """The lines for the tokenizer: prompts and answers in both languages, and coordinates."""
+    """The lines for the tokenizer: prompts and answers in both languages, coordinates, and what screens say."""
     points = [(step * 37 % 1000, step * 91 % 1000) for step in range(1, 28)]
     answers = [line.format(x=x, y=y) for line in _ACTIONS for x, y in points]
-    return (_ENGLISH + _CHINESE).splitlines() + answers
+    return (_ENGLISH + _CHINESE).splitlines() + answers + _phrases() + _frames()
+
+
+def _phrases() -> list[str]:
+    found: list[str] = []
+    for english, chinese in (pair for topic in words.ALL for pair in topic):
+        found += [chinese, f" {english}", f" {english.lower()}"] * _PHRASE_COUNT + [english]
+    return found
+
+
+def _frames() -> list[str]:
+    """The instructions of tasks, cut where the names of elements stand."""
+    parts = [part for frame in instruction_frames() for part in _BLANK.split(frame)]
+    return parts * _FRAME_COUNT
+
+
+_BLANK = re.compile(r"\{\w*\}")

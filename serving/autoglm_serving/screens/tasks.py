@@ -1,8 +1,9 @@
 """Tasks from what is on a screen, each with one right answer; only instructions that cannot mean two things."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from autoglm_serving.screens import words
 from autoglm_serving.screens.actions import finish, swipe, tap, type_text
@@ -55,6 +56,20 @@ _FINISH: dict[Language, tuple[str, ...]] = {
     "zh": ("选中{}，如果已经选中就结束", "确认{}已被选中"),
 }
 _OPENABLE = ("row", "app", "card", "tab", "item", "menu")
+
+
+def instruction_frames() -> list[str]:
+    """Every wording of an instruction, with blanks in braces, in a fixed order."""
+    tables: tuple[Mapping[Any, tuple[str, ...]], ...] = (
+        _TAP, _OPEN, _ICON, _BUTTON, _CHECK, _SWITCH, _WHICH, _TYPE, _SCROLL, _FINISH,
+    )  # fmt: skip
+    return [frame for table in tables for frames in table.values() for frame in frames]
+
+
+def tap_frames(language: Language) -> tuple[str, ...]:
+    """Every wording that names an element by its text and is answered by a tap on it, with one blank."""
+    switched = [frame for state in ("off", "on") for frame in (_SWITCH[language, state] + _CHECK[language, state])]
+    return _TAP[language] * 2 + _OPEN[language] + _ICON[language] + _BUTTON[language] + tuple(switched)
 
 
 @dataclass(frozen=True)

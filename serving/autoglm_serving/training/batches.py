@@ -7,8 +7,9 @@ import torch
 
 from autoglm_serving.model.load import ImageSize, ModelImages, ModelTokenizer
 from autoglm_serving.screens.dice import Dice
-from autoglm_serving.screens.records import Screen
+from autoglm_serving.screens.records import Screen, relative_point
 from autoglm_serving.training import windows
+from autoglm_serving.training.cards import Card, draw_card
 from autoglm_serving.training.dataset import Screens
 from autoglm_serving.training.examples import FRAME_WEIGHT, Asked, Question, Row, pack, questions, token_weights
 from autoglm_serving.training.prompts import Prompts
@@ -39,6 +40,10 @@ class Batch:
     """(row, place, cells) of the questions that point."""
     words: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     """(image token of the batch, token of a text that it shows, weight): what can be read where."""
+    places: tuple[torch.Tensor, torch.Tensor]
+    """(image token of the batch, hundreds and tens of x and y of the middle of the smallest element that it shows)."""
+    letters: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+    """(image token of the batch, number of a letter that it shows, weight), of cards."""
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
@@ -48,14 +53,18 @@ class Batch:
             field.name: getattr(self, field.name).to(device) for field in fields(self) if field.name not in _TUPLES
         }
         first, second, third = (each.to(device) for each in self.words)
-        return replace(self, **moved, words=(first, second, third))
+        cells, digits = (each.to(device) for each in self.places)
+        where, which, weight = (each.to(device) for each in self.letters)
+        return replace(
+            self, **moved, words=(first, second, third), places=(cells, digits), letters=(where, which, weight)
+        )
 
     @property
     def image_tokens(self) -> int:
         return int(self.grid.prod(-1).sum()) // 4
 
 
-_TUPLES = ("asks", "words")
+_TUPLES = ("asks", "words", "places", "letters")
 
 
 class BatchMaker:
@@ -70,19 +79,27 @@ class BatchMaker:
 
     def batch(self, step: Step, part: int = 0) -> Batch:
         """One of the batches whose gradients a step adds up."""
-        seen = self._windows(step, part)
-        rows, pictures, words, scales = [], [], [], []
-        for number, (screen, window) in enumerate(seen):
+        rows, pictures, words, places, letters, scales = [], [], [], [], [], []
+        for number, (screen, window, card) in enumerate(self._pictures(step, part)):
             dice = Dice(self._recipe.seed, "questions", step.number, part, number)
-            asked = questions(screen, window, self._recipe.questions, dice)
+            reading = step.stage.name == "reading"
+            asked = [] if reading else questions(screen, window, self._recipe.questions, dice)
             scales.append(
                 resolution_weight(window.width, window.height, self._recipe.base_side) if step.weighted else 1.0
             )
             rows.append(pack(self._prompts.before(window.tokens), [self._asked(each, window) for each in asked]))
-            pictures.append(self._screens.picture(screen, window))
-            words.append(self._words(screen, window))
+            pictures.append(card.picture if card is not None else self._screens.picture(screen, window))
+            letters.append(card.letters_by_cell() if card is not None else {})
+            words.append(_even(self._words(screen, window)))
+            places.append(middles(screen, window))
         pixels, grids = zip(*(self._images.pixels(each, _ANY_SIZE) for each in pictures), strict=True)
-        return collate(rows, scales, torch.cat(pixels), torch.cat(grids), _triplets(words, torch.cat(grids)))
+        grid = torch.cat(grids)
+        return replace(
+            collate(rows, scales, torch.cat(pixels), grid),
+            words=_triplets(words, grid),
+            places=_pairs(places, grid),
+            letters=_triplets(letters, grid),
+        )
 
     def _asked(self, question: Question, window: Window) -> Asked:
         answer = self._tokenizer.encode(question.answer)
@@ -101,26 +118,31 @@ class BatchMaker:
             text = element.text.strip()
             if not text or len(text) > _LONGEST_SEEN or not window.holds(element.box):
                 continue
-            ids = self._tokenizer.encode(text, literal=True)
+            # With the space that is before a word in an instruction: there and here it is the same token.
+            ids = self._tokenizer.encode(f" {text}" if text[0].isascii() and text[0].isalpha() else text, literal=True)
             for cell in window.cells(element.box):
                 seen.setdefault(cell, []).extend(ids)
         return seen
 
-    def _windows(self, step: Step, part: int) -> list[tuple[Screen, Window]]:
-        """As many windows as fit the budget; each screen comes once in a round through all of them."""
-        found: list[tuple[Screen, Window]] = []
+    def _pictures(self, step: Step, part: int) -> list[tuple[Screen, Window, Card | None]]:
+        """As many windows and cards as fit the budget; each screen comes once in a round through all of them."""
+        found: list[tuple[Screen, Window, Card | None]] = []
         tokens = 0
         for number in range(self._recipe.batch_limit):
-            screen = self._screen(step, part, number)
             dice = Dice(self._recipe.seed, "window", step.number, part, number)
-            if dice.chance(step.stage.whole_percent):
+            screen, card = self._screen(step, part, number), None
+            if dice.chance(step.stage.cards_percent):
+                card = draw_card(dice, step.variety)
+                screen = card.screen
+                window = Window((0, 0, screen.width, screen.height), screen.width, screen.height)
+            elif dice.chance(step.stage.whole_percent):
                 window = windows.whole(screen, step.short_side)
             else:
                 window = windows.choose(screen, step.short_side, step.stage.least_window, dice)
             tokens += window.tokens
             if found and tokens > self._recipe.token_budget:
                 break
-            found.append((screen, window))
+            found.append((screen, window, card))
         return found
 
     def _screen(self, step: Step, part: int, number: int) -> Screen:
@@ -148,12 +170,21 @@ def _coprime(a: int, b: int) -> bool:
     return a == 1
 
 
+def middles(screen: Screen, window: Window) -> dict[int, tuple[int, ...]]:
+    """By image token: hundreds and tens of x, then of y, of the middle of the smallest element that it shows."""
+    seen: dict[int, tuple[int, ...]] = {}
+    shown = [element.box for element in screen.elements if window.holds(element.box)]
+    for box in sorted(shown, key=lambda box: (box[0] - box[2]) * (box[3] - box[1])):  # larger ones first
+        point = relative_point(window.inside(box), *window.sides)
+        digits = tuple(digit for value in point for digit in (value // 100, value // 10 % 10))
+        seen.update(dict.fromkeys(window.cells(box), digits))
+    return seen
+
+
 Triplets = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def collate(
-    rows: Sequence[Row], scales: Sequence[float], pixels: torch.Tensor, grid: torch.Tensor, words: Triplets
-) -> Batch:
+def collate(rows: Sequence[Row], scales: Sequence[float], pixels: torch.Tensor, grid: torch.Tensor) -> Batch:
     """Rows of one batch, filled up at the right, with the pictures of all. `scales` are the weights of their resolutions."""
     length = max(len(row.ids) for row in rows)
     segments = _padded([row.segments for row in rows], length, -1)
@@ -171,7 +202,9 @@ def collate(
         weights=weights[targets],
         scales=torch.tensor(scales)[targets // length],
         asks=tuple((number, place, cells) for number, row in enumerate(rows) for place, cells in row.asks),
-        words=words,
+        words=_triplets([], grid),
+        places=_pairs([], grid),
+        letters=_triplets([], grid),
     )
 
 
@@ -187,13 +220,34 @@ def _padded(rows: Sequence[Sequence[int]], length: int, filler: int) -> torch.Te
     return torch.tensor([[*row, *[filler] * (length - len(row))] for row in rows])
 
 
-def _triplets(words: Sequence[dict[int, list[int]]], grid: torch.Tensor) -> Triplets:
-    starts = [0, *(grid.prod(-1) // 4).cumsum(0).tolist()]
+_Weighed = dict[int, list[tuple[int, float]]]
+
+
+def _even(seen: dict[int, list[int]]) -> _Weighed:
+    return {cell: [(index, 1 / len(ids)) for index in ids] for cell, ids in seen.items()}
+
+
+def _triplets(pictures: Sequence[_Weighed], grid: torch.Tensor) -> Triplets:
     found = [
-        (start + cell, index, 1 / len(ids))
-        for start, seen in zip(starts, words, strict=False)
-        for cell, ids in seen.items()
-        for index in ids
+        (start + cell, index, weight)
+        for start, seen in zip(_starts(grid), pictures, strict=False)
+        for cell, weighed in seen.items()
+        for index, weight in weighed
     ]
     cells, ids, weights = zip(*found, strict=True) if found else ((), (), ())
     return torch.tensor(cells, dtype=torch.long), torch.tensor(ids, dtype=torch.long), torch.tensor(weights)
+
+
+def _pairs(places: Sequence[dict[int, tuple[int, ...]]], grid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    found = [
+        (start + cell, digits)
+        for start, seen in zip(_starts(grid), places, strict=False)
+        for cell, digits in seen.items()
+    ]
+    cells, digits = zip(*found, strict=True) if found else ((), ())
+    return torch.tensor(cells, dtype=torch.long), torch.tensor(digits, dtype=torch.long)
+
+
+def _starts(grid: torch.Tensor) -> list[int]:
+    """The first image token of each picture in the batch, and their number."""
+    return [0, *(grid.prod(-1) // 4).cumsum(0).tolist()]

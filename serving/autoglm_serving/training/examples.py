@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from autoglm_serving.screens.actions import Tap, finish, read_reply, tap
 from autoglm_serving.screens.dice import Dice
 from autoglm_serving.screens.records import Box, Element, Screen, Task, relative_point
+from autoglm_serving.screens.tasks import tap_frames
 from autoglm_serving.training.windows import Window
 
 SYSTEM = "You operate a screen. Answer with one action."
@@ -26,7 +27,6 @@ PLACE_WEIGHTS = (0.25, 0.6, 1.0)
 LONGEST_READ = 24
 """Characters of a text that the model is asked to read."""
 
-_FIND = ('Tap "{text}"', "Tap {text}", "点击“{text}”", "点击{text}")
 _READ = ("Read [{x},{y}]", "读取[{x},{y}]")
 _NUMBER = re.compile(r"(?<=[\[,])\d{1,3}(?=[\],])")
 _CONTENT = re.compile(r'(?:text|message)="(.*)"\)', re.DOTALL)
@@ -43,7 +43,7 @@ class Question:
 
 
 def questions(screen: Screen, window: Window, count: int, dice: Dice) -> list[Question]:
-    """Up to `count` questions: about half of them the screen's own tasks, the others two finds to one reading."""
+    """Up to `count` questions: about half of them the screen's own tasks, the others six finds to one reading."""
     shown = [element for element in screen.elements if window.holds(element.box)]
     own = [made for task in screen.tasks if (made := _own(screen, task, window)) is not None]
     asked = dice.some(own, max(1, count // 2))
@@ -51,7 +51,7 @@ def questions(screen: Screen, window: Window, count: int, dice: Dice) -> list[Qu
     telling = [each for each in shown if each.text.strip() and texts[each.text.strip()] == 1 and '"' not in each.text]
     for element in dice.some(telling, count - len(asked)):
         asked.append(
-            _read(element, window, dice) if _readable(element) and dice.chance(33) else _find(element, window, dice)
+            _read(element, window, dice) if _readable(element) and dice.chance(15) else _find(element, window, dice)
         )
     return asked
 
@@ -74,8 +74,9 @@ def _own(screen: Screen, task: Task, window: Window) -> Question | None:
 
 
 def _find(element: Element, window: Window, dice: Dice) -> Question:
-    text = dice.pick(_FIND).format(text=element.text.strip())
-    return Question(text, tap(_point(element.box, window)), element.box)
+    text = element.text.strip()
+    instruction = dice.pick(tap_frames("en" if text.isascii() else "zh")).format(text)
+    return Question(instruction, tap(_point(element.box, window)), element.box)
 
 
 def _read(element: Element, window: Window, dice: Dice) -> Question:

@@ -1,6 +1,7 @@
 """AutoGLM-Tiny while it learns: its start, and the losses of a batch."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ from torch import nn
 from torch.nn import functional
 from transformers import Glm4vForConditionalGeneration
 
+from autoglm_serving.model.load import ImageSize, ModelImages
 from autoglm_serving.model.tiny import build
-from autoglm_serving.training.batches import Batch
+from autoglm_serving.screens.dice import Dice
+from autoglm_serving.training.batches import Batch, Triplets
+from autoglm_serving.training.cards import LETTERS, draw_card
 from autoglm_serving.training.recipe import Network, Recipe
 
 
@@ -23,6 +27,8 @@ class Losses:
     answer: float
     pointer: float
     words: float
+    places: float
+    letters: float
     right: float
 
 
@@ -73,11 +79,55 @@ def start_positions(model: Glm4vForConditionalGeneration) -> None:
     weight[:, : grid.shape[1]].copy_(0.5 * grid)
 
 
-class Student(nn.Module):
-    """The model and two helpers that only training has: where does this question point, and what text is here.
+@torch.no_grad()
+def start_patches(model: Glm4vForConditionalGeneration, images: ModelImages) -> None:
+    """Let the patch embedding begin as the turned principal components of patches of cards, each of the same size.
 
-    Both say with every picture what the answers' few digits say only late: the pointer compares a prompt's last state with
-    the states of the image tokens (as GUI-Actor's action head), the words are read from each image token alone.
+    The brightness of a patch varies a thousand times more than the strokes in it; a random start hides them behind it.
+    """
+    kernel = model.model.visual.patch_embed.proj
+    cards = [draw_card(Dice("patches", number)).picture for number in range(_PATCH_CARDS)]
+    frames, side = kernel.weight.shape[2], kernel.weight.shape[3]
+    patches = torch.cat([images.pixels(card, ImageSize(1, 1 << 40))[0] for card in cards])
+    patches = patches.view(len(patches), -1, frames, side, side)[:, :, 0].flatten(1).double()
+    middle = patches.mean(0)
+    spread, directions = torch.linalg.eigh((patches - middle).T @ (patches - middle) / len(patches))
+    count = min(kernel.weight.shape[0], directions.shape[1])
+    spread, directions = spread.flip(0)[:count], directions.flip(1)[:, :count]
+    turned, _ = torch.linalg.qr(torch.randn(count, count, dtype=torch.double))
+    start = turned @ (directions / (spread + _QUIET * spread[_LOUD]).sqrt()).T
+    still = start.unflatten(1, (-1, 1, side, side)).expand(-1, -1, frames, -1, -1) / frames
+    kernel.weight[:count].copy_(still)
+    kernel.bias[:count].copy_(-(start @ middle))
+
+
+_PATCH_CARDS = 64
+_QUIET, _LOUD = 0.01, 10
+"""Components that vary less than a hundredth of the tenth one are noise: they are not made as loud as the others."""
+
+
+def compute_as_products(model: Glm4vForConditionalGeneration) -> None:
+    """Let the tower's two convolutions, whose kernels never overlap, run as matrix products: the same numbers, sooner."""
+    tower = model.model.visual
+
+    def embed(patches: torch.Tensor) -> torch.Tensor:
+        kernel = tower.patch_embed.proj
+        return functional.linear(patches.to(kernel.weight.dtype), kernel.weight.flatten(1), kernel.bias)
+
+    def merge(blocks: torch.Tensor) -> torch.Tensor:
+        kernel = tower.downsample
+        return functional.linear(blocks.flatten(1), kernel.weight.flatten(1), kernel.bias)
+
+    tower.patch_embed.forward = embed
+    tower.downsample.forward = merge
+
+
+class Student(nn.Module):
+    """The model and helpers that only training has: where does this question point, what text is here, and where is it.
+
+    They say with every picture what the answers' few digits say only late: the pointer compares a prompt's last state with
+    the states of the image tokens (as GUI-Actor's action head); words, and the digits of the middle of the element that it
+    shows, are read from each image token alone; and so are, on cards, the letters that it shows.
     """
 
     def __init__(self, model: Glm4vForConditionalGeneration, recipe: Recipe) -> None:
@@ -88,10 +138,16 @@ class Student(nn.Module):
         self.query = nn.Linear(width, width, bias=False)
         self.key = nn.Linear(width, width, bias=False)
         self.reader = nn.Linear(width, width)
+        self.places = nn.Linear(width, PLACE_DIGITS * 10)
+        self.letters = nn.Linear(width, len(LETTERS))
+        compute_as_products(model)
 
     def forward(self, batch: Batch) -> Losses:
         model = self.model.model
         features = torch.cat(model.get_image_features(batch.pixels, batch.grid, return_dict=True).pooler_output)
+        read = self._read(batch, features)
+        if not len(batch.targets):  # nothing is asked: the language model has nothing to learn here
+            return Losses(total=sum_of(read, self.recipe), **shown(read), answer=0.0, pointer=0.0, right=0.0)
         embedded = model.get_input_embeddings()(batch.ids)
         is_image = batch.ids == model.config.image_token_id
         embedded = embedded.masked_scatter(is_image.unsqueeze(-1), features.to(embedded.dtype))
@@ -106,9 +162,16 @@ class Student(nn.Module):
         answer, right = self._answers(batch, states)
         middle = output.hidden_states[len(output.hidden_states) // 2]
         pointer = self._pointers(batch, middle, is_image)
-        words = self._words(batch, features)
-        total = answer + self.recipe.pointer_weight * pointer + self.recipe.words_weight * words
-        return Losses(total, float(answer.detach()), float(pointer.detach()), float(words.detach()), right)
+        return Losses(
+            total=answer + self.recipe.pointer_weight * pointer + sum_of(read, self.recipe),
+            **shown(read),
+            answer=float(answer.detach()),
+            pointer=float(pointer.detach()),
+            right=right,
+        )
+
+    def _read(self, batch: Batch, features: torch.Tensor) -> "Read":
+        return Read(self._words(batch, features), self._places(batch, features), self._letters(batch, features))
 
     def _positions(self, batch: Batch) -> torch.Tensor:
         """As the model itself counts them; every question begins at the position after the picture."""
@@ -144,15 +207,53 @@ class Student(nn.Module):
         return torch.stack(losses).mean()
 
     def _words(self, batch: Batch, features: torch.Tensor) -> torch.Tensor:
-        cells, ids, weights = batch.words
+        embeddings = self.model.get_input_embeddings().weight
+        return _of_each(
+            batch.words, features, lambda shown: functional.linear(self.reader(shown), embeddings) * _SHARPNESS
+        )
+
+    def _letters(self, batch: Batch, features: torch.Tensor) -> torch.Tensor:
+        return _of_each(batch.letters, features, self.letters)
+
+    def _places(self, batch: Batch, features: torch.Tensor) -> torch.Tensor:
+        cells, digits = batch.places
         if len(cells) == 0:
             return features.sum() * 0
-        shown, places = torch.unique(cells, return_inverse=True)
-        embeddings = self.model.get_input_embeddings().weight
-        read = functional.linear(self.reader(features[shown]), embeddings) * _SHARPNESS
-        logs = read.float().log_softmax(-1)
-        return -(logs[places, ids] * weights).sum() / len(shown)
+        said = self.places(features[cells]).float().unflatten(-1, (PLACE_DIGITS, 10))
+        return functional.cross_entropy(said.flatten(0, 1), digits.flatten())
 
+
+@dataclass(frozen=True)
+class Read:
+    """The losses of what image tokens tell alone."""
+
+    words: torch.Tensor
+    places: torch.Tensor
+    letters: torch.Tensor
+
+
+def sum_of(read: Read, recipe: Recipe) -> torch.Tensor:
+    """The part of the loss that needs no language model."""
+    return recipe.words_weight * read.words + recipe.places_weight * read.places + recipe.letters_weight * read.letters
+
+
+def shown(read: Read) -> dict[str, float]:
+    """The same for the log."""
+    return {name: float(value.detach()) for name, value in vars(read).items()}
+
+
+def _of_each(found: Triplets, features: torch.Tensor, score: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Cross-entropy to what each image token shows, in the mean over the tokens that show something."""
+    cells, ids, weights = found
+    if len(cells) == 0:
+        return features.sum() * 0
+    telling, places = torch.unique(cells, return_inverse=True)
+    logs = score(features[telling]).float().log_softmax(-1)
+    return -(logs[places, ids] * weights).sum() / len(telling)
+
+
+PLACE_DIGITS = 4
+"""Hundreds and tens of x, then of y."""
 
 COUNTED = 0.5
 """Accuracy counts the tokens that the picture decides."""

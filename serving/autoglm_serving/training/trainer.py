@@ -19,7 +19,7 @@ from autoglm_serving.training import checkpoints
 from autoglm_serving.training.batches import Batch, BatchMaker
 from autoglm_serving.training.curves import write_curves
 from autoglm_serving.training.dataset import Screens
-from autoglm_serving.training.network import Losses, Student, parameters_of, start_positions, write_start
+from autoglm_serving.training.network import Losses, Student, parameters_of, start_patches, start_positions, write_start
 from autoglm_serving.training.recipe import Recipe, Step, plan_step, to_json
 
 MODEL, CHECKPOINTS, LOG, RECIPE, CURVES = "model", "checkpoints", "log.jsonl", "recipe.json", "curves.svg"
@@ -183,11 +183,12 @@ def _fresh(folder: Path, recipe: Recipe, device: torch.device) -> Glm4vForCondit
         beside.rename(folder)
     model = load_weights(check_folder(folder), torch.float32, device)
     start_positions(model)
+    start_patches(model, ModelImages(check_folder(folder)))
     return model
 
 
 def _mean(losses: list[Losses]) -> dict[str, float]:
-    names = ("answer", "pointer", "words", "right")
+    names = ("answer", "pointer", "words", "places", "letters", "right")
     values = {name: round(sum(getattr(each, name) for each in losses) / len(losses), 5) for name in names}
     return {"loss": round(sum(float(each.total.detach()) for each in losses) / len(losses), 5), **values}
 

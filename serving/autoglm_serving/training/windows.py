@@ -51,13 +51,23 @@ def whole(screen: Screen, short_side: int) -> Window:
 
 
 def choose(screen: Screen, short_side: int, least: float, dice: Dice) -> Window:
-    """A window of the screen's shape around one of its elements; its sides are `least` to 1 of the screen's."""
-    share = least + (1 - least) * (dice.below(_GRAIN) / _GRAIN) ** 2
-    width, height = max(1, round(screen.width * share)), max(1, round(screen.height * share))
+    """A window around one of the screen's elements, in the scale in which all of the screen would have the short side.
+
+    Most windows are as wide as the screen, because rows of lists are; its height is `least` to 1 of the screen's.
+    """
+    tall = least + (1 - least) * (dice.below(_GRAIN) / _GRAIN) ** 2
+    wide = 1.0 if dice.chance(_FULL_WIDTH_PERCENT) else least + (1 - least) * dice.below(_GRAIN) / _GRAIN
+    width, height = max(1, round(screen.width * wide)), max(1, round(screen.height * tall))
     middle = _middle(dice.pick(screen.elements)) if screen.elements else (screen.width // 2, screen.height // 2)
     left = _between(middle[0] - dice.below(width), 0, screen.width - width)
     top = _between(middle[1] - dice.below(height), 0, screen.height - height)
-    return _sized((left, top, left + width, top + height), short_side)
+    scale = short_side / min(screen.width, screen.height)
+    return Window(
+        (left, top, left + width, top + height), *fitted(round(width * scale), round(height * scale), MAX_PIXELS)
+    )
+
+
+_FULL_WIDTH_PERCENT = 60
 
 
 def _sized(box: Box, short_side: int) -> Window:
