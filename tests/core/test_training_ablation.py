@@ -100,6 +100,14 @@ def test_a_choice_brings_the_rows_that_it_is_compared_with() -> None:
         chosen("crop,nothing-like-it")
 
 
+def test_the_page_says_whether_a_crop_reaches_its_goal() -> None:
+    made = table()
+    crops = (row(name="crop-tower", image_tokens=180), row(name="region by flow", image_tokens=200))
+    page = markdown(made.model_copy(update={"rows": (REFERENCE, *crops)}))
+    assert "40 % fewer image tokens, the goal is reached |" in page
+    assert "33 % fewer image tokens, the goal is missed |" in page
+
+
 def table() -> Table:
     finding = Finding(group=6, name="R(t)", measured="50 % right", compared_with="60 % right", verdict="does not pay")
     return Table(

@@ -231,6 +231,12 @@ def test_a_screen_that_stays_the_same_is_seen_whole(data: Path) -> None:
     assert ways.changed(about).picture is about.picture
 
 
+def test_an_enlarged_picture_has_four_times_the_tokens_and_nothing_new(data: Path) -> None:
+    shown = ways.enlarged(replace(asked(data), short_side=56))
+    assert shown.picture.size == (112, 224)
+    assert shown.max_pixels == 4 * 56 * 112
+
+
 def test_a_stitched_screen_is_the_screen_again() -> None:
     pencil = Image.effect_noise((300, 600), 80).convert("RGB")
     shown = ways.stitched(ways.Asked(pencil, ("Tap",), 300))

@@ -181,6 +181,7 @@ class Dispatch:
         record.candidates, record.reason = decision.scores, decision.reason
         record.attempts_planned = tuple(endpoint.name for endpoint in decision.attempts)
         record.short_side, record.resolution_reason = size.short_side, size.reason
+        record.may_enlarge = size.may_enlarge
         if size.expected is not None:
             record.expected_quality, record.expected_loss = size.expected.accuracy, size.expected.loss
             record.quality_basis = f"{size.expected.kind} {size.expected.basis}, {size.expected.samples} tasks"

@@ -32,6 +32,8 @@ class Record:
     reason: str = ""
     short_side: int | None = None
     resolution_reason: str = ""
+    may_enlarge: bool = False
+    """Whether there was time to bring smaller images up to that size (super-resolution)."""
     expected_quality: float | None = None
     """Share of the tasks that the model was measured to solve at this size; None where nothing was measured."""
     expected_loss: float | None = None

@@ -38,6 +38,16 @@ class Settings:
     """Where `autoglm train variant` left new weights."""
     crop: CropRule = field(default_factory=CropRule)
 
+    def side_of(self, technique: Technique) -> int:
+        """The size that a technique is asked at."""
+        match technique.data:
+            case "beyond":
+                return self.beyond
+            case "small":
+                return self.short_side // 2
+            case _:
+                return self.short_side
+
     @property
     def options(self) -> Options:
         """Rotary positions are squeezed into the longest side that the main size has on a phone of 9:20."""
@@ -63,7 +73,7 @@ class Measured:
 def measure(technique: Technique, replier: Replier, data: Screens, settings: Settings) -> Measured:
     """Ask everything, then probe a few screens for work and time."""
     way, tuned = way_of(technique, replier, settings)
-    side = settings.beyond if technique.data == "beyond" else settings.short_side
+    side = settings.side_of(technique)
     outcomes: dict[str, bool] = {}
     tokens = 0
     asked = list(questions(technique, data, side))
@@ -118,6 +128,8 @@ def way_of(technique: Technique, replier: Replier, settings: Settings) -> tuple[
             return ways.Viewed(ways.stretched), nothing
         case "padded-frame":
             return ways.Viewed(ways.padded), nothing
+        case "enlarged":
+            return ways.Viewed(ways.enlarged), nothing
         case "stitched":
             return ways.Viewed(ways.stitched), nothing
         case "changed":

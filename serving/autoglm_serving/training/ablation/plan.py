@@ -3,12 +3,19 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Data = Literal["screens", "beyond", "sessions", "changed"]
-"""screens: the test screens at the main size. beyond: the same at a size that training never had. sessions: screens that
-follow each other. changed: only the tasks of those whose target lies in what changed."""
+Data = Literal["screens", "beyond", "small", "sessions", "changed"]
+"""screens: the test screens at the main size. beyond: the same at a size that training never had. small: at half the main
+size. sessions: screens that follow each other. changed: only the tasks of those whose target lies in what changed."""
 
-PLAIN, BEYOND, SESSIONS, CHANGED = "baseline", "baseline, beyond", "baseline, sessions", "baseline, changed part"
-REFERENCES: dict[Data, str] = {"screens": PLAIN, "beyond": BEYOND, "sessions": SESSIONS, "changed": CHANGED}
+PLAIN, BEYOND, SMALL = "baseline", "baseline, beyond", "baseline, small"
+SESSIONS, CHANGED = "baseline, sessions", "baseline, changed part"
+REFERENCES: dict[Data, str] = {
+    "screens": PLAIN,
+    "beyond": BEYOND,
+    "small": SMALL,
+    "sessions": SESSIONS,
+    "changed": CHANGED,
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,8 @@ TECHNIQUES: tuple[Technique, ...] = (
     Technique(4, BEYOND, "plain", "beyond", "the model as it is at a size that training never had"),
     *_variants(4, "beyond", "grid-bilinear", "grid-nearest", "grid-clamp", "rope-scaled", "dynamic-normalisation"),
     *_variants(5, "screens", "crop-tower", "crop-question"),
+    Technique(6, SMALL, "plain", "small", "as a picture of half the size is seen"),
+    Technique(6, "enlarged, small", "enlarged", "small", "brought up to the main size first (super-resolution)"),
     Technique(5, SESSIONS, "plain", "sessions", "whole screens of sessions"),
     Technique(5, "region by flow", "changed", "sessions", "only what changed since the last screen is seen"),
     Technique(5, CHANGED, "plain", "changed", "whole screens, tasks about what changed"),

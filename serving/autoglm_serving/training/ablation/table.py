@@ -26,6 +26,9 @@ NOTABLE = 0.05
 GOAL_SAVED = 0.37
 """Of the image tokens: what a crop by attention has to save at the same accuracy."""
 
+CROPS = ("crop-", "region")
+"""Names of rows that have this goal begin so."""
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
@@ -151,13 +154,21 @@ def _rows(rows: Sequence[Row], everything: Iterable[Row]) -> str:
     for row in rows:
         share = wilson(row.right, row.total)
         shown = f"{100 * share.value:.1f} % ({100 * share.low:.1f} to {100 * share.high:.1f})"
-        said = verdict(row, named[row.against]) + (f"; {row.note}" if row.note else "")
+        said = "; ".join(filter(None, (verdict(row, named[row.against]), _goal(row, named[row.against]), row.note)))
         steps = str(row.steps) if row.new_weights else "-"
         lines.append(
             f"| {row.name} | {row.short_side} | {row.total} | {shown} | {row.image_tokens:.0f} | {row.gflops:.2f} | "
             f"{row.latency_ms:.0f} | {steps} | {'' if row.is_reference else row.against} | {said} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _goal(row: Row, reference: Row) -> str:
+    """Crops have a goal of their own."""
+    if not row.name.startswith(CROPS):
+        return ""
+    saved = f"{100 * saved_tokens(row, reference):.0f} % fewer image tokens"
+    return f"{saved}, the goal is {'reached' if reaches_crop_goal(row, reference) else 'missed'}"
 
 
 def _findings(findings: Sequence[Finding]) -> str:

@@ -25,7 +25,7 @@ from autoglm_serving.training.dataset import Screens
 from autoglm_serving.training.examples import pack, questions
 from autoglm_serving.training.network import Student
 from autoglm_serving.training.prompts import Prompts
-from autoglm_serving.training.recipe import Recipe
+from autoglm_serving.training.recipe import Network, Recipe
 from autoglm_serving.training.windows import Window
 from autoglm_serving.vision.modules.fused_tower import Begun
 from autoglm_serving.vision.modules.variant import FusedVariant
@@ -125,7 +125,8 @@ class Tuner:
 
     def _student(self, variant: FusedVariant) -> Student:
         """Without the heads of the training run only the answers count."""
-        recipe = Recipe("variant", ())
+        network = replace(Network(), text_width=self.model.config.text_config.hidden_size)
+        recipe = Recipe("variant", (), network=network)
         if self._heads is None:
             recipe = replace(recipe, pointer_weight=0.0)
         student = Student(variant.model, recipe).to(self._device).eval()

@@ -16,9 +16,9 @@ from autoglm_serving.vision.boxes import Box
 from autoglm_serving.vision.modules.crop import CropRule
 from autoglm_serving.vision.modules.look import Look, look_by_tower
 from autoglm_serving.vision.modules.variant import FusedVariant
+from autoglm_serving.vision.pixels import resize
 from autoglm_serving.vision.pixels.content import detail_mask
 from autoglm_serving.vision.pixels.flow import changed_regions
-from autoglm_serving.vision.pixels.resize import resize_with_pad
 from autoglm_serving.vision.pixels.stitch import CannotStitch, stitch
 from autoglm_serving.vision.regions import crop
 from autoglm_serving.vision.sizing import TOKEN_SIDE, at_short_side, image_tokens
@@ -173,13 +173,21 @@ def stretched(asked: Asked) -> Reframed:
 def padded(asked: Asked) -> Reframed:
     """One frame for all shapes of screen, by padding."""
     side = square_side(asked)
-    framed, padding = resize_with_pad(np.asarray(asked.picture), (side, side))
+    framed, padding = resize.resize_with_pad(np.asarray(asked.picture), (side, side))
 
     def back(point: Point) -> Point:
         x, y = padding.to_source(point[0] * side / RELATIVE, point[1] * side / RELATIVE)
         return x * RELATIVE / padding.source_width, y * RELATIVE / padding.source_height
 
     return Reframed(Image.fromarray(framed), side * side, back)
+
+
+def enlarged(asked: Asked) -> Reframed:
+    """The picture as a small one, brought up to twice its sides: no new detail, but text in a size that training had."""
+    width, height = at_short_side(*asked.picture.size, asked.short_side)
+    small = asked.picture.resize((width, height), Image.Resampling.BICUBIC)
+    pixels = resize.enlarged(np.asarray(small), 2 * asked.short_side)
+    return Reframed(Image.fromarray(pixels), 4 * asked.max_pixels)
 
 
 def stitched(asked: Asked) -> Reframed:
