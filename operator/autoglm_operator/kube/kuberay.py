@@ -96,6 +96,8 @@ class KubeRaySite:
         return observed.Listing([_of_kind(raw, "RayService") for raw in services], clusters, listed)
 
     async def _put(self, api: KubeApi, change: ApplyApplication) -> None:
+        if not change.manifests:
+            raise SiteFailure("InternalError", f"nothing was made of application {change.name} for a site with KubeRay")
         name = str(change.manifests[0]["metadata"]["name"])
         present = await self._get(api, "RayService", name)
         if present is not None and not self._is_ours(present, change.uid):
@@ -128,18 +130,15 @@ class KubeRaySite:
 
     async def _delete(self, api: KubeApi, change: DeleteApplication) -> None:
         """In the foreground: the RayService stays, as one that is going, until its pods are gone."""
-        for raw in await pages(api, self._path("RayService")):
-            uid, annotations = raw["metadata"]["uid"], raw["metadata"].get("annotations") or {}
-            if not self._is_ours(raw, change.uid) or annotations.get(names.DEPLOYMENT_UID) != change.uid:
-                continue
-            if raw["metadata"].get("deletionTimestamp"):
-                continue
-            body = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}
-            try:
-                path = f"{self._path('RayService')}/{raw['metadata']['name']}"
-                await api.request(Call("DELETE", path, (), body))
-            except (NotFound, Conflict):
-                continue  # it is gone, or another one of this name is there, which is not ours to delete
+        name = names.of_unnamed(change.name) or names.ray_service(change.name, self._site)
+        raw = await self._get(api, "RayService", name)
+        if raw is None or not self._is_ours(raw, change.uid) or raw["metadata"].get("deletionTimestamp"):
+            return
+        body = {"propagationPolicy": "Foreground", "preconditions": {"uid": raw["metadata"]["uid"]}}
+        try:
+            await api.request(Call("DELETE", f"{self._path('RayService')}/{name}", (), body))
+        except (NotFound, Conflict):
+            return  # it is gone, or another one of this name is there, which is not ours to delete
 
     async def _get(self, api: KubeApi, kind: str, name: str) -> JsonObject | None:
         try:

@@ -21,6 +21,7 @@ WORKERS = "engine"
 SERVE_PORT = 8000
 DASHBOARD_PORT = 8265
 
+_UNNAMED = "RayService "
 _LONGEST = 47
 """KubeRay's bound on the name of a RayService: it appends to it."""
 
@@ -31,6 +32,16 @@ def ray_service(application: str, site: str) -> str:
     name = application.partition(".")[2].replace(".", "-")
     head = name if name[0].isalpha() else f"d{name}"
     return f"{head[: _LONGEST - 9].rstrip('-')}-{digest}"
+
+
+def unnamed(ray_service: str) -> str:
+    """What stands for the name of an application whose RayService does not tell it."""
+    return f"{_UNNAMED}{ray_service}"
+
+
+def of_unnamed(application: str) -> str | None:
+    """The RayService behind such a name; None for the name of an application."""
+    return application.removeprefix(_UNNAMED) if application.startswith(_UNNAMED) else None
 
 
 def labels(deployment: AutoGLMDeployment, application: str, site: str) -> dict[str, str]:

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, get_args
 
+from autoglm_operator.kuberay import names
 from autoglm_operator.kuberay.names import CLUSTER_HASH, DEPLOYMENT_UID, MANAGER, WORKERS, is_ours
-from autoglm_operator.state import ApplicationStatus, ApplicationView, RayServiceView
+from autoglm_operator.state import IMPORT_PATH, ApplicationStatus, ApplicationView, RayServiceView
 
 Json = Mapping[str, Any]
 
@@ -45,20 +46,20 @@ def _view(raw: Json, found: Listing, site: str) -> ApplicationView:
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
     if not is_ours(labels, annotations, site):
         service = RayServiceView(metadata["name"], metadata["uid"], None, {}, {})
-        name = f"RayService {metadata['name']}"
+        name = names.unnamed(metadata["name"])
         return ApplicationView(name, name, "RUNNING", ray_service=service)
     spec, status = raw.get("spec") or {}, raw.get("status") or {}
-    config = _config(spec)
-    name = str(config.get("name") or f"RayService {metadata['name']}")
+    config = _config(spec, annotations.get(DEPLOYMENT_UID))
+    name = str(config.get("name") or names.unnamed(metadata["name"]))
     state, message, engine = _state(raw, status, name)
     target = _target(config)
     return ApplicationView(
         name=name,
-        import_path=str(config.get("import_path") or ""),
+        import_path=IMPORT_PATH,
         status=state,
         message=message,
         route_prefix=config.get("route_prefix"),
-        args=_args(config, annotations),
+        args=config["args"],
         deployments=tuple(one for one in config.get("deployments") or () if isinstance(one, Mapping)),
         ready_replicas=_ready(state, engine, target, status),
         target_replicas=target,
@@ -74,21 +75,23 @@ def _view(raw: Json, found: Listing, site: str) -> ApplicationView:
     )
 
 
-def _config(spec: Json) -> Json:
-    """The one application in the Serve document; empty where a person has made something else of it."""
+def _config(spec: Json, uid: str | None) -> Json:
+    """The one application in the Serve document. Where a person has made something else of it, nothing but its owner is left.
+
+    The owner stands in an annotation too: what we made stays ours, and is put right, whatever became of its document.
+    """
     try:
         document = json.loads(spec.get("serveConfigV2") or "{}")
     except ValueError:
-        return {}
+        document = {}
     listed = document.get("applications") if isinstance(document, Mapping) else None
-    first = listed[0] if isinstance(listed, list) and listed else None
-    return first if isinstance(first, Mapping) else {}
-
-
-def _args(config: Json, annotations: Json) -> Json:
-    """The arguments. The owner stands in an annotation too, so that a document that a person broke stays ours."""
+    first = listed[0] if isinstance(listed, list) and len(listed) == 1 else None
+    config = first if isinstance(first, Mapping) else {}
     args = config.get("args")
-    return args if isinstance(args, Mapping) else {"uid": annotations.get(DEPLOYMENT_UID)}
+    owner = args.get("uid") if isinstance(args, Mapping) else None
+    if config.get("import_path") == IMPORT_PATH and owner is not None and uid in (None, owner):
+        return config
+    return {"args": {"uid": uid}}
 
 
 def _target(config: Json) -> int:
