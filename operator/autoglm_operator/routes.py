@@ -9,7 +9,7 @@ from autoglm_operator.api.quantities import bits_per_second, seconds
 from autoglm_operator.kuberay.names import serve_addresses
 from autoglm_operator.state import InvalidDeployment, SiteView
 from autoglm_serving.config import AppConfig
-from autoglm_serving.routing_table import Endpoint, ResolutionPolicy, Route, RoutingTable
+from autoglm_serving.routing_table import Endpoint, MeasuredQuality, ResolutionPolicy, Route, RoutingTable
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ def _route(config: AppConfig, stops: Sequence[Stop], routing: RoutingSpec, resol
             min_short_side=resolution.min_short_side,
             max_short_side=resolution.max_short_side,
             alpha=resolution.alpha,
+            quality=tuple(MeasuredQuality.model_validate(each.model_dump()) for each in resolution.quality or ()),
+            quality_floor=resolution.quality_floor,
         ),
     )
 

@@ -16,6 +16,7 @@ Json = dict[str, Any]
 
 GPU = {"accelerator": {"type": "gpu"}}
 VLLM = {"name": "vllm"}
+QUALITY = {"kind": "*", "shortSide": 480, "right": 8, "samples": 10}
 
 # One change for each field, with what it needs around it: (before, after).
 DEPLOYMENT: dict[str, tuple[Json, Json]] = {
@@ -49,6 +50,11 @@ DEPLOYMENT: dict[str, tuple[Json, Json]] = {
     "resolution.minShortSide": ({}, {"resolution": {"minShortSide": 360}}),
     "resolution.maxShortSide": ({}, {"resolution": {"maxShortSide": 720}}),
     "resolution.alpha": ({}, {"resolution": {"alpha": 0.2}}),
+    "resolution.quality": ({}, {"resolution": {"quality": [QUALITY]}}),
+    "resolution.qualityFloor": (
+        {"resolution": {"quality": [QUALITY]}},
+        {"resolution": {"quality": [QUALITY], "qualityFloor": 0.9}},
+    ),
     "routing.policy": ({}, {"routing": {"policy": "roundRobin"}}),
     "routing.slo.ttft": ({}, {"routing": {"slo": {"ttft": "2s"}}}),
     "routing.retries": ({}, {"routing": {"retries": 3}}),

@@ -62,7 +62,14 @@ from autoglm_operator.api.site import (
     SiteSpec,
     SiteStatus,
 )
-from autoglm_operator.api.traffic import LimitsSpec, ResolutionSpec, RolloutSpec, RoutingSpec, SloSpec
+from autoglm_operator.api.traffic import (
+    LimitsSpec,
+    QualityMeasurement,
+    ResolutionSpec,
+    RolloutSpec,
+    RoutingSpec,
+    SloSpec,
+)
 
 __all__ = [
     "API_VERSION",
@@ -94,6 +101,7 @@ __all__ = [
     "ObjectMeta",
     "Parallelism",
     "Problem",
+    "QualityMeasurement",
     "RayBackend",
     "RayTls",
     "Reason",

@@ -41,6 +41,28 @@ class ScalingSpec(Model):
     """Scaling ahead of the load."""
 
 
+class QualityMeasurement(Model):
+    """How many tasks the model solved on screens that it saw at one size. `autoglm eval tiny --study` measures it."""
+
+    kind: Annotated[str, Field(pattern=r"^(\*|[a-z][a-z0-9-]{0,31})$")] = "*"
+    """Kind of screens, such as phone; * is all kinds together. Upright screens of 9:19 and longer are taken for phones."""
+    short_side: Annotated[int, Field(ge=28, le=4096)]
+    """Pixels of the screens' short side as the model saw them."""
+    right: Annotated[int, Field(ge=0, le=10_000_000)]
+    """Tasks that were solved."""
+    samples: Annotated[int, Field(ge=1, le=10_000_000)]
+    """Tasks that were asked."""
+
+    rules = (
+        Rule(
+            "self.right <= self.samples",
+            lambda measured: measured.right <= measured.samples,
+            "must not be above samples: lower it",
+            "right",
+        ),
+    )
+
+
 class ResolutionSpec(Model):
     """In which resolution the model sees screenshots. Answers use relative coordinates, so clients see no difference."""
 
@@ -52,8 +74,12 @@ class ResolutionSpec(Model):
     """Highest resolution: pixels of an image's short side. Smaller images are never enlarged."""
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.6
     """Weight of bandwidth against load when mode is dynamic: 1 looks at bandwidth alone, 0 at load alone."""
-    quality_floor: Annotated[Annotated[float, Field(ge=0, le=1)] | None, NotYet()] = None
-    """Share of the tasks solved at full resolution that a chosen resolution must still solve."""
+    quality: Annotated[tuple[QualityMeasurement, ...], Field(max_length=64)] | None = None
+    """What the model was measured to solve at which size. The gateway then tells what a size loses, and in mode dynamic sends
+    no pixels that win nothing."""
+    quality_floor: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Share of the tasks solved at the largest measured size that a chosen size must still solve; needs quality, and mode
+    dynamic. maxShortSide stays the limit."""
 
     rules = (
         Rule(
@@ -61,6 +87,12 @@ class ResolutionSpec(Model):
             lambda resolution: resolution.min_short_side <= resolution.max_short_side,
             "must not be above spec.resolution.maxShortSide: lower it",
             "minShortSide",
+        ),
+        Rule(
+            "!has(self.qualityFloor) || has(self.quality)",
+            lambda resolution: resolution.quality_floor is None or resolution.quality is not None,
+            "needs measurements: add spec.resolution.quality, or remove it",
+            "qualityFloor",
         ),
     )
 
