@@ -1,4 +1,4 @@
-"""Runs the benchmarks: `python -m benchmarks [NAME ...]` from the repository root."""
+"""Runs the benchmarks: `python -m benchmarks [NAME ...]` or `NAME --option ...` from the repository root."""
 
 import runpy
 import subprocess
@@ -12,12 +12,18 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__main__", "machine"))
 
 
-def main(wanted: list[str]) -> int:
+def main(arguments: list[str]) -> int:
+    first_option = next((at for at, word in enumerate(arguments) if word.startswith("-")), len(arguments))
+    wanted, options = arguments[:first_option], arguments[first_option:]
     unknown = sorted(set(wanted) - set(names()))
     if unknown:
         print(f"no benchmark {', '.join(unknown)}; there are: {', '.join(names())}", file=sys.stderr)
         return 2
+    if options and len(wanted) != 1:
+        print("name one benchmark before its options", file=sys.stderr)
+        return 2
     if len(wanted) == 1:
+        sys.argv = [f"{FOLDER / wanted[0]}.py", *options]
         # The benchmarks use the tests' control plane, gateway and Ray.
         sys.path.insert(0, str(FOLDER.parent / "tests"))
         runpy.run_path(str(FOLDER / f"{wanted[0]}.py"), run_name="__main__")

@@ -46,7 +46,10 @@ class EngineConfig(Frozen):
 
 
 class Limits(Frozen):
-    """Bounds on one request, and on the requests that may wait in one ingress (`max_queue`)."""
+    """Bounds on one request, and on the requests that may wait in one ingress (`max_queue`).
+
+    `image_hosts`: where images may be fetched from (`image_urls.check_url`); without any, they come inside requests only.
+    """
 
     max_body_bytes: Positive = 16 * 1024 * 1024
     max_images: Positive = 10
@@ -54,6 +57,7 @@ class Limits(Frozen):
     max_image_side: Positive = 16384
     max_new_tokens: Positive = 4096
     max_queue: Positive = 64
+    image_hosts: tuple[str, ...] = ()
 
 
 class Worker(Frozen):

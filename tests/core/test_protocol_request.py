@@ -103,7 +103,7 @@ def test_what_clients_send_beside_is_accepted(changes: dict[str, Any]) -> None:
         ({"max_tokens": 5}, 5),
         ({"max_completion_tokens": 6}, 6),
         ({"max_tokens": 5, "max_completion_tokens": 6}, 6),
-        ({"max_tokens": 10**9}, LIMITS.max_new_tokens),
+        ({"max_tokens": LIMITS.max_new_tokens}, LIMITS.max_new_tokens),
         ({}, LIMITS.max_new_tokens),
     ],
 )
@@ -134,6 +134,8 @@ def test_the_number_of_new_tokens_is_bounded_by_the_deployment(changes: dict[str
         ({"messages": user([image(None)])}, "messages[0].content[0].image_url.url", "missing"),
         ({"messages": user([image(PNG)] * 11)}, "messages", "at most 10"),
         ({"messages": [{"role": "system", "content": [image(PNG)]}]}, "messages[0].content[0]", "role user"),
+        ({"max_tokens": 10**9}, "max_tokens", str(LIMITS.max_new_tokens)),
+        ({"max_tokens": 5, "max_completion_tokens": 10**9}, "max_completion_tokens", "too large"),
         ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
         ({"max_tokens": -5}, "max_tokens", "greater than or equal to 1"),
         ({"max_tokens": 1.5}, "max_tokens", "whole number"),

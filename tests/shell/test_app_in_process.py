@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from typing_extensions import override
 
 from autoglm_serving.app.body import BufferSpace, read_body
 from autoglm_serving.app.calls import EncodedImage
-from autoglm_serving.app.decoding import decode
+from autoglm_serving.app.decoding import Decoder
 from autoglm_serving.app.engine_replica import EngineReplica, ModelUnavailable
 from autoglm_serving.config import Limits
 from autoglm_serving.engines.interface import ImagePart, TextPart
@@ -196,17 +197,24 @@ def peak_mib() -> int:
     return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM:"))
 
 
-def test_a_header_that_lies_about_the_size_is_not_believed() -> None:
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[Decoder]:
+    decoder = Decoder()
+    yield decoder
+    decoder.close()
+
+
+async def test_a_header_that_lies_about_the_size_is_not_believed(decoder: Decoder) -> None:
     with pytest.raises(ApiError) as caught:
-        decode(EncodedImage(png_bomb(4000), ImageSize(40, 40, "png"), "here"))
+        await decoder.decode(EncodedImage(png_bomb(4000), ImageSize(40, 40, "png"), "here"))
     assert (caught.value.code, caught.value.param) == ("invalid_image", "here")
 
 
 @pytest.mark.parametrize(("kind", "mode"), [("PNG", "RGBA"), ("PNG", "P"), ("PNG", "L"), ("PNG", "1"), ("PNG", "I;16"),
                                            ("JPEG", "CMYK"), ("WEBP", "RGBA"), ("GIF", "P")])  # fmt: skip
-def test_every_common_kind_of_image_becomes_rgb(kind: str, mode: str) -> None:
+async def test_every_common_kind_of_image_becomes_rgb(decoder: Decoder, kind: str, mode: str) -> None:
     data = picture(50, 40, kind, mode)
-    image = decode(EncodedImage(data, ImageSize(50, 40, "png"), "here"))
+    image = await decoder.decode(EncodedImage(data, ImageSize(50, 40, "png"), "here"))
     assert (image.mode, image.size) == ("RGB", (50, 40))
 
 

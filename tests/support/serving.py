@@ -112,5 +112,9 @@ async def serving(
     """A client of an application in this process."""
     parts = Serving(config or app_config(), replicas, end)
     transport = httpx.ASGITransport(parts.app, raise_app_exceptions=True)
-    async with httpx.AsyncClient(transport=transport, base_url="http://app", timeout=60) as client:
-        yield client, parts
+    try:
+        async with httpx.AsyncClient(transport=transport, base_url="http://app", timeout=60) as client:
+            yield client, parts
+    finally:
+        for replica in parts.handle.replicas:
+            await replica.close()

@@ -4,11 +4,13 @@ from typing import Any
 
 from ray import serve
 from ray.serve import Application
+from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from autoglm_serving.app.engine_replica import EngineReplica
 from autoglm_serving.app.http import create_app
+from autoglm_serving.app.replica_router import REPORT_PERIOD_S, REPORT_TIMEOUT_S
 from autoglm_serving.app.replicas import Replicas
 from autoglm_serving.config import AppConfig, Worker
 
@@ -18,6 +20,9 @@ DRAIN_S = 120.0
 """A stopping replica may finish what it runs for so long."""
 HEALTH_PERIOD_S = 5.0
 HEALTH_TIMEOUT_S = 30.0
+INGRESS_REPLICAS = 2
+"""One may be lost, with its process or its node, and requests still have a way in. They hold no model."""
+REPLICA_ROUTER = "autoglm_serving.app.replica_router.ReplicaRouter"
 INGRESS_REQUESTS = 1024
 """Requests in one ingress at once, and as many before it. The ingress refuses in OpenAI's shape when the engines' queue is
 full (`Limits.max_queue`); beyond this number Serve itself answers a plain 503."""
@@ -47,8 +52,13 @@ class Ingress:
         return create_app(self._config, Replicas(self._engine))
 
 
-def build_application(args: dict[str, Any], replica: type[EngineReplica] = Engine) -> Application:
-    """The application for `args`; raises pydantic's ValidationError when they are no AppConfig."""
+def build_application(
+    args: dict[str, Any], replica: type[EngineReplica] = Engine, router: str = REPLICA_ROUTER
+) -> Application:
+    """The application for `args`; raises pydantic's ValidationError when they are no AppConfig.
+
+    `router` is the import path of the class that chooses engine replicas.
+    """
     config = AppConfig.model_validate(args)
     plain = config.model_dump(mode="json", by_alias=True)
     engine = serve.deployment(
@@ -63,12 +73,17 @@ def build_application(args: dict[str, Any], replica: type[EngineReplica] = Engin
         graceful_shutdown_wait_loop_s=0.5,
         health_check_period_s=HEALTH_PERIOD_S,
         health_check_timeout_s=HEALTH_TIMEOUT_S,
+        request_router_config=RequestRouterConfig(
+            request_router_class=router,
+            request_routing_stats_period_s=REPORT_PERIOD_S,
+            request_routing_stats_timeout_s=REPORT_TIMEOUT_S,
+        ),
         logging_config=_LOGGING,
     )
     ingress = serve.deployment(
         serve.ingress()(Ingress),
         name="Ingress",
-        num_replicas=min(2, max(1, config.replicas)),
+        num_replicas=INGRESS_REPLICAS,
         ray_actor_options={"num_cpus": 0},
         max_ongoing_requests=INGRESS_REQUESTS,
         max_queued_requests=INGRESS_REQUESTS,

@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 
 from autoglm_serving.engines.interface import Delta, TextPart
 from autoglm_serving.images import ImageSize
+from autoglm_serving.replica_routing.footprint import Footprint
 from autoglm_serving.wire import ApiError, ErrorCode, api_error
 
 Role = Literal["system", "user", "assistant"]
@@ -36,7 +37,9 @@ class Turn:
 class Call:
     """One generation asked of a replica. `max_pixels` bounds each image; None is the model's own bound.
 
-    `tenant` says whose caches it uses."""
+    `tenant` says whose caches it uses.
+    `footprint` says what the call costs and what of it a replica may hold already; the router and the replica read it.
+    """
 
     request_id: str
     turns: tuple[Turn, ...]
@@ -47,6 +50,7 @@ class Call:
     stop: tuple[str, ...]
     seed: int | None
     max_pixels: int | None
+    footprint: Footprint
     tenant: str = ""
 
 

@@ -2,9 +2,10 @@
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from autoglm_serving.app.calls import Accepted, Call, EncodedImage, Event, Failure, Turn
 from autoglm_serving.app.decoded_cache import DecodedCache
@@ -24,6 +25,7 @@ from autoglm_serving.engines.interface import (
 )
 from autoglm_serving.engines.options import decoded_cache_bytes
 from autoglm_serving.model.errors import ModelInvalid, ModelNotFound
+from autoglm_serving.replica_routing.ledger import CacheSizes, Ledger
 from autoglm_serving.wire import ApiError
 
 EXIT_ENGINE_DEAD = 70
@@ -40,6 +42,14 @@ def end_process() -> None:
     os._exit(EXIT_ENGINE_DEAD)
 
 
+@runtime_checkable
+class CachingEngine(Protocol):
+    """An engine that keeps encoded images or prefixes from one call to the next."""
+
+    def cache_sizes(self) -> CacheSizes:
+        """How much it keeps, once it is started."""
+
+
 class EngineReplica:
     """The class of the Serve deployment `Engine`. `args` is an AppConfig."""
 
@@ -52,8 +62,9 @@ class EngineReplica:
         self._config = AppConfig.model_validate(args)
         self._engine = _create(self._config, create)
         self._end = end
-        self._decoder = Decoder()
+        self._decoder = Decoder(self._config.limits.max_image_pixels)
         self._pictures = DecodedCache(self._decoder, decoded_cache_bytes(self._config.engine))
+        self._ledger = Ledger(CacheSizes())
 
     async def start(self) -> None:
         """Load the model; raises ModelUnavailable when that can never work."""
@@ -61,17 +72,30 @@ class EngineReplica:
             await self._engine.start()
         except (ModelNotFound, ModelInvalid, EngineOptionsInvalid) as error:
             raise ModelUnavailable(_one_line(error)) from None
+        self._decoder.warm()
+        if isinstance(self._engine, CachingEngine):
+            self._ledger = Ledger(self._engine.cache_sizes())
 
     async def generate(self, call: Call) -> AsyncGenerator[Event, None]:
         """Accepted, then deltas, or a Failure. Closing or cancelling it frees the engine's place."""
-        yield Accepted()
+        entry = self._ledger.begin(call.footprint, time.monotonic())
+        finished = False
         try:
+            yield Accepted()
             request = await self._request(call)
             async with aclosing(self._engine.generate(request)) as deltas:
                 async for delta in deltas:
+                    self._ledger.answered(entry, delta.completion_tokens, time.monotonic())
+                    finished = delta.finish_reason is not None
                     yield delta
         except Exception as error:  # noqa: BLE001 - failures travel as values, so that no exception text leaves this process
             yield self._failure(error)
+        finally:
+            self._ledger.end(entry, finished, time.monotonic())
+
+    def record_routing_stats(self) -> dict[str, Any]:
+        """Serve asks for this once a second, for the routers."""
+        return self._ledger.report().as_dict()
 
     async def check(self) -> str:
         """This replica's revision, if its engine works."""
@@ -103,8 +127,7 @@ class EngineReplica:
 
     async def _message(self, turn: Turn, tenant: str) -> Message:
         parts = [
-            await self._pictures.part(part, tenant) if isinstance(part, EncodedImage) else part
-            for part in turn.parts
+            await self._pictures.part(part, tenant) if isinstance(part, EncodedImage) else part for part in turn.parts
         ]
         return Message(turn.role, tuple(parts))
 

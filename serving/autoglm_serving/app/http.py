@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from autoglm_serving.app.attempts import collect, open_stream
 from autoglm_serving.app.body import BufferSpace, read_body
 from autoglm_serving.app.calls import Backend, Call
+from autoglm_serving.app.fetching import ImageFetcher
 from autoglm_serving.app.logs import log_request, log_unexpected
 from autoglm_serving.app.streams import EventStream, unless_gone, usage
 from autoglm_serving.app.translate import read_max_pixels, read_tenant, to_call
@@ -39,9 +40,9 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}")
 _JSON = "application/json"
 
 
-def create_app(config: AppConfig, backend: Backend) -> ASGIApp:
+def create_app(config: AppConfig, backend: Backend, fetcher: ImageFetcher | None = None) -> ASGIApp:
     """The ASGI application of one deployment."""
-    endpoints = _Endpoints(config, backend)
+    endpoints = _Endpoints(config, backend, fetcher or ImageFetcher(config.limits))
     return Starlette(
         routes=[
             Route("/v1/chat/completions", _guarded(endpoints.chat), methods=["POST"]),
@@ -56,8 +57,9 @@ def create_app(config: AppConfig, backend: Backend) -> ASGIApp:
 class _Endpoints:
     """What the routes do."""
 
-    def __init__(self, config: AppConfig, backend: Backend) -> None:
+    def __init__(self, config: AppConfig, backend: Backend, fetcher: ImageFetcher) -> None:
         self._config = config
+        self._fetcher = fetcher
         self._backend = backend
         self._created = int(time.time())
         self._space = BufferSpace(config.limits.max_body_bytes * BUFFERED_BODIES)
@@ -81,6 +83,7 @@ class _Endpoints:
                     f"the model {shown(chat.model)!r} is not served here: use {self._config.model.name!r}",
                     "model",
                 )
+            chat = await unless_gone(self._fetcher.inlined(chat, hold), request.receive)
             call = to_call(
                 chat,
                 request.scope["autoglm.request_id"],

@@ -9,6 +9,9 @@ from autoglm_serving.engines.interface import TextPart
 from autoglm_serving.headers import MAX_PIXELS, TENANT
 from autoglm_serving.images import check_size, read_size
 from autoglm_serving.protocol import ChatRequest, ImageContent, TextContent
+from autoglm_serving.replica_routing.footprint import Footprint, ImagePiece, TextPiece, footprint, image_name
+from autoglm_serving.vision.sizing import MAX_PIXELS as MODEL_PIXELS
+from autoglm_serving.vision.sizing import image_tokens
 from autoglm_serving.wire import api_error
 
 MAX_TENANT = 256
@@ -29,16 +32,18 @@ def to_call(request: ChatRequest, request_id: str, max_pixels: int | None, limit
         for index, message in enumerate(request.messages)
     )
     _check_total(turns, limits)
+    new_tokens = request.new_tokens(limits.max_new_tokens)
     return Call(
         request_id=request_id,
         turns=turns,
-        max_new_tokens=request.new_tokens(limits.max_new_tokens),
+        max_new_tokens=new_tokens,
         temperature=request.temperature,
         top_p=request.top_p,
         frequency_penalty=request.frequency_penalty,
         stop=request.stop,
         seed=request.seed,
         max_pixels=max_pixels,
+        footprint=_footprint(turns, max_pixels, new_tokens),
     )
 
 
@@ -58,6 +63,19 @@ def read_max_pixels(value: str | None) -> int | None:
     if not (value.isascii() and value.isdigit() and len(value) <= 12 and int(value) > 0):
         raise api_error("invalid_request", f"{MAX_PIXELS} must be a number of pixels", MAX_PIXELS)
     return int(value)
+
+
+def _footprint(turns: tuple[Turn, ...], max_pixels: int | None, new_tokens: int) -> Footprint:
+    """Computed here, once for a call: images are large, and both the router and the replica need their names."""
+    bound = min(max_pixels or MODEL_PIXELS, MODEL_PIXELS)
+    pieces = [
+        TextPiece(turn.role, part.text)
+        if isinstance(part, TextPart)
+        else ImagePiece(turn.role, image_name(part.data), image_tokens(part.size.width, part.size.height, bound))
+        for turn in turns
+        for part in turn.parts
+    ]
+    return footprint(pieces, new_tokens)
 
 
 def _part(part: TextContent | ImageContent, param: str, limits: Limits) -> TextPart | EncodedImage:

@@ -9,6 +9,7 @@ from autoglm_serving.engines.interface import EngineOptionsInvalid
 from autoglm_serving.engines.shared_cache import MIB
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Variant = Literal["none", "int8-dynamic", "int8-weight", "int4-weight"]
 KvCacheDtype = Literal["auto", "float16", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2", "int8_per_token_head"]
 
 
@@ -21,6 +22,7 @@ class CacheOptions(Frozen):
 class TransformersOptions(CacheOptions):
     """`dtype` auto: float32 on a CPU, bfloat16 elsewhere. `device` auto: the first GPU, if there is one.
 
+    `variant`: which form of the weights is made when they are loaded (`quantised`).
     Caches (in MiB, 0 is off): `pixel_cache_mib` in memory; `feature_cache_mib` and `prefix_cache_mib` where the model lies.
     A prompt is read `prefill_chunk` tokens at a time, and what is known of it is reused in blocks of `prefix_block`.
     `vision_batch_tokens`: waiting images of one size go through the vision tower together, up to so many tokens.
@@ -29,6 +31,7 @@ class TransformersOptions(CacheOptions):
     threads: int = Field(default=1, ge=1, le=1024)
     dtype: Dtype = "auto"
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?|npu(:\d+)?|mps)$")
+    variant: Variant = "none"
     pixel_cache_mib: int = Field(default=128, ge=0, le=1 << 20)
     feature_cache_mib: int = Field(default=256, ge=0, le=1 << 20)
     prefix_cache_mib: int = Field(default=512, ge=0, le=1 << 20)
@@ -47,8 +50,9 @@ class VllmOptions(CacheOptions):
     """`kv_cache_gib` counts on a CPU, `gpu_memory_utilization` (a share of the card) on a GPU.
 
     `prefix_caching` reuses what that memory still holds of earlier prompts, `processor_cache_gib` (0 is off) the pixels of
-    earlier images. `kv_cache_dtype` stores keys and values with fewer bits, where vLLM can on this device. A prompt is read
-    `prefill_chunk` tokens at a time; 0 is vLLM's own choice.
+    earlier images. `kv_cache_dtype` stores keys and values with fewer bits, where vLLM can on this device. `quantization` is
+    vLLM's own flag of that name; empty: what the model folder says. A prompt is read `prefill_chunk` tokens at a time; 0 is
+    vLLM's own choice.
     """
 
     dtype: Dtype = "auto"
@@ -59,6 +63,7 @@ class VllmOptions(CacheOptions):
     prefix_caching: bool = True
     processor_cache_gib: float = Field(default=0.25, ge=0, le=1024)
     kv_cache_dtype: KvCacheDtype = "auto"
+    quantization: str = Field(default="", pattern=r"^[a-z0-9_-]{0,32}$")
     sliding_window: int = Field(default=0, ge=0)
     prefill_chunk: int = Field(default=0, ge=0, le=1 << 20)
 

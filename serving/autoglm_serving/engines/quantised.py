@@ -10,14 +10,14 @@ bits would make the model larger.
 
 import warnings
 from collections.abc import Iterator
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import nn
 
 from autoglm_serving.engines.interface import EngineOptionsInvalid
+from autoglm_serving.engines.options import Variant
 
-Variant = Literal["none", "int8-dynamic", "int8-weight", "int4-weight"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 GROUP = 32
 """Inputs that share a scale at 4 bits: the smallest group that torch's CPU kernel has, and the most exact."""
@@ -26,6 +26,10 @@ _CPU_ONLY = frozenset({"int8-dynamic", "int4-weight"})
 
 class Int8Linear(nn.Module):
     """A linear layer whose weights take one byte each."""
+
+    weight: torch.Tensor
+    scale: torch.Tensor
+    bias: nn.Parameter | None
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -47,6 +51,10 @@ class Int8Linear(nn.Module):
 
 class Int4Linear(nn.Module):
     """A linear layer whose weights take half a byte each, and 8 bytes more for each group."""
+
+    weight: torch.Tensor
+    grid: torch.Tensor
+    bias: nn.Parameter | None
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -79,15 +87,15 @@ def quantise(model: nn.Module, variant: Variant) -> None:
 
 
 def weight_bytes(model: nn.Module) -> int:
-    """Bytes that a model's weights take, each tensor counted once; torch.ao's packed weights count one byte a weight."""
+    """Bytes that a model's weights take, each tensor counted once; packed 8-bit ones count a byte each."""
     from torch.ao.nn.quantized.dynamic import Linear as DynamicLinear
 
     sizes = {each.data_ptr(): each.nbytes for each in (*model.parameters(), *model.buffers())}
     packed = [module for module in model.modules() if isinstance(module, DynamicLinear)]
-    return sum(sizes.values()) + sum(
-        module.in_features * module.out_features + 4 * (module.out_features if module.bias() is not None else 0)
-        for module in packed
-    )
+    plain: int = sum(sizes.values())
+    for module in packed:
+        plain += int(module.in_features * module.out_features + 4 * module.out_features)
+    return plain
 
 
 def _linears(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
@@ -117,4 +125,5 @@ def _dynamic(linear: nn.Linear) -> nn.Module:
     holder = nn.Sequential(linear.float())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchao shall take its place one day; it is not a dependency
-        return quantize_dynamic(holder, {nn.Linear}, dtype=torch.qint8)[0]
+        quantised: nn.Sequential = quantize_dynamic(holder, {nn.Linear}, dtype=torch.qint8)  # type: ignore[no-untyped-call]
+    return quantised[0]

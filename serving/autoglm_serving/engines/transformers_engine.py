@@ -15,6 +15,7 @@ from autoglm_serving.engines.prompt import Prompt
 from autoglm_serving.engines.shared_cache import MIB
 from autoglm_serving.engines.step_loop import Job, Runner, StepLoop
 from autoglm_serving.model.folder import ModelFolder
+from autoglm_serving.replica_routing.ledger import CacheSizes
 from autoglm_serving.vision.cache import CacheFigures
 
 if TYPE_CHECKING:
@@ -77,6 +78,14 @@ class TransformersEngine(TextEngine):
     @override
     def _death(self) -> str | None:
         return self._loop.death if self._loop is not None else "the engine was not started"
+
+    def cache_sizes(self) -> CacheSizes:
+        """What the caches of features and prefixes hold, in tokens: the replica's router counts on it."""
+        if self._runner is None:
+            return CacheSizes()
+        feature, prefix = self._runner.token_bytes
+        options = self._options
+        return CacheSizes(options.feature_cache_mib * MIB // feature, options.prefix_cache_mib * MIB // prefix)
 
     @override
     def _caches(self) -> Mapping[str, CacheFigures]:

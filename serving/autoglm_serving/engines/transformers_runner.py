@@ -12,6 +12,7 @@ from autoglm_serving.engines.interface import GenerateRequest, GenerationFailed
 from autoglm_serving.engines.options import Dtype, TransformersOptions
 from autoglm_serving.engines.prefix_cache import ImageSpan, PrefixCache, block_names
 from autoglm_serving.engines.prompt import Prompt
+from autoglm_serving.engines.quantised import quantise
 from autoglm_serving.engines.shared_cache import MIB
 from autoglm_serving.engines.step_loop import Runner
 from autoglm_serving.engines.transformers_pictures import Pictures
@@ -55,6 +56,7 @@ class TransformersRunner(Runner[Answer]):
         self._model: Glm4vForConditionalGeneration = load_weights(
             folder, _dtype(options.dtype, self._device), self._device
         )
+        quantise(self._model, options.variant)
         self._pictures = pictures
         self._prefixes: PrefixCache[torch.Tensor] = PrefixCache(options.prefix_cache_mib * MIB)
         self._end_ids = frozenset(folder.end_ids)
@@ -67,6 +69,14 @@ class TransformersRunner(Runner[Answer]):
     @override
     def end_ids(self) -> frozenset[int]:
         return self._end_ids
+
+    @property
+    def token_bytes(self) -> tuple[int, int]:
+        """Bytes of one token: as a feature of an image, and as keys and values."""
+        text = self._model.config.get_text_config()
+        head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        size = int(self._model.dtype.itemsize)
+        return text.hidden_size * size, 2 * text.num_hidden_layers * text.num_key_value_heads * head * size
 
     @property
     def figures(self) -> Mapping[str, CacheFigures]:

@@ -70,6 +70,7 @@ class VllmEngine(TextEngine):
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        _check_quantization(self._options)
         arguments = self._arguments(folder)
         try:
             return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
@@ -106,6 +107,8 @@ class VllmEngine(TextEngine):
             "disable_log_stats": True,
             "distributed_executor_backend": "autoglm_serving.engines.vllm_executor.SupervisedExecutor",
         }
+        if options.quantization:
+            arguments["quantization"] = options.quantization
         if options.prefill_chunk:
             arguments["max_num_batched_tokens"] = options.prefill_chunk
         if current_platform.is_cpu():
@@ -192,6 +195,15 @@ class VllmEngine(TextEngine):
         if self._llm is None:
             return "vLLM is not running"
         return "vLLM's engine core has died" if self._llm.errored else None
+
+
+def _check_quantization(options: VllmOptions) -> None:
+    from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
+
+    if options.quantization and options.quantization not in QUANTIZATION_METHODS:
+        raise EngineOptionsInvalid(
+            f"quantization {options.quantization!r}: this vLLM has {', '.join(sorted(QUANTIZATION_METHODS))}"
+        )
 
 
 def _check_cpu(options: VllmOptions) -> None:

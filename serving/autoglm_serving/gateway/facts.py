@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoglm_serving.config import Limits
+from autoglm_serving.image_urls import check_url, is_remote
 from autoglm_serving.images import ImageSize, check_size, read_size
 from autoglm_serving.wire import api_error
 
 MAX_JSON_MARKS = 200_000
 """Commas and brackets in one body: 16 MiB of `[],[],` would otherwise become gigabytes of objects."""
+
+ASSUMED_SIZE = ImageSize(1080, 2400, "jpeg")
+"""Of an image that the application will fetch: a phone's screen. Only costs are predicted from it."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,9 @@ def _image(part: dict[str, Any], place: str, limits: Limits) -> ImageSize:
     url = holder.get("url") if isinstance(holder, dict) else holder
     if not isinstance(url, str):
         raise api_error("invalid_request", "image_url needs a url", f"{place}.image_url")
+    if limits.image_hosts and is_remote(url):
+        check_url(url, limits.image_hosts, f"{place}.image_url")
+        return ASSUMED_SIZE
     size = read_size(url, f"{place}.image_url")
     check_size(size, limits, f"{place}.image_url")
     return size

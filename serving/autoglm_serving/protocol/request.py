@@ -2,7 +2,7 @@
 
 Requests are read tolerantly, because clients differ: unknown keys are dropped, null means absent, a number may be a
 string. What is understood is bounded, and a value that cannot work is refused with the parameter's name and the remedy.
-Images come inside the request as data URLs; nothing is ever fetched.
+Images come inside the request as data URLs, or by URL where a deployment lists hosts; nothing is fetched here.
 """
 
 import json
@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from autoglm_serving.config import Limits
+from autoglm_serving.image_urls import is_remote
 from autoglm_serving.wire import ApiError, api_error
 
 MAX_MESSAGES = 512
@@ -50,7 +51,7 @@ def _clean(value: Any) -> Any:
 
 
 def _data_url(value: Any) -> Any:
-    if isinstance(value, str) and not value[:5].lower() == "data:":
+    if isinstance(value, str) and not (value[:5].lower() == "data:" or is_remote(value)):
         raise PydanticCustomError("not_a_data_url", _DATA_ONLY)
     return value
 
@@ -83,13 +84,13 @@ class TextContent(_Tolerant):
 
 
 class ImageUrl(_Tolerant):
-    """Where an image is: inside the request."""
+    """Where an image is: inside the request, or at a web server."""
 
     url: Annotated[str, BeforeValidator(_data_url)]
 
 
 class ImageContent(_Tolerant):
-    """An image as a data URL."""
+    """An image as a data URL, or a URL of one."""
 
     type: Literal["image_url"]
     image_url: Annotated[ImageUrl, BeforeValidator(_image_url)]
@@ -112,7 +113,7 @@ class StreamOptions(_Tolerant):
 
 
 class ChatRequest(_Tolerant):
-    """A chat completion request, checked. `max_tokens` is already bounded by the deployment's limit."""
+    """A chat completion request, checked."""
 
     model: str = Field(min_length=1, max_length=512)
     messages: tuple[ChatMessage, ...] = Field(min_length=1, max_length=MAX_MESSAGES)
@@ -132,9 +133,8 @@ class ChatRequest(_Tolerant):
     stream_options: StreamOptions = StreamOptions()
 
     def new_tokens(self, limit: int) -> int:
-        """Tokens to generate at most. A wish above `limit` is cut to it: finish_reason `length` then says so."""
-        wish = self.max_completion_tokens or self.max_tokens or limit
-        return min(wish, limit)
+        """Tokens to generate at most: the client's wish, which is not above the limit, or the limit."""
+        return self.max_completion_tokens or self.max_tokens or limit
 
 
 def parse_chat(body: bytes, limits: Limits) -> ChatRequest:
@@ -147,6 +147,7 @@ def parse_chat(body: bytes, limits: Limits) -> ChatRequest:
     except ValidationError as error:
         raise _refusal(error.errors(include_url=False, include_input=False)[0]) from None
     _check_turns(request, limits)
+    _check_new_tokens(request, limits)
     return request
 
 
@@ -168,6 +169,18 @@ def _no_constant(_name: str) -> None:
     raise ValueError("NaN and Infinity are not JSON")
 
 
+def _check_new_tokens(request: ChatRequest, limits: Limits) -> None:
+    """Refuse what OpenAI refuses: an answer cut at another place than the client asked for would be a silent change."""
+    for param in ("max_completion_tokens", "max_tokens"):
+        wish = getattr(request, param)
+        if wish is not None and wish > limits.max_new_tokens:
+            raise api_error(
+                "invalid_request",
+                f"{param} is too large: {wish}; at most {limits.max_new_tokens} tokens are made here for one answer",
+                param,
+            )
+
+
 def _check_turns(request: ChatRequest, limits: Limits) -> None:
     images = 0
     characters = 0
@@ -180,6 +193,9 @@ def _check_turns(request: ChatRequest, limits: Limits) -> None:
                 raise api_error("invalid_request", "images belong in messages with the role user", param)
             else:
                 images += 1
+                if is_remote(part.image_url.url) and not limits.image_hosts:
+                    param = f"messages[{index}].content[{place}].image_url.url"
+                    raise api_error("invalid_request", _DATA_ONLY, param)
     if images > limits.max_images:
         raise api_error(
             "invalid_request", f"{images} images: at most {limits.max_images} are allowed in one request", "messages"

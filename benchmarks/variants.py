@@ -1,0 +1,89 @@
+"""Size, latency and accuracy of the quantised variants of a model: `python -m benchmarks variants [--model FOLDER]`.
+
+Accuracy is that of `autoglm eval tiny` on the committed test screens. Each variant is loaded anew in this process; the
+latencies are medians over the same screens for all.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from benchmarks.machine import describe, table
+from PIL import Image
+
+from autoglm_serving.engines.interface import EngineOptionsInvalid
+from autoglm_serving.engines.quantised import VARIANTS, quantise, weight_bytes
+from autoglm_serving.model.locate import locate
+from autoglm_serving.training.dataset import open_screens
+from autoglm_serving.training.evaluate import verdicts
+from autoglm_serving.training.intervals import wilson
+from autoglm_serving.training.replies import Replier
+
+SCREENS = Path("data/screens-test")
+
+
+def latencies(replier: Replier, picture: Image.Image, limit: int, runs: int) -> tuple[float, float]:
+    """Seconds to the first token, and for each further one."""
+    firsts, rests = [], []
+    for _ in range(runs + 1):
+        begun = time.perf_counter()
+        replier.answers(picture, ["Tap the first button."], limit, max_new_tokens=1)
+        first = time.perf_counter() - begun
+        begun = time.perf_counter()
+        replier.answers(picture, ["Tap the first button."], limit, max_new_tokens=17)
+        firsts.append(first)
+        rests.append((time.perf_counter() - begun - first) / 16)
+    return statistics.median(firsts[1:]), statistics.median(rests[1:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", default="builtin://autoglm-tiny", help="folder or URI of the model")
+    parser.add_argument("--short-side", type=int, default=480)
+    parser.add_argument("--screens", type=int, default=0, help="how many screens, 0 for all")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    machine = describe()
+    uri = asked.model if "://" in asked.model else Path(asked.model).resolve().as_uri()
+    screens = open_screens(SCREENS)
+    if asked.screens:
+        screens = replace(screens, items=screens.items[: asked.screens])
+    rows = []
+    with tempfile.TemporaryDirectory() as cache:
+        folder = locate(uri, Path(cache))
+        for variant in VARIANTS:
+            replier = Replier(folder)
+            try:
+                quantise(replier.model, variant)
+            except EngineOptionsInvalid as error:
+                rows.append([variant, str(error), "", "", ""])
+                continue
+            size = weight_bytes(replier.model)
+            picture = screens.decoded(screens.items[0])
+            first, rest = latencies(replier, picture, asked.short_side**2 * 2, asked.runs)
+            found = [each.right for each in verdicts(replier, screens, [asked.short_side], lambda *_: None)]
+            rows.append(_row(variant, size, first, rest, found, rows))
+    print(f"{machine}; {asked.model}, short side {asked.short_side}, {asked.threads} thread(s), {asked.runs} runs\n")
+    print(table(["variant", "weights", "first token", "each further token", "right (95 % interval)"], rows))
+
+
+def _row(variant: str, size: int, first: float, rest: float, found: list[bool], rows: list[list[str]]) -> list[str]:
+    share = wilson(sum(found), len(found))
+    base = float(rows[0][1].split()[0]) if rows else size / 1e6
+    return [
+        variant,
+        f"{size / 1e6:.2f} MB ({100 * (size / 1e6 / base - 1):+.0f} %)",
+        f"{1000 * first:.0f} ms",
+        f"{1000 * rest:.1f} ms",
+        f"{sum(found)} of {len(found)} ({100 * share.low:.1f}-{100 * share.high:.1f} %)",
+    ]
+
+
+if __name__ == "__main__":
+    main()
