@@ -13,7 +13,7 @@ import pytest
 
 from autoglm_serving import headers
 from autoglm_serving.config import Limits
-from autoglm_serving.routing_table import ResolutionPolicy
+from autoglm_serving.routing_table import MeasuredQuality, ResolutionPolicy
 from support.gateway import DEADLINE_S, MODEL, PREFIX, FakeServer, Gateway, Mode, image_url, question, route
 from support.ports import free_port
 
@@ -376,6 +376,29 @@ async def test_a_thin_link_lowers_the_resolution(gateway: Gateway, first: FakeSe
     assert sides["first"] == 480
     assert sides["second"] > 900
     assert first.seen[-1].headers[headers.MAX_PIXELS] == str(480 * 1067)
+
+
+async def test_measured_quality_moves_the_resolution_and_the_record_says_what_is_lost(
+    gateway: Gateway, first: FakeServer, second: FakeServer
+) -> None:
+    rows = tuple(
+        MeasuredQuality(kind="phone", short_side=side, right=n, samples=100)
+        for side, n in ((480, 40), (720, 76), (1080, 80))
+    )
+    policy = ResolutionPolicy(mode="dynamic", min_short_side=480, max_short_side=1080, quality=rows, quality_floor=0.9)
+    ends = (first.endpoint(bandwidth_bps=1e6), second.endpoint(bandwidth_bps=1e8))
+    await gateway.serve(route(first, second, policy="roundRobin", resolution=policy, endpoints=ends))
+    for _ in range(2):
+        _, answer_headers, answer = await gateway.ask(question(images=[image_url(1080, 2400)]))
+        if answer["site"] == "first":
+            assert answer_headers[headers.RESOLUTION] == "720"
+            record = await gateway.record(answer_headers["X-Request-ID"])
+            assert (record["resolutionReason"], record["qualityBasis"]) == (
+                "quality_floor",
+                "phone measured, 100 tasks",
+            )
+            assert (record["expectedQuality"], record["expectedLoss"]) == pytest.approx((0.76, 0.04))
+    assert first.seen[-1].headers[headers.MAX_PIXELS] == str(720 * 1600)
 
 
 async def test_a_storm_of_clients_that_hang_up_leaves_no_work_counted(
