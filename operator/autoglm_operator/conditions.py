@@ -12,6 +12,7 @@ from autoglm_operator.api import (
     DeploymentCondition,
     DeploymentConditionType,
     DeploymentStatus,
+    PlacementStatus,
     Reason,
     SiteCondition,
 )
@@ -25,7 +26,7 @@ ORDER: tuple[DeploymentConditionType, ...] = ("Ready", "SitesReady", "GatewayRea
 _CALM: frozenset[Reason] = frozenset(
     {
         "Answering", "UpToDate", "Healthy", "Connected", "Admitted", "Suspended", "ScaledToZero", "Deploying", "RollingOut",
-        "Scaling", "Probing", "Deleting", "TablePending", "NotObserved",
+        "Scaling", "Probing", "Deleting", "TablePending", "NotObserved", "Quorum",
     }
 )  # fmt: skip
 """Reasons that belong to the ordinary course of things. An event with another reason is a Warning."""
@@ -172,7 +173,14 @@ def _since(before: DeploymentCondition | SiteCondition | None, verdict: Verdict,
 def _timeless(status: DeploymentStatus) -> DeploymentStatus:
     sites = tuple(site.model_copy(update={"observed_at": None}) for site in status.sites)
     table = status.gateway_table.model_copy(update={"observed_at": None}) if status.gateway_table else None
-    return status.model_copy(update={"sites": sites, "gateway_table": table})
+    placement = _steady(status.placement) if status.placement else None
+    return status.model_copy(update={"sites": sites, "gateway_table": table, "placement": placement})
+
+
+def _steady(placement: PlacementStatus) -> PlacementStatus:
+    """The placement without prices and words, which move with every figure that is measured."""
+    sites = tuple(row.model_copy(update={"why": ""}) for row in placement.sites)
+    return placement.model_copy(update={"sites": sites, "reason": "", "solver": "", "price": 0.0, "best_price": None})
 
 
 def _times(status: DeploymentStatus) -> list[datetime | None]:

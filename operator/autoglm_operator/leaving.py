@@ -21,7 +21,8 @@ class Leaving:
 def find(subject: Subject, outcomes: Sequence[SiteOutcome]) -> tuple[Leaving, ...]:
     """Sites that are not selected and have the application, or may have it while they do not answer."""
     # Two names of one cluster see the same application; the older name answers for it.
-    skipped = {choice.site for choice in subject.selection.choices if choice.outcome in ("Selected", "Duplicate")}
+    skipped = {choice.site for choice in subject.selection.choices if choice.outcome == "Duplicate"}
+    skipped |= {view.name for view in subject.chosen}
     serves = _still_needed(subject, outcomes)
     return tuple(
         Leaving(view, serves, _revision(subject, view))
@@ -34,16 +35,16 @@ def farewell(subject: Subject, place: Leaving, published: Published | None) -> S
     """The next step at one site. `published` is the table with the present routes, which do not name the site any more."""
     view, live = place.view, subject.is_live(place.view)
     found, old = subject.ours(view), subject.row(view.name)
-    change = None
+    change, gone = None, "not used any more" if subject.allocated else "not selected any more"
     if not live:
         why = views.silence(view, subject.now).message
-        text = f"not selected any more; the application goes when the site answers: {why}"
+        text = f"{gone}; the application goes when the site answers: {why}"
     elif place.serves:
-        text = "not selected any more; serves until the other sites are ready"
+        text = f"{gone}; serves until the other sites are ready"
     elif not _is_out_of_routes(subject, view.name, published):
-        text = "not selected any more; gateways are being told"
+        text = f"{gone}; gateways are being told"
     else:
-        text = "not selected any more; the application is being removed"
+        text = f"{gone}; the application is being removed"
         if found is not None and found.status != "DELETING":
             change = DeleteApplication(view.name, found.name, subject.wanted.uid)
     row = DeploymentSiteStatus(

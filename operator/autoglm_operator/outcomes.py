@@ -22,7 +22,7 @@ def second(moment: datetime | None) -> datetime | None:
 
 def _served(subject: Subject, view: SiteView) -> SiteOutcome:
     found = subject.found(view)
-    wanted = applications.kept(found, subject.wanted)
+    wanted = applications.kept(found, subject.wanted_at(view.name))
     standing = applications.judge(found, wanted, _history(subject, view.name), subject.now)
     step = _step(clusters.Place(subject, view, wanted, found), standing)
     standing = step.standing
@@ -78,7 +78,7 @@ def _silent(subject: Subject, view: SiteView) -> SiteOutcome:
     state: SiteState = "Pending" if phase is None else "Unreachable" if phase == "Unreachable" else "Stale"
     row = DeploymentSiteStatus(
         name=view.name,
-        desired=0 if subject.stopped else subject.wanted.replicas,
+        desired=0 if subject.stopped else subject.wanted_at(view.name).replicas,
         ready=old.ready if old else 0,
         revision=old.revision if old else None,
         state=state,

@@ -57,7 +57,7 @@ def _refuse(deployment: InvalidDeployment, observed: Observed, now: datetime) ->
 
 def _serve(subject: Subject) -> Plan:
     """A deployment that shall exist, step by step."""
-    selected = tuple(outcomes.at(subject, view) for view in subject.selection.views)
+    selected = tuple(outcomes.at(subject, view) for view in subject.chosen)
     places = leaving.find(subject, selected)
     route = _route(subject, selected, places)
     published = _published(subject, route)
@@ -81,9 +81,7 @@ def _route(subject: Subject, selected: Sequence[SiteOutcome], places: Sequence[l
     if routes.holder(subject.deployment, subject.observed.deployments) is not None:
         return None
     conflicts = {outcome.name for outcome in selected if outcome.status.state == "Conflict"}
-    stops = [
-        routes.Stop(view, subject.config.revision) for view in subject.selection.views if view.name not in conflicts
-    ]
+    stops = [routes.Stop(view, subject.config.revision) for view in subject.chosen if view.name not in conflicts]
     stops += [routes.Stop(place.view, place.revision) for place in places if place.serves]
     return routes.route(subject.deployment, subject.config, stops, suspended=subject.stopped is not None)
 
@@ -122,9 +120,24 @@ def _stopped_verdicts(stopped: Verdict, rows: Sequence[SiteOutcome]) -> conditio
 
 def _sites_verdict(subject: Subject, selected: Sequence[SiteOutcome]) -> Verdict:
     wrong = placement.verdict(subject.selection)
-    checks = tuple(conditions.site_check(outcome) for outcome in selected)
+    short = subject.allocated.shortfall if subject.allocated else ""
+    wanting = Verdict("False", "InsufficientResources", f"placement: {short}") if short else None
+    sound = _quorum(subject, selected)
+    checks = tuple(conditions.site_check(outcome) for outcome in sound)
     good = Verdict("True", "UpToDate", f"revision {subject.config.revision} runs at {_count(selected)}")
-    return conditions.combine(((wrong,) if wrong else ()) + checks, good)
+    if len(sound) < len(selected):
+        text = f"revision {subject.config.revision} runs at {len(sound)} of {_count(selected)}, enough by spec.sites.quorum"
+        good = Verdict("True", "Quorum", text)
+    return conditions.combine((*(one for one in (wrong, wanting) if one is not None), *checks), good)
+
+
+def _quorum(subject: Subject, selected: Sequence[SiteOutcome]) -> tuple[SiteOutcome, ...]:
+    """The sites that Ready is judged by: those in order if they are enough, else all."""
+    enough = -(-len(selected) * subject.deployment.spec.sites.quorum // 100)
+    sound = tuple(
+        one for one in selected if conditions.site_check(one).status == "True" and subject.is_admitted(one.name)
+    )
+    return sound if enough <= len(sound) < len(selected) else tuple(selected)
 
 
 def _gateway_checks(subject: Subject, selected: Sequence[SiteOutcome], route: Route | None) -> tuple[Verdict, ...]:
@@ -132,7 +145,8 @@ def _gateway_checks(subject: Subject, selected: Sequence[SiteOutcome], route: Ro
     generation = subject.deployment.metadata.generation
     confirmed = old is not None and old.status == "True" and old.observed_generation == generation
     targets = tuple(
-        replace(subject.target(one.name), expected=not one.live or one.status.ready > 0) for one in selected
+        replace(subject.target(one.name), expected=not one.live or one.status.ready > 0)
+        for one in _quorum(subject, selected)
     )
     needs = views.Admissible(targets, _published(subject, route), confirmed)
     return views.gateway_checks(subject.observed.gateways, needs, subject.now)
@@ -143,7 +157,7 @@ def _gateway_verdict(subject: Subject, checks: Sequence[Verdict], route: Route |
         return _name_taken(subject)
     if not subject.observed.gateways:
         return Verdict("Unknown", "GatewayMissing", "the operator knows no gateway: start it with --gateway URL")
-    if not subject.selection.views:
+    if not subject.chosen:
         return Verdict("False", "NoSites", "there is no site to send traffic to")
     return conditions.combine(checks, Verdict("True", "Admitted", f"revision {subject.config.revision} is admitted"))
 
@@ -172,6 +186,7 @@ def _status(
         conditions=written,
         sites=rows[:MAX_ROWS],
         gateway_table=_table(subject, route),
+        placement=subject.allocated.status if subject.allocated else None,
     )
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 
-from autoglm_operator import applications, placement, revision, views
+from autoglm_operator import allocation, applications, placement, revision, views
 from autoglm_operator.api import AutoGLMDeployment, DeploymentSiteStatus
 from autoglm_operator.kuberay import names
 from autoglm_operator.state import ApplicationView, Observed, SiteView, Verdict
@@ -29,10 +29,30 @@ class Subject:
         """The application that shall run at each selected site."""
         return applications.wanted(self.config, max(self.deployment.spec.replicas, 1))
 
+    def wanted_at(self, site: str) -> applications.Wanted:
+        """The application that shall run at one selected site."""
+        if self.allocated is None:
+            return self.wanted
+        return applications.wanted(self.config, max(self.allocated.now.get(site, 1), 1))
+
     @cached_property
     def selection(self) -> placement.Selection:
         """Which sites are used, and why not the others."""
         return placement.select(self.deployment.spec.sites, self.observed.sites, self.observed.invalid_sites)
+
+    @cached_property
+    def allocated(self) -> allocation.Allocated | None:
+        """How many replicas run at which site; None where every selected site runs the same."""
+        if self.stopped is not None:
+            return None
+        return allocation.allocate(self.deployment, self.config.worker, self.selection.views, self.now)
+
+    @cached_property
+    def chosen(self) -> tuple[SiteView, ...]:
+        """The selected sites that shall have the application."""
+        if self.allocated is None:
+            return self.selection.views
+        return tuple(view for view in self.selection.views if self.allocated.now.get(view.name))
 
     @cached_property
     def stopped(self) -> Verdict | None:

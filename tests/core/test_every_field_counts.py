@@ -1,6 +1,7 @@
 """No field of the API is taken and then ignored: changing it changes what the operator does, or it is refused."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from autoglm_operator import crds
 from autoglm_operator.api import parse_site
 from autoglm_operator.reconcile import reconcile
-from autoglm_operator.state import Observed, SiteError, SiteView
+from autoglm_operator.state import Capacity, Observed, SiteError, SiteView
 from support import fleet, kube
 
 Json = dict[str, Any]
@@ -17,6 +18,17 @@ Json = dict[str, Any]
 GPU = {"accelerator": {"type": "gpu"}}
 VLLM = {"name": "vllm"}
 QUALITY = {"kind": "*", "shortSide": 480, "right": 8, "samples": 10}
+
+PLACED: Json = {"placement": {}}
+
+
+def _domains(label: str, most: int) -> Json:
+    return {"replicas": 2, "placement": {"spread": {"domainLabel": label, "maxPerDomain": most}}}
+
+
+def _moves(replicas: int = 3, **changes: Any) -> Json:
+    return {"replicas": replicas, "placement": {"latencyWeight": 100, "settle": "0s", **changes}}
+
 
 # One change for each field, with what it needs around it: (before, after).
 DEPLOYMENT: dict[str, tuple[Json, Json]] = {
@@ -67,6 +79,23 @@ DEPLOYMENT: dict[str, tuple[Json, Json]] = {
     "limits.maxQueue": ({}, {"limits": {"maxQueue": 8}}),
     "rollout.maxSurge": ({}, {"rollout": {"maxSurge": 1}}),
     "rollout.maxUnavailable": ({"replicas": 2}, {"replicas": 2, "rollout": {"maxUnavailable": 0}}),
+    "sites.quorum": ({}, {"sites": {"quorum": 50}}),
+    "placement.latencyWeight": (PLACED, {"placement": {"latencyWeight": 0}}),
+    "placement.siteCost": (_moves(replicas=2), _moves(replicas=2, siteCost=9)),
+    "placement.maxRtt": ({"placement": {"latencyWeight": 0}}, {"placement": {"latencyWeight": 0, "maxRtt": "50ms"}}),
+    "placement.residency": (PLACED, {"placement": {"residency": ["eu"]}}),
+    "placement.spread.minSites": ({"replicas": 2} | PLACED, {"replicas": 2, "placement": {"spread": {"minSites": 2}}}),
+    "placement.spread.maxPerSite": (
+        {"replicas": 2} | PLACED,
+        {"replicas": 2, "placement": {"spread": {"maxPerSite": 1}}},
+    ),
+    # The two belong together.
+    "placement.spread.domainLabel": (_domains("zone", 1), _domains("rack", 1)),
+    "placement.spread.maxPerDomain": (_domains("zone", 1), _domains("zone", 2)),
+    "placement.maxMoves": (_moves(), _moves(maxMoves=2)),
+    "placement.minGain": (_moves(), _moves(minGain=90)),
+    "placement.settle": (_moves(), _moves(settle="5m")),
+    "placement.grace": (PLACED, {"placement": {"grace": "10m"}}),
     "suspend": ({}, {"suspend": True}),
     "deletionDeadline": ({}, {"deletionDeadline": "1h"}),
 }
@@ -168,7 +197,33 @@ def effect(spec: Json) -> object:
     away = SiteView(fleet.site("region"), error=SiteError("Unreachable", "no answer"), failures=9)
     last = reconcile(gone, Observed(sites=(away,)), fleet.NOW)
     pods = kube.manifests(running, "pods")
-    return (first.applications, later.applications, later.routes, last.remove_finalizer, pods)
+    return (first.applications, later.applications, later.routes, last.remove_finalizer, pods, *placed(spec))
+
+
+def placed(spec: Json) -> tuple[object, ...]:
+    """What is done at two sites of different price and latency: at first, when all runs at one, and when one is silent."""
+    labels = {"serving.autoglm.dev/residency": "us", "zone": "z", "rack": "a"}
+    region = fleet.site("region", {"price": 1.0, "link": {"rtt": "100ms"}}, labels=labels)
+    europe = {"serving.autoglm.dev/residency": "eu", "zone": "z", "rack": "b"}
+    store = fleet.site("store", {"price": 1.05, "link": {"rtt": "10ms"}}, labels=europe)
+    seen = fleet.NOW - timedelta(seconds=1)
+
+    def sites(cpus: float, *found: Any) -> tuple[SiteView, ...]:
+        has = Capacity({"CPU": 8.0}, {"CPU": cpus})
+        return (SiteView(region, found, seen, capacity=has), SiteView(store, (), seen, capacity=has))
+
+    moved = {"placement": {"movedAt": "2026-03-01T11:59:00Z", "sites": [{"name": "region", "replicas": 3}]}}
+    running = fleet.deployment(spec, status=moved)
+    first = reconcile(running, Observed(sites=sites(2.0)), fleet.NOW)
+    moving = reconcile(running, Observed(sites=sites(8.0, fleet.application(running))), fleet.NOW)
+    row = {"name": "region", "state": "Ready", "revision": "abc", "desired": 1, "ready": 1}
+    silent = fleet.deployment(spec, status={"sites": [row]})
+    away = replace(sites(8.0)[0], observed_at=fleet.NOW - timedelta(minutes=3), error=SiteError("Unreachable", "none"))
+    gateways = (fleet.gateway(*fleet.admitted(silent, "store")),)
+    there = replace(sites(8.0)[1], applications=(fleet.application(silent),))
+    ready = reconcile(silent, Observed(sites=(away, there), gateways=gateways), fleet.NOW).status.conditions[1]
+    alone = reconcile(silent, Observed(sites=(away, sites(8.0)[1])), fleet.NOW)
+    return (first.applications, moving.applications, alone.applications, ready.status)
 
 
 @pytest.mark.parametrize("field", sorted(DEPLOYMENT))

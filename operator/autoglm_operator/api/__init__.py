@@ -49,6 +49,7 @@ from autoglm_operator.api.parse import (
     parse_site,
     parse_site_status,
 )
+from autoglm_operator.api.placement import PlacementSpec, PlacementSpread, PlacementStatus, SitePlacement
 from autoglm_operator.api.secrets import SecretReference
 from autoglm_operator.api.site import (
     AutoGLMSite,
@@ -100,6 +101,9 @@ __all__ = [
     "ModelSpec",
     "ObjectMeta",
     "Parallelism",
+    "PlacementSpec",
+    "PlacementSpread",
+    "PlacementStatus",
     "Problem",
     "QualityMeasurement",
     "RayBackend",
@@ -116,6 +120,7 @@ __all__ = [
     "SiteCondition",
     "SiteConditionType",
     "SitePhase",
+    "SitePlacement",
     "SiteSelector",
     "SiteSpec",
     "SiteState",

@@ -14,6 +14,7 @@ ConditionStatus = Literal["True", "False", "Unknown"]
 Reason = Literal[
     "Answering",
     "UpToDate",
+    "Quorum",
     "Healthy",
     "Connected",
     "Admitted",
@@ -59,6 +60,7 @@ Reason = Literal[
 REASONS: Mapping[Reason, str] = {
     "Answering": "Every part that the condition stands on is in order: real requests are answered.",
     "UpToDate": "Every selected site runs the wanted revision with the wanted replicas.",
+    "Quorum": "As many sites as `spec.sites.quorum` asks for are in order; Degraded tells of the others.",
     "Healthy": "Nothing is wrong.",
     "Connected": "The site's Ray cluster answered the operator.",
     "Admitted": "The gateway got an answer of the wanted revision from a real request and sends traffic.",

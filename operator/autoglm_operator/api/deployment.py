@@ -7,6 +7,7 @@ from pydantic import Field
 from autoglm_operator.api.base import API_VERSION, Check, Model, NotYet, Rule, Unique
 from autoglm_operator.api.deployment_status import DeploymentStatus
 from autoglm_operator.api.metadata import ObjectMeta
+from autoglm_operator.api.placement import PlacementSpec
 from autoglm_operator.api.text import (
     Cpus,
     Deadline,
@@ -157,6 +158,8 @@ class SitesSpec(Model):
     """Names of the sites."""
     selector: SiteSelector | None = None
     """Labels of the sites; a site that gets the labels later joins."""
+    quorum: Annotated[int, Field(ge=1, le=100)] = 100
+    """Percent of the sites in use that have to be in order for Ready. What is not in order is told by Degraded all the same."""
 
     rules = (
         Rule(
@@ -179,7 +182,10 @@ class DeploymentSpec(Model):
     sites: SitesSpec = SitesSpec()
     """Where the model runs. Absent means every site."""
     replicas: Annotated[int, Field(ge=0, le=1000)] = 1
-    """Replicas on each selected site. 0 takes the application off the sites and serves nothing. `kubectl scale` sets it."""
+    """Replicas on each selected site; with spec.placement, on all of them together. 0 takes the application off the sites
+    and serves nothing. `kubectl scale` sets it."""
+    placement: PlacementSpec | None = None
+    """Places the replicas over the selected sites. Absent means that every selected site runs spec.replicas."""
     scaling: Annotated[ScalingSpec | None, NotYet("remove it and set spec.replicas")] = None
     """Replicas that follow the load."""
     resolution: ResolutionSpec = ResolutionSpec()

@@ -6,6 +6,7 @@ from pydantic import AwareDatetime, Field, computed_field
 
 from autoglm_operator.api.base import Reported, Unique
 from autoglm_operator.api.conditions import DeploymentCondition
+from autoglm_operator.api.placement import PlacementStatus
 
 SiteState = Literal[
     "Pending", "Deploying", "Ready", "Degraded", "Failed", "Conflict", "Stale", "Unreachable", "Suspended", "Deleting"
@@ -64,6 +65,8 @@ class DeploymentStatus(Reported):
     """Time to the first token at the 95th percentile, as gateways measured it, such as "820ms"."""
     gateway_table: GatewayTable | None = None
     """The routing table that carries this deployment."""
+    placement: PlacementStatus | None = None
+    """Where the replicas are placed and why; absent without spec.placement."""
 
     @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorator above property; pydantic documents this form
     @property

@@ -82,10 +82,21 @@ def explain(raw: JsonObject, events: Sequence[Mapping[str, Any]], now: datetime)
     ]
     if on_sites:
         parts.append(table(("SITE", "STATE", "REPLICAS", "REVISION", "SEEN", "MESSAGE"), on_sites))
+    decided = status.get("placement")
+    if decided:
+        parts.append(_placement(decided))
     told = [(age(e["time"], now), e["type"], e["reason"], e["message"]) for e in events]
     if told:
         parts.append(table(("AGE", "EVENT", "REASON", "MESSAGE"), told))
     return "\n\n".join(parts)
+
+
+def _placement(decided: Mapping[str, Any]) -> str:
+    """Where the replicas are placed, what that costs, and why."""
+    best = decided.get("bestPrice")
+    price = f"{decided.get('price', 0):.4g} an hour" + ("" if best is None else f", the best known {best:.4g}")
+    rows = [(row["name"], str(row.get("replicas", 0)), row.get("why", "")) for row in decided.get("sites") or ()]
+    return f"Placement: {decided.get('reason') or NONE}; {price}\n" + table(("SITE", "REPLICAS", "WHY"), rows)
 
 
 def decision(record: Mapping[str, Any]) -> str:

@@ -1,0 +1,203 @@
+"""Placement as the operator does it: from sites and applications to replicas, routes, statuses, and who has to be ready."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from autoglm_operator.allocation import RESIDENCY
+from autoglm_operator.api import AutoGLMDeployment, DeploymentStatus
+from autoglm_operator.reconcile import reconcile
+from autoglm_operator.state import (
+    ApplicationView,
+    ApplyApplication,
+    Capacity,
+    DeleteApplication,
+    Observed,
+    Plan,
+    Published,
+    SiteError,
+    SiteView,
+)
+from support.fleet import NOW, admitted, application, condition, deployment, gateway, site, wanted, with_status
+
+DOWN = SiteError("Unreachable", "no route to host")
+
+
+def asks(replicas: int = 2, placement: dict[str, Any] | None = None, **spec: Any) -> AutoGLMDeployment:
+    return deployment({"replicas": replicas, "placement": placement or {}, **spec})
+
+
+def place(name: str, *found: ApplicationView, cpus: float = 8.0, seen: float = 2.0, **spec: Any) -> SiteView:
+    labels = spec.pop("labels", {})
+    view = SiteView(site(name, spec, labels=labels), found, NOW - timedelta(seconds=seen))
+    return replace(view, capacity=Capacity({"CPU": 8.0}, {"CPU": cpus}))
+
+
+def runs(of: AutoGLMDeployment, count: int, ready: int | None = None, message: str = "") -> ApplicationView:
+    parts = ({"name": "Engine", "num_replicas": count},)
+    found = application(of, ready=count if ready is None else ready, message=message)
+    status = found.status if found.ready_replicas >= count else "DEPLOYING"
+    return replace(found, deployments=parts, target_replicas=count, status=status)
+
+
+def decide(of: AutoGLMDeployment, *views: SiteView, at: datetime = NOW) -> Plan:
+    return reconcile(of, Observed(sites=views, gateways=(gateway(),), deployments=(of,)), at)
+
+
+def puts(plan: Plan) -> dict[str, int]:
+    made = (one for one in plan.applications if isinstance(one, ApplyApplication))
+    return {one.site: one.application["deployments"][0]["num_replicas"] for one in made}
+
+
+def why(plan: Plan, name: str) -> str:
+    assert plan.status.placement is not None
+    return next(row.why for row in plan.status.placement.sites if row.name == name)
+
+
+def test_replicas_go_where_they_cost_least_and_the_rest_where_there_is_room() -> None:
+    plan = decide(asks(3), place("cheap", cpus=2.0, price=1.0), place("dear", price=2.0))
+    assert puts(plan) == {"cheap": 2, "dear": 1}
+    assert [end.site for route in plan.routes for end in route.endpoints] == ["cheap", "dear"]
+    assert plan.status.placement is not None
+    assert plan.status.placement.price == 4.0
+    assert plan.status.placement.reason.startswith("first placement")
+    assert why(plan, "cheap") == "2 of 2 that fit; a replica costs 1 an hour"
+
+
+def test_latency_has_a_price() -> None:
+    far = place("far", price=1.0, link={"rtt": "500ms", "bandwidth": "8Mbit"})
+    near = place("near", price=1.5)
+    assert puts(decide(asks(1), far, near)) == {"near": 1}
+    assert puts(decide(asks(1, {"latencyWeight": 0}), far, near)) == {"far": 1}
+
+
+def test_a_replica_takes_all_its_accelerators_at_one_site() -> None:
+    four = asks(2, worker={"accelerator": {"type": "gpu"}}, engine={"name": "vllm", "parallelism": {"tensor": 4}})
+    small = replace(place("small"), capacity=Capacity({"CPU": 8, "GPU": 3}, {"CPU": 8, "GPU": 3}))
+    large = replace(place("large", price=9.0), capacity=Capacity({"CPU": 8, "GPU": 8}, {"CPU": 8, "GPU": 8}))
+    plan = decide(four, small, large)
+    assert puts(plan) == {"large": 2}
+    assert why(plan, "small") == "no replica fits into what is free"
+
+
+def test_sites_are_ruled_out_by_residency_and_by_round_trip_and_it_is_said() -> None:
+    eu = place("eu", price=9.0, labels={RESIDENCY: "eu"}, link={"rtt": "20ms"})
+    us = place("us", labels={RESIDENCY: "us"})
+    slow = place("slow", labels={RESIDENCY: "eu"}, link={"rtt": "200ms"})
+    plan = decide(asks(1, {"residency": ["eu"], "maxRtt": "100ms"}), eu, us, slow)
+    assert puts(plan) == {"eu": 1}
+    assert "us: spec.placement.residency does not allow it" in why(plan, "us")
+    assert "200ms is above spec.placement.maxRtt 100ms" in why(plan, "slow")
+
+
+def test_replicas_are_spread_over_sites_and_domains() -> None:
+    zone = "topology.kubernetes.io/region"
+    views = (
+        place("a", price=1.0, labels={zone: "north"}),
+        place("b", price=1.1, labels={zone: "north"}),
+        place("c", price=9.0, labels={zone: "south"}),
+    )
+    assert puts(decide(asks(2, {"spread": {"minSites": 2}}), *views)) == {"a": 1, "b": 1}
+    assert puts(decide(asks(2, {"spread": {"domainLabel": zone, "maxPerDomain": 1}}), *views)) == {"a": 1, "c": 1}
+
+
+def test_what_cannot_be_had_is_said_and_ready_is_false() -> None:
+    plan = decide(asks(3), place("a", cpus=1.0))
+    assert puts(plan) == {"a": 1}
+    assert condition(plan, "SitesReady") == ("False", "InsufficientResources")
+    none = decide(asks(3), place("a", cpus=0.0))
+    assert puts(none) == {}
+    assert condition(none, "Ready") == ("False", "InsufficientResources")
+
+
+def test_a_saturated_site_keeps_its_replicas_until_others_are_ready_elsewhere() -> None:
+    of = asks(3)
+    stuck = runs(of, 3, ready=1, message="Engine: 2 replicas are taking long to be scheduled")
+    first = decide(of, place("full", stuck, cpus=0.0, price=1.0), place("free", price=5.0))
+    assert puts(first) == {"free": 2, "full": 1}, "replicas that never started are no loss"
+    of = with_status(of, first)
+    later = decide(of, place("full", runs(of, 1), cpus=0.0, price=1.0), place("free", runs(of, 2), price=5.0))
+    assert later.applications == ()
+    assert "full" in str(first.status.placement and first.status.placement.reason)
+
+
+def test_a_cheaper_site_is_moved_to_step_by_step_and_nothing_shrinks_before_it_is_replaced() -> None:
+    of = asks(2, {"settle": "0s"})
+    cheap, dear = place("cheap", price=1.0), place("dear", runs(of, 2), price=5.0)
+    first = decide(of, cheap, dear)
+    assert puts(first) == {"cheap": 1}
+    of = with_status(of, first)
+    starting = decide(of, place("cheap", runs(of, 1, ready=0), price=1.0), dear)
+    assert puts(starting) == {}
+    arrived = decide(of, place("cheap", runs(of, 1), price=1.0), dear)
+    assert puts(arrived) == {"dear": 1}
+    of = with_status(of, arrived)
+    second = decide(of, place("cheap", runs(of, 1), price=1.0), place("dear", runs(of, 1), price=5.0))
+    assert puts(second) == {"cheap": 2}
+
+
+def test_after_a_move_the_next_one_waits_until_the_placement_has_settled() -> None:
+    of = asks(2)
+    moving = decide(of, place("cheap", price=1.0), place("dear", runs(of, 2), price=5.0))
+    of = with_status(of, moving)
+    views = (place("cheap", runs(of, 1), price=1.0), place("dear", runs(of, 1), price=5.0))
+    assert puts(decide(of, *views)) == {}
+    late = NOW + timedelta(minutes=6)
+    fresh = tuple(replace(view, observed_at=late) for view in views)
+    assert puts(decide(of, *fresh, at=late)) == {"cheap": 2}
+
+
+def test_a_silent_site_is_replaced_after_the_grace_and_not_before() -> None:
+    of = asks(1, {"grace": "2m"})
+    of = with_status(of, decide(of, place("a", runs(of, 1), price=1.0), place("b", price=5.0)))
+    for silent, expected in ((100, {}), (130, {"b": 1})):
+        away = replace(place("a", runs(of, 1), price=1.0, seen=silent), error=DOWN, failures=9)
+        plan = decide(of, away, place("b", price=5.0))
+        assert puts(plan) == expected
+        assert not any(isinstance(one, DeleteApplication) for one in plan.applications), "a silent site is never shrunk"
+        assert [end.site for end in plan.routes[0].endpoints if end.site == "a"] == ["a"]
+
+
+def test_a_site_that_comes_back_takes_over_again_if_it_is_cheaper() -> None:
+    of = asks(1)
+    back = decide(of, place("a", runs(of, 1), price=1.0), place("b", runs(of, 1), price=5.0))
+    assert back.status.placement is not None
+    assert {row.name: row.replicas for row in back.status.placement.sites} == {"a": 1, "b": 0}
+
+
+def test_the_status_is_not_written_again_because_a_price_or_a_free_core_moved() -> None:
+    of = asks(2)
+    first = decide(of, place("a", runs(of, 2), price=1.0))
+    of = with_status(of, first)
+    again = decide(of, place("a", runs(of, 2), price=1.01, cpus=5.0))
+    assert again.status == first.status
+
+
+QUORUM = {"sites": {"quorum": 60}}
+
+
+@pytest.mark.parametrize(("sites", "is_ready"), [({"quorum": 60}, True), ({"quorum": 70}, False), ({}, False)])
+def test_ready_needs_a_quorum_of_the_sites_and_degraded_tells_of_the_rest(
+    sites: dict[str, Any], is_ready: bool
+) -> None:
+    of = deployment({"sites": sites})
+    views = tuple(place(name, application(of)) for name in "abc")
+    silent = (*views[:2], replace(views[2], error=DOWN, observed_at=NOW - timedelta(minutes=5), failures=9))
+    observed = Observed(sites=silent, gateways=(gateway(*admitted(of, "a", "b")),), deployments=(of,))
+    observed = replace(observed, published=Published(1, 1, reconcile(of, observed, NOW).routes))
+    plan = reconcile(of, observed, NOW)
+    assert (condition(plan, "Ready")[0] == "True") is is_ready
+    assert condition(plan, "Degraded")[0] == "True"
+    if is_ready:
+        assert condition(plan, "SitesReady") == ("True", "Quorum")
+
+
+def test_a_deployment_without_placement_runs_everywhere_as_before() -> None:
+    of = deployment({"replicas": 2})
+    plan = decide(of, place("a", cpus=0.0), place("b", price=9.0))
+    assert puts(plan) == {"a": 2, "b": 2}
+    assert plan.status.placement is None
+    assert isinstance(plan.status, DeploymentStatus)
+    assert wanted(of).replicas == 2
