@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -88,6 +89,26 @@ def test_control_tokens_in_a_clients_text_do_no_harm(results: dict[str, Any]) ->
 
 def test_answers_at_once_are_the_same_as_each_alone(results: dict[str, Any]) -> None:
     assert [one["text"] for one in results["together"]] == [results["image"]["text"], results["text"]["text"]]
+
+
+def test_a_prompt_that_comes_again_is_known_to_its_own_tenant_alone_and_its_answer_is_the_same(
+    results: dict[str, Any],
+) -> None:
+    first, again, other, other_again = results["repeated"]
+    assert {one["text"] for one in results["repeated"]} == {first["text"]}
+    assert other["cached_tokens"] == 0
+    assert first["cached_tokens"] < again["cached_tokens"] == other_again["cached_tokens"] < first["prompt_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("int8", r"EngineOptionsInvalid: kvCacheDtype 'int8_per_token_head': vLLM on a CPU has 'auto', 'fp8'"),
+        ("window", r"EngineOptionsInvalid: slidingWindow 1024: .* attend to the whole prompt"),
+    ],
+)
+def test_what_vllm_cannot_do_here_is_refused_by_name(results: dict[str, Any], name: str, reason: str) -> None:
+    assert re.match(reason, results[name])
 
 
 def test_a_stop_string_ends_the_answer_before_it(results: dict[str, Any]) -> None:

@@ -20,6 +20,8 @@ from autoglm_serving.engines.interface import Engine, EngineDead, GenerateReques
 from support.models import answer, engine_config, request, screenshot
 
 WAIT_S = 120
+LONG = request("打开设置 open settings " * 80, screenshot(seed=9), 8)
+"""Several of vLLM's blocks of tokens, which are 128 tokens long on a CPU."""
 
 
 async def report(engine: Engine, wanted: GenerateRequest) -> dict[str, Any]:
@@ -65,6 +67,18 @@ async def killed(engine: Engine) -> dict[str, Any]:
     return {"killed": len(victims), "open": open_answer, "check": check, "next": await report(engine, request())}
 
 
+async def refused(folder: Path, **options: str | float) -> str:
+    """What the engine says at its start about options that it cannot follow."""
+    engine = create_engine(engine_config(folder, "vllm", **options))
+    try:
+        await engine.start()
+    except Exception as error:  # noqa: BLE001 - the tests judge it
+        return f"{type(error).__name__}: {error}"
+    finally:
+        await engine.close()
+    return "started"
+
+
 def children(pid: int) -> list[int]:
     """Engine processes below `pid`; helpers of multiprocessing are not among them."""
     found = []
@@ -81,7 +95,10 @@ def endless() -> GenerateRequest:
 
 async def scenario(folder: Path) -> dict[str, Any]:
     engine = create_engine(engine_config(folder, "vllm"))
-    results: dict[str, Any] = {}
+    results: dict[str, Any] = {
+        "int8": await refused(folder, kvCacheDtype="int8_per_token_head"),
+        "window": await refused(folder, slidingWindow=1024),
+    }
     try:
         await engine.start()
         results["text"] = await report(engine, request("打开设置 open settings", None, 32))
@@ -95,6 +112,7 @@ async def scenario(folder: Path) -> dict[str, Any]:
             report(engine, request("打开设置 open settings", None, 32)),
         )
         results["together"] = both
+        results["repeated"] = [await report(engine, replace(LONG, tenant=tenant)) for tenant in ("", "", "a", "a")]
         stop = results["text"]["text"][6:9]
         results["stopped"] = await report(engine, replace(request("打开设置 open settings", None, 32), stop=(stop,)))
         sampled = replace(request(), temperature=1.0, top_p=0.9, seed=5)

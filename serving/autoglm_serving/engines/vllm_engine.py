@@ -208,6 +208,8 @@ def _check_quantization(options: VllmOptions) -> None:
 
 def _check_cpu(options: VllmOptions) -> None:
     """vLLM would start its engine core first, and die there without naming the option."""
+    if options.kv_cache_dtype == "auto":
+        return
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 
     supported = CPUAttentionBackend.supported_kv_cache_dtypes
