@@ -40,6 +40,7 @@ CLIENTS = 4
 QUIET_S = 10.0
 DEADLINE_S = 1800.0
 NAMESPACE, SECRET = "scale", "farm"
+SCOPE = ("--all-namespaces", "--lease-duration", "15")
 GROUP = "/apis/serving.autoglm.dev/v1alpha1"
 DEPLOYMENTS = f"{GROUP}/namespaces/{NAMESPACE}/autoglmdeployments"
 WRITES = frozenset({"POST", "PUT", "PATCH", "APPLY", "DELETE", "DELETECOLLECTION"})
@@ -171,7 +172,7 @@ class Bench:
         gateway = ["--gateway", f"http://127.0.0.1:{self.gateway_port}", "--gateway-token-file", str(token_file)]
         name = f"operator-{self.operators}"
         self.operators += 1
-        self.operator = OperatorProcess(name, self.folder, self.kubeconfig, ["--all-namespaces", *gateway])
+        self.operator = OperatorProcess(name, self.folder, self.kubeconfig, [*SCOPE, *gateway])
         self.operator.process.start()
 
     def _site(self, number: int) -> Json:

@@ -1,0 +1,189 @@
+"""What the API server does to an operator: it refuses, forgets, falls silent, and its objects change under other hands."""
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.api_proxy import ApiProxy
+from support.operator import GROUP, OperatorProcess, World
+from support.processes import wait_until
+
+pytestmark = pytest.mark.faults
+
+STATUS = "/status"
+
+
+@pytest.fixture
+def proxy(empty_world: World) -> Iterator[ApiProxy]:
+    """Between the operator of this test and the API server."""
+    proxy = ApiProxy(empty_world.api)
+    proxy.start()
+    try:
+        yield proxy
+    finally:
+        for operator in empty_world.operators:
+            operator.process.kill()
+        proxy.close()
+
+
+def start(world: World, proxy: ApiProxy, directory: Path) -> OperatorProcess:
+    """An operator behind the proxy, with a deployment that is Ready."""
+    original = world.installation.kubeconfig
+    world.installation.kubeconfig = proxy.kubeconfig(directory, original)
+    try:
+        operator = world.operator("proxied")
+    finally:
+        world.installation.kubeconfig = original
+    world.apply_site()
+    world.apply_deployment()
+    world.wait_ready()
+    return operator
+
+
+def test_refused_and_lost_calls_are_repeated_until_the_change_is_carried_out(
+    empty_world: World, proxy: ApiProxy, tmp_path: Path
+) -> None:
+    world = empty_world
+    operator = start(world, proxy, tmp_path)
+    puts = len(world.ray.puts)
+    refusals = [
+        proxy.refuse(429, "PATCH", STATUS, times=2),
+        proxy.refuse(500, "PATCH", STATUS, times=2),
+        proxy.refuse(409, "PATCH", STATUS),
+        proxy.refuse(500, "PATCH", STATUS, after=True),
+        proxy.refuse(500, "GET", "/autoglmdeployments/", times=2),
+        proxy.refuse(409, "PUT", "/leases/"),
+        proxy.refuse(500, "POST", "/events"),
+    ]
+
+    for replicas in (2, 3, 4):
+        world.apply_deployment(replicas=replicas)
+        world.wait(lambda: (world.deployment() or {})["status"].get("readyReplicas") == replicas, "it is carried out")  # noqa: B023
+        world.wait_ready()
+
+    assert [refusal.left for refusal in refusals[:5]] == [0, 0, 0, 0, 0], "each of them really happened"
+    assert len(world.ray.puts) == puts + 3, "each change was written to Ray once"
+    assert operator.process.running
+    assert operator.role() == "leading"
+    assert not [entry for entry in operator.log_entries() if entry["level"] == "error"]
+
+
+def test_an_api_server_that_refuses_everything_for_a_while_is_not_flooded(
+    empty_world: World, proxy: ApiProxy, tmp_path: Path
+) -> None:
+    world = empty_world
+    operator = start(world, proxy, tmp_path)
+    before = sum(proxy.requests.values())
+    storm = [proxy.refuse(429, method, times=10_000) for method in ("GET", "PATCH", "POST", "PUT")]
+    world.apply_deployment(replicas=2)
+    world.wait(lambda: operator.role() == "standing by", "it gave up leading, since it cannot renew")
+    refused = sum(proxy.requests.values()) - before
+    for refusal in storm:
+        refusal.left = 0
+
+    world.wait(lambda: (world.deployment() or {})["status"].get("readyReplicas") == 2, "the change was carried out")
+    world.wait_ready()
+    assert refused < 400, "seconds of refusals, with pauses between the tries"
+    assert operator.process.running
+
+
+def test_watches_that_fall_silent_are_replaced(empty_world: World, proxy: ApiProxy, tmp_path: Path) -> None:
+    world = empty_world
+    start(world, proxy, tmp_path)
+    opened = dict(proxy.watches)
+    assert len(opened) >= 2, "one watch for each kind"
+
+    proxy.silence_watches()
+    world.apply_deployment(replicas=2)
+
+    # kopf takes a watch for dead after 70 s without even a bookmark.
+    world.wait(lambda: (world.deployment() or {})["status"].get("readyReplicas") == 2, "it is carried out", 300)
+    world.wait_ready()
+    assert any(proxy.watches[path] > count for path, count in opened.items()), "a watch was opened anew"
+
+
+def test_a_namespace_that_is_deleted_ends_with_its_applications(empty_world: World) -> None:
+    world = empty_world
+    world.operator("only")
+    world.apply_site()
+    world.apply_deployment()
+    world.apply_deployment("tablets", model={"name": "autoglm-tablets", "uri": "builtin://autoglm-tiny"})
+    world.wait_ready()
+    world.wait_ready("tablets")
+    # The Secret with the site's token goes with the namespace; the deployments in it must go all the same.
+    world.api.kubectl("delete", "namespace", world.namespace, "--wait=false")
+
+    world.wait(lambda: not world.api.exists("namespace", world.namespace), "the namespace is gone", 300)
+    world.wait(lambda: not world.ray.live(), "no application is left")
+    world.wait(lambda: world.routes() == set(), "no route is left")
+
+
+def test_definitions_that_are_applied_again_under_load_disturb_nothing(empty_world: World) -> None:
+    world = empty_world
+    operator = world.operator("only")
+    world.apply_site()
+    world.apply_deployment()
+    world.wait_ready()
+    uid, puts = (world.deployment() or {})["metadata"]["uid"], len(world.ray.puts)
+    stop, applied = threading.Event(), []
+
+    def apply_again() -> None:
+        while not stop.is_set():
+            world.api.apply_crds()
+            applied.append(1)
+
+    again = threading.Thread(target=apply_again)
+    again.start()
+    try:
+        for replicas in (2, 3, 4, 5):
+            world.apply_deployment(replicas=replicas)
+            world.wait(lambda: (world.deployment() or {})["status"].get("readyReplicas") == replicas, "it is done")  # noqa: B023
+        wait_until(lambda: len(applied) >= 2, "the definitions were applied twice")
+    finally:
+        stop.set()
+        again.join()
+    world.wait_ready()
+    assert (world.deployment() or {})["metadata"]["uid"] == uid
+    assert len(world.ray.puts) == puts + 4
+    assert operator.process.running
+
+
+def test_a_stored_object_with_a_field_of_another_version_is_told_and_serves_on(empty_world: World) -> None:
+    """The definition of a newer version admitted a field that this operator does not know."""
+    world = empty_world
+    operator = world.operator("only")
+    world.apply_site()
+    world.apply_deployment()
+    world.wait_ready()
+    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/autoglmdeployments.serving.autoglm.dev"
+    definition = world.installation.request("GET", path)
+    assert definition is not None
+    spec = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    spec["properties"]["fieldOfTomorrow"] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    change = {"spec": {"versions": definition["spec"]["versions"]}}
+    puts = len(world.ray.puts)
+    try:
+        world.installation.request("PATCH", path, change)
+        patch = json.dumps({"spec": {"fieldOfTomorrow": {"deep": [1]}}})
+        world.wait(lambda: _patched(world, patch), "the API server takes the field")
+        world.wait(lambda: world.condition("Ready")[1] == "InvalidSpec", "it is told")
+        assert "fieldOfTomorrow" in world.condition("Ready")[2]
+        assert world.routes() == {f"{world.namespace}/phones"}, "it serves on"
+        assert len(world.ray.puts) == puts
+        world.installation.request(
+            "PATCH",
+            f"{GROUP}/namespaces/{world.namespace}/autoglmdeployments/phones",
+            {"spec": {"fieldOfTomorrow": None}},
+        )
+        world.wait_ready()
+    finally:
+        world.api.apply_crds()
+    assert operator.process.running
+
+
+def _patched(world: World, patch: str) -> bool:
+    world.api.kubectl("patch", "agd/phones", "-n", world.namespace, "--type=merge", "-p", patch, check=False)
+    return "fieldOfTomorrow" in ((world.deployment() or {}).get("spec") or {})
