@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -124,7 +125,13 @@ def _severity(reason: Reason) -> int:
 def _address(site: AutoGLMSite) -> str | None:
     """Host and port of the Ray cluster; the scheme does not make it another cluster."""
     ray = site.spec.backend.ray
-    return urlsplit(ray.address).netloc.lower() if ray else None
+    return _netloc(ray.address) if ray else None
+
+
+@lru_cache(maxsize=4096)
+def _netloc(address: str) -> str:
+    """Each pass compares the addresses of all sites."""
+    return urlsplit(address).netloc.lower()
 
 
 def _seniority(site: AutoGLMSite) -> tuple[float, str]:

@@ -54,13 +54,12 @@ def orphans(site: SiteView, fleet: Fleet, now: datetime) -> tuple[DeleteApplicat
     """
     if not fleet.complete or not fleet.cluster or not views.is_live(site, now):
         return ()
-    owners = {deployment.metadata.uid for deployment in fleet.deployments}
     named = tuple(found for found in site.applications or () if found.cluster == fleet.cluster)
-    lost = tuple(found for found in named if _is_orphan(found, owners, now))
+    lost = tuple(found for found in named if _is_orphan(found, fleet.owners, now))
     return deletion.removals([deletion.Remains(site.name, lost)])
 
 
-def _is_orphan(found: ApplicationView, owners: set[str], now: datetime) -> bool:
+def _is_orphan(found: ApplicationView, owners: frozenset[str], now: datetime) -> bool:
     if found.owner_uid is None or found.owner_uid in owners:
         return False
     return found.deployed_at is None or age(found.deployed_at, now) >= ORPHAN_AGE
@@ -107,8 +106,7 @@ def _delete(site: SiteView, fleet: Fleet, now: datetime) -> SitePlan:
     """Routes get a moment to leave, then our applications go, then the finalizer; at the deadline it goes anyway."""
     meta = site.site.metadata
     assert meta.deletion_timestamp is not None, "only called for a deletion"
-    owners = {deployment.metadata.uid for deployment in fleet.deployments}
-    ours = tuple(found for found in site.applications or () if found.owner_uid in owners)
+    ours = tuple(found for found in site.applications or () if found.owner_uid in fleet.owners)
     unknown = None if views.is_live(site, now) else views.silence(site, now).message
     remains = deletion.Remains(site.name, None if unknown and _may_hold(site, ours) else ours, unknown or "")
     step = deletion.step([remains], meta.deletion_timestamp, deletion.DEFAULT_DEADLINE, now)
@@ -162,8 +160,9 @@ def _status(site: SiteView, fleet: Fleet, verdict: Verdict, now: datetime) -> Si
 
 def _is_ours(found: ApplicationView, fleet: Fleet) -> bool:
     """Whether an application is of this cluster: it says so, or it names a resource that is stored here."""
-    known = any(found.owner_uid == deployment.metadata.uid for deployment in fleet.deployments)
-    return found.owner_uid is not None and (known or (bool(fleet.cluster) and found.cluster == fleet.cluster))
+    return found.owner_uid is not None and (
+        found.owner_uid in fleet.owners or (bool(fleet.cluster) and found.cluster == fleet.cluster)
+    )
 
 
 def _capacity(capacity: Capacity | None) -> tuple[SiteCapacity, ...]:

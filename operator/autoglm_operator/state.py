@@ -7,6 +7,7 @@ nothing here does I/O. Every figure travels with the time at which it was seen; 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any, Literal
 
 from autoglm_operator.api import (
@@ -106,7 +107,7 @@ class ApplicationView:
     deployed_at: datetime | None = None
     ray_service: RayServiceView | None = None
 
-    @property
+    @cached_property
     def owner_uid(self) -> str | None:
         """The resource that asked for this application; None for an application that is not ours."""
         return self._arg("uid") if self.import_path == IMPORT_PATH else None
@@ -318,3 +319,8 @@ class Fleet:
     deployments: tuple[AutoGLMDeployment | InvalidDeployment, ...] = ()
     complete: bool = False
     cluster: str = ""
+
+    @cached_property
+    def owners(self) -> frozenset[str]:
+        """The uids of all deployments."""
+        return frozenset(deployment.metadata.uid for deployment in self.deployments)
