@@ -15,7 +15,7 @@ from support.simulated_engine import SimulatedEngine
 
 ROUTERS = {
     "ours": REPLICA_ROUTER,
-    "pow-2": "ray.serve.request_router:PowerOfTwoChoicesRequestRouter",
+    "pow-2": "ray.serve._private.request_router:PowerOfTwoChoicesRequestRouter",
     "ray-prefix": "support.simulated_app:PrefixRouter",
 }
 
