@@ -26,7 +26,7 @@ class CountingDecoder:
 
 
 def sent(data: bytes, width: int = 10) -> EncodedImage:
-    return EncodedImage(data, ImageSize(width, 10, "PNG"), "messages[0]")
+    return EncodedImage(data, ImageSize(width, 10, "png"), "messages[0]")
 
 
 async def test_a_picture_that_comes_again_is_decoded_once_and_has_the_same_key() -> None:

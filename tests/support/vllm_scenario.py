@@ -67,7 +67,7 @@ async def killed(engine: Engine) -> dict[str, Any]:
     return {"killed": len(victims), "open": open_answer, "check": check, "next": await report(engine, request())}
 
 
-async def refused(folder: Path, **options: str | float) -> str:
+async def refused(folder: Path, **options: Any) -> str:
     """What the engine says at its start about options that it cannot follow."""
     engine = create_engine(engine_config(folder, "vllm", **options))
     try:
