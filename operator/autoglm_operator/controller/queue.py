@@ -8,6 +8,7 @@
 """
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 from collections.abc import Callable
@@ -86,10 +87,10 @@ class WorkQueue(Generic[K]):
                 return key
             self._changed.clear()
             timeout = self._heap[0][0] - self._clock() if self._heap else None
-            try:
-                await asyncio.wait_for(self._changed.wait(), timeout)
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                # `wait_for` of Python 3.11 swallows a cancellation that comes with the event: the worker would never end.
+                async with asyncio.timeout(timeout):
+                    await self._changed.wait()
 
     def done(self, key: K) -> None:
         """The worker has finished with the key, well or not."""

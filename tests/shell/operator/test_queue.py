@@ -100,3 +100,14 @@ async def test_a_waiting_worker_wakes_for_a_new_key() -> None:
     late = asyncio.create_task(queue.get())
     queue.add_after("b", 0.01)
     assert await asyncio.wait_for(late, 30) == "b"
+
+
+async def test_a_worker_that_is_cancelled_in_the_moment_a_key_comes_ends() -> None:
+    """Else a leader that lost its lease would never step down."""
+    queue: WorkQueue[str] = WorkQueue(asyncio.get_running_loop().time)
+    worker = asyncio.create_task(queue.get())
+    await asyncio.sleep(0)
+    queue.add("a")
+    worker.cancel()
+    await asyncio.wait({worker})
+    assert worker.cancelled()
