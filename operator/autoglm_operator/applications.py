@@ -64,13 +64,15 @@ class Wanted:
     application: Mapping[str, Any]
 
 
-def wanted(config: AppConfig, replicas: int) -> Wanted:
+def wanted(config: AppConfig, replicas: int, name: str = "") -> Wanted:
     """The application in the form of Ray's ServeApplicationSchema. `replicas` is at least 1: Serve takes no 0.
+
+    Without a name it has that of its deployment.
 
     Arguments that equal their default are left out, so an operator that knows more arguments restarts nothing, and a
     site with an older image is told only what is used.
     """
-    name = config.deployment.replace("/", ".")
+    name = name or config.deployment.replace("/", ".")
     application = {
         "name": name,
         "route_prefix": f"/{name}",
@@ -241,6 +243,12 @@ def _overrides(deployments: Any, wanted: Wanted) -> dict[str, dict[str, Any]]:
         }
         for override in deployments
     }
+
+
+def submitted_replicas(view: ApplicationView) -> int:
+    """How many replicas an application was asked to have: by its override, else as Serve tells."""
+    asked = (part.get("num_replicas") for part in view.deployments if part.get("name") == ENGINE)
+    return next((count for count in asked if isinstance(count, int)), view.target_replicas)
 
 
 def _worker(spec: DeploymentSpec) -> Worker:

@@ -16,17 +16,23 @@ from autoglm_operator.api import (
     Reason,
     SiteCondition,
 )
+from autoglm_operator.rollout import record
 from autoglm_operator.state import Event, SiteOutcome, Verdict, clip
 
 REFRESH = timedelta(minutes=5)
 """While nothing else changes, the times in a status are written anew this often: a fresh figure alone is not worth a write."""
 
-ORDER: tuple[DeploymentConditionType, ...] = ("Ready", "SitesReady", "GatewayReady", "Progressing", "Degraded")
+ROLLING_REFRESH = timedelta(seconds=10)
+"""The same while a rollout is under way: people look at its figures."""
+
+ORDER: tuple[DeploymentConditionType, ...] = (
+    "Ready", "SitesReady", "GatewayReady", "RolledOut", "Progressing", "Degraded",
+)  # fmt: skip
 
 _CALM: frozenset[Reason] = frozenset(
     {
         "Answering", "UpToDate", "Healthy", "Connected", "Admitted", "Suspended", "ScaledToZero", "Deploying", "RollingOut",
-        "Scaling", "Probing", "Deleting", "TablePending", "NotObserved", "Quorum",
+        "Scaling", "Probing", "Deleting", "TablePending", "NotObserved", "Quorum", "RolloutPaused",
     }
 )  # fmt: skip
 """Reasons that belong to the ordinary course of things. An event with another reason is a Warning."""
@@ -113,6 +119,7 @@ def written(
             last_transition_time=_since(find(before, kind), verdicts[kind], now),
         )
         for kind in ORDER
+        if kind in verdicts
     )
 
 
@@ -158,7 +165,9 @@ def settled(before: DeploymentStatus | None, after: DeploymentStatus) -> Deploym
         return after
     old, new = _times(before), _times(after)
     grown = [late - early for early, late in zip(old, new, strict=True) if early and late]
-    return after if max(grown, default=timedelta(0)) >= REFRESH else before
+    rolling = after.rollout is not None and after.rollout.phase == "Progressing"
+    limit = ROLLING_REFRESH if rolling else REFRESH
+    return after if max(grown, default=timedelta(0)) >= limit else before
 
 
 def _severity(check: Verdict) -> tuple[bool, bool]:
@@ -173,8 +182,11 @@ def _since(before: DeploymentCondition | SiteCondition | None, verdict: Verdict,
 def _timeless(status: DeploymentStatus) -> DeploymentStatus:
     sites = tuple(site.model_copy(update={"observed_at": None}) for site in status.sites)
     table = status.gateway_table.model_copy(update={"observed_at": None}) if status.gateway_table else None
+    rollout = record.timeless(status.rollout) if status.rollout else None
     placement = _steady(status.placement) if status.placement else None
-    return status.model_copy(update={"sites": sites, "gateway_table": table, "placement": placement})
+    return status.model_copy(
+        update={"sites": sites, "gateway_table": table, "rollout": rollout, "placement": placement}
+    )
 
 
 def _steady(placement: PlacementStatus) -> PlacementStatus:
@@ -187,4 +199,5 @@ def _times(status: DeploymentStatus) -> list[datetime | None]:
     return [
         *(site.observed_at for site in status.sites),
         status.gateway_table.observed_at if status.gateway_table else None,
+        *(row.observed_at for row in (status.rollout.traffic if status.rollout else ())),
     ]

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from autoglm_operator import conditions, last_routes, leaving, outcomes, placement, removal, routes, views
+from autoglm_operator import conditions, last_routes, leaving, outcomes, placement, removal, rolling, routes, views
 from autoglm_operator.ages import PROGRESSING, STEADY, backoff
 from autoglm_operator.api import AutoGLMDeployment, DeploymentCondition, DeploymentStatus, GatewayTable
 from autoglm_operator.state import (
     FINALIZER,
+    ApplicationChange,
     Event,
     InvalidDeployment,
     Observed,
@@ -36,7 +37,8 @@ def reconcile(deployment: AutoGLMDeployment | InvalidDeployment, observed: Obser
         return removal.plan(deployment, observed, now)
     if isinstance(deployment, InvalidDeployment):
         return _refuse(deployment, observed, now)
-    return _serve(Subject(deployment, observed, now))
+    subject = Subject(deployment, observed, now)
+    return _serve(subject, rolling.begin(subject))
 
 
 def _refuse(deployment: InvalidDeployment, observed: Observed, now: datetime) -> Plan:
@@ -55,35 +57,81 @@ def _refuse(deployment: InvalidDeployment, observed: Observed, now: datetime) ->
     )
 
 
-def _serve(subject: Subject) -> Plan:
-    """A deployment that shall exist, step by step."""
+def _serve(spec: Subject, rollout: rolling.Rolling | None) -> Plan:
+    """A deployment that shall exist, step by step. While a rollout is under way the stable revision is what is judged."""
+    subject = spec if rollout is None else rollout.subject
     selected = tuple(outcomes.at(subject, view) for view in subject.chosen)
     places = leaving.find(subject, selected)
-    route = _route(subject, selected, places)
+    route = _route(subject, selected, places, rollout)
     published = _published(subject, route)
     left = tuple(leaving.farewell(subject, place, published) for place in places)
-    verdicts = _verdicts(subject, selected, left, route)
+    verdicts = _with_rollout(_verdicts(subject, selected, left, route), rollout)
     meta, before = subject.deployment.metadata, subject.deployment.status
     written = conditions.written(verdicts, before, meta.generation, subject.now)
     changes = tuple(outcome.change for outcome in (*selected, *left) if outcome.change is not None)
+    changes += _of_rollout(rollout, published)
+    status = _status(subject, (*selected, *left), written, route)
+    if rollout is not None:
+        status = status.model_copy(update={"revision": spec.config.revision, "rollout": rollout.status})
     return Plan(
-        status=conditions.settled(before, _status(subject, (*selected, *left), written, route)),
+        status=conditions.settled(before, status),
         requeue_after=_again(subject, verdicts, bool(changes)),
         applications=changes,
         add_finalizer=FINALIZER not in meta.finalizers,
-        events=_events(subject, written),
+        events=_events(subject, written) if rollout is None else _events_of_rollout(subject, written, rollout),
         routes=() if route is None else (route,),
     )
 
 
-def _route(subject: Subject, selected: Sequence[SiteOutcome], places: Sequence[leaving.Leaving]) -> Route | None:
+def _of_rollout(rollout: rolling.Rolling | None, published: Published | None) -> tuple[ApplicationChange, ...]:
+    """What to write for the second revision, and what to take away of one that has gone from the routes."""
+    if rollout is None:
+        return ()
+    subject, other = rollout.subject, rollout.other
+    answering = views.reporting(subject.observed.gateways, subject.now)
+    held = published is not None and bool(answering) and all(views.holds(view, published) for view in answering)
+    names = (subject.wanted.name, *((other.name,) if other is not None else ()))
+    return rollout.changes + (rolling.leftovers(subject, names) if held else ())
+
+
+def _with_rollout(verdicts: conditions.Verdicts, rollout: rolling.Rolling | None) -> conditions.Verdicts:
+    """Ready is about what the spec describes: it is not True while another revision serves instead."""
+    if rollout is None or rollout.subject.stopped is not None:
+        return verdicts
+    parts = (verdicts["SitesReady"], verdicts["GatewayReady"], rollout.verdict)
+    found = {**verdicts, "RolledOut": rollout.verdict, "Ready": conditions.combine(parts, verdicts["Ready"])}
+    if rollout.verdict.reason == "RollingOut":
+        found["Progressing"] = Verdict("True", "RollingOut", rollout.verdict.message)
+    return found
+
+
+def _events_of_rollout(
+    subject: Subject, written: tuple[DeploymentCondition, ...], rollout: rolling.Rolling
+) -> tuple[Event, ...]:
+    """What was decided, told with its reason; the condition that follows from it is not told again."""
+    told = conditions.events(subject.deployment.status, written)
+    return rollout.events + tuple(event for event in told if event.reason not in ("RollingOut", "RolledBack"))
+
+
+def _route(
+    subject: Subject,
+    selected: Sequence[SiteOutcome],
+    places: Sequence[leaving.Leaving],
+    rollout: rolling.Rolling | None,
+) -> Route | None:
     """The route, or None where an older deployment holds the model name."""
     if routes.holder(subject.deployment, subject.observed.deployments) is not None:
         return None
     conflicts = {outcome.name for outcome in selected if outcome.status.state == "Conflict"}
-    stops = [routes.Stop(view, subject.config.revision) for view in subject.chosen if view.name not in conflicts]
-    stops += [routes.Stop(place.view, place.revision) for place in places if place.serves]
-    return routes.route(subject.deployment, subject.config, stops, suspended=subject.stopped is not None)
+    stops = [
+        routes.Stop(view, subject.config.revision, subject.path(view))
+        for view in subject.chosen
+        if view.name not in conflicts
+    ]
+    stops += [routes.Stop(place.view, place.revision, subject.path(place.view)) for place in places if place.serves]
+    route = routes.route(subject.deployment, subject.config, stops, suspended=subject.stopped is not None)
+    canary = rollout.canary if rollout is not None else None
+    return route if canary is None else route.model_copy(update={"canary": canary})
 
 
 def _published(subject: Subject, route: Route | None) -> Published | None:
@@ -193,8 +241,8 @@ def _status(
 def _running(subject: Subject, outcome: SiteOutcome) -> int:
     """Replicas that run at a site, of whatever revision."""
     view = next(view for view in subject.observed.sites if view.name == outcome.name)
-    found = subject.ours(view) if outcome.live else None
-    return found.ready_replicas if found else outcome.status.ready
+    found = views.owned(view, subject.deployment.metadata.uid) if outcome.live else ()
+    return sum(one.ready_replicas for one in found) if found else outcome.status.ready
 
 
 def _table(subject: Subject, route: Route | None) -> GatewayTable | None:

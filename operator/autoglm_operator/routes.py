@@ -14,10 +14,14 @@ from autoglm_serving.routing_table import Endpoint, MeasuredQuality, ResolutionP
 
 @dataclass(frozen=True)
 class Stop:
-    """A site that may answer for a deployment, and the revision that is expected there."""
+    """A site that may answer for a deployment, the revision that is expected there, and its application.
+
+    Without a name the application has that of its deployment.
+    """
 
     view: SiteView
     revision: str
+    application: str = ""
 
 
 def table(routes: Iterable[Route], epoch: int, version: int, now: datetime) -> RoutingTable:
@@ -40,13 +44,12 @@ def of_running(config: AppConfig, stops: Sequence[Stop]) -> Route:
 
 
 def _route(config: AppConfig, stops: Sequence[Stop], routing: RoutingSpec, resolution: ResolutionSpec) -> Route:
-    name = config.deployment.replace("/", ".")
     return Route(
         deployment=config.deployment,
         model=config.model.name,
         uid=config.uid,
         revision=config.revision,
-        endpoints=tuple(end for stop in stops for end in _endpoints(stop, name)),
+        endpoints=endpoints(config, stops),
         policy=routing.policy,
         ttft_target_s=seconds(routing.slo.ttft) if routing.slo.ttft else None,
         timeout_s=seconds(routing.timeout),
@@ -61,6 +64,11 @@ def _route(config: AppConfig, stops: Sequence[Stop], routing: RoutingSpec, resol
             quality_floor=resolution.quality_floor,
         ),
     )
+
+
+def endpoints(config: AppConfig, stops: Iterable[Stop]) -> tuple[Endpoint, ...]:
+    """The paths to the application at these sites."""
+    return tuple(end for stop in stops for end in _endpoints(stop, config.deployment))
 
 
 def holder(
@@ -79,8 +87,8 @@ def holder(
     return None if first is deployment else first
 
 
-def _endpoints(stop: Stop, name: str) -> Iterable[Endpoint]:
-    site = stop.view.site
+def _endpoints(stop: Stop, deployment: str) -> Iterable[Endpoint]:
+    site, name = stop.view.site, stop.application or deployment.replace("/", ".")
     link, ray = site.spec.link, site.spec.backend.ray
     for address in ray.serve_addresses if ray else serve_addresses(name, site):
         yield Endpoint(

@@ -1,6 +1,7 @@
 """One deployment that shall exist, with everything that is derived from its spec and from what was observed."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 
@@ -12,28 +13,47 @@ from autoglm_serving.config import AppConfig
 
 
 @dataclass(frozen=True)
+class Lead:
+    """What serves instead of what the spec describes, while another revision is being rolled out.
+
+    `replicas` are those of single sites; elsewhere the spec's number counts.
+    """
+
+    config: AppConfig
+    application: str
+    replicas: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Subject:
     """The input of one decision. Everything else here follows from it."""
 
     deployment: AutoGLMDeployment
     observed: Observed
     now: datetime
+    lead: Lead | None = None
 
     @cached_property
     def config(self) -> AppConfig:
         """The arguments of the application, revision included."""
+        if self.lead is not None:
+            return self.lead.config
         return revision.stamp(applications.config(self.deployment, self.observed.cluster))
 
     @cached_property
     def wanted(self) -> applications.Wanted:
         """The application that shall run at each selected site."""
-        return applications.wanted(self.config, max(self.deployment.spec.replicas, 1))
+        return self._wanted(self.deployment.spec.replicas)
 
     def wanted_at(self, site: str) -> applications.Wanted:
         """The application that shall run at one selected site."""
-        if self.allocated is None:
-            return self.wanted
-        return applications.wanted(self.config, max(self.allocated.now.get(site, 1), 1))
+        replicas = self.lead.replicas.get(site) if self.lead is not None else None
+        if replicas is None and self.allocated is not None:
+            replicas = self.allocated.now.get(site)
+        return self.wanted if replicas is None else self._wanted(replicas)
+
+    def _wanted(self, replicas: int) -> applications.Wanted:
+        return applications.wanted(self.config, max(replicas, 1), self.lead.application if self.lead else "")
 
     @cached_property
     def selection(self) -> placement.Selection:
@@ -84,7 +104,13 @@ class Subject:
 
     def ours(self, view: SiteView) -> ApplicationView | None:
         """The application of this deployment at a site, when it was last read."""
-        return next(iter(views.owned(view, self.deployment.metadata.uid)), None)
+        owned = views.owned(view, self.deployment.metadata.uid)
+        return next((found for found in owned if found.name == self.wanted.name), owned[0] if owned else None)
+
+    def path(self, view: SiteView) -> str:
+        """The application that requests go to at a site: the wanted one, or what a silent site had when it was last read."""
+        found = self.ours(view)
+        return self.wanted.name if found is None or self.is_live(view) else found.name
 
     def target(self, site: str) -> views.Target:
         """What gateways shall have admitted at a site."""

@@ -1,8 +1,10 @@
 """No field of the API is taken and then ignored: changing it changes what the operator does, or it is refused."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from autoglm_operator.api import parse_site
 from autoglm_operator.reconcile import reconcile
 from autoglm_operator.state import Capacity, Observed, SiteError, SiteView
 from support import fleet, kube
+from support.simulation import World
 
 Json = dict[str, Any]
 
@@ -100,6 +103,23 @@ DEPLOYMENT: dict[str, tuple[Json, Json]] = {
     "deletionDeadline": ({}, {"deletionDeadline": "1h"}),
 }
 
+STEPS = {"maxSurge": 1, "steps": [{"weight": 5}]}
+MIRRORED = STEPS | {"mirror": {"percent": 5}}
+ERRORS = {"metric": "errors", "maximum": 0.1}
+
+# One change for each field of a rollout in steps: (before, after).
+ROLLOUT: dict[str, tuple[Json, Json]] = {
+    "steps": (STEPS, STEPS | {"steps": [{"weight": 6}]}),
+    "gates": (STEPS, STEPS | {"gates": [ERRORS]}),
+    "mirror.percent": (MIRRORED, STEPS | {"mirror": {"percent": 6}}),
+    "mirror.concurrency": (MIRRORED, STEPS | {"mirror": {"percent": 5, "concurrency": 2}}),
+    "mirror.tolerance": (MIRRORED, STEPS | {"mirror": {"percent": 5, "tolerance": 2}}),
+    "paused": (STEPS, STEPS | {"paused": True}),
+    "revision": (STEPS, STEPS | {"revision": "0123456789"}),
+    "historyLimit": (STEPS, STEPS | {"historyLimit": 1}),
+    "progressDeadline": (STEPS, STEPS | {"progressDeadline": "1s"}),
+}
+
 SITE: dict[str, Json] = {
     "tier": {"tier": "edge"},
     "backend.ray.serveAddresses": {"backend": {"ray": {"serveAddresses": ["http://a:8000", "http://b:8000"]}}},
@@ -174,7 +194,8 @@ def spec_of(position: int) -> Json:
 
 
 def test_the_tables_name_every_field_that_has_an_effect() -> None:
-    assert set(DEPLOYMENT) == set(leaves(spec_of(0)))
+    rollout = {f"rollout.{field}" for field in ROLLOUT}
+    assert set(DEPLOYMENT) | rollout == set(leaves(spec_of(0)))
     kuberay = {f"backend.kubeRay.{field}" for field in KUBERAY}
     assert set(SITE) | kuberay | CONNECTION == set(leaves(spec_of(1)))
 
@@ -231,6 +252,32 @@ def test_changing_a_field_of_a_deployment_changes_what_is_done(field: str) -> No
     before, after = DEPLOYMENT[field]
     assert effect(before) == effect(before), "the operator decides the same twice"
     assert effect(before) != effect(after)
+
+
+@cache
+def rolled(policy: str) -> object:
+    """What three changes do to a world under this policy (JSON): what is written, told and routed on the way."""
+    rollout, canaries = json.loads(policy), []
+    world = World(fleet.deployment({"replicas": 3, "rollout": rollout}), {"region": {}})
+    world.converge()
+    for number in (2, 3, 5):
+        spec = {"replicas": 3, "rollout": rollout, "engine": {"maxConcurrency": number}}
+        made = fleet.deployment(spec, generation=number)
+        world.deployment = made.model_copy(update={"status": world.deployment.status})
+        for _ in range(12):
+            canaries += [route.canary for route in world.step().routes]
+            world.settle()
+            world.now += timedelta(seconds=2)
+    status = world.deployment.status
+    assert status is not None
+    assert status.rollout is not None
+    return (world.log, status.rollout.model_dump(), canaries)
+
+
+@pytest.mark.parametrize("field", sorted(ROLLOUT))
+def test_changing_a_field_of_a_rollout_changes_what_is_done_or_told(field: str) -> None:
+    before, after = ROLLOUT[field]
+    assert rolled(json.dumps(before)) != rolled(json.dumps(after))
 
 
 def routes(spec: Json) -> object:

@@ -93,6 +93,7 @@ _BANDWIDTH = 'must be a bandwidth above zero, such as "800kbit", "100Mbit" or "1
 _NO_CPU = "must be absent with type cpu: remove it, or set spec.worker.accelerator.type to gpu or npu"
 _SECRET = {"namespace": "autoglm", "name": "ca", "key": "ca.crt"}
 _GPU = {"type": "gpu"}
+ROLLOUT = {"maxSurge": 1, "steps": [{"weight": 5}]}
 
 REFUSED_DEPLOYMENTS = (
     _not_yet("deployment", "spec.scaling", {"max": 3}, "remove it and set spec.replicas"),
@@ -109,8 +110,76 @@ REFUSED_DEPLOYMENTS = (
         "spec.worker.resources.memory",
         'must be an amount of memory in Mi, Gi or Ti, such as "512Mi" or "16Gi"',
     ),
-    _not_yet("deployment", "spec.rollout.steps", [{"percent": 5}]),
-    _not_yet("deployment", "spec.rollout.gates", [{"metric": "ttft", "maximum": 1}]),
+    _d(
+        "a percent of a step that is not there",
+        {"spec.rollout": ROLLOUT | {"steps": [{}]}},
+        "spec.rollout.steps[0].weight",
+        "Required value",
+    ),
+    _d(
+        "a step with everything",
+        {"spec.rollout": ROLLOUT | {"steps": [{"weight": 100}]}},
+        "spec.rollout.steps[0].weight",
+        "equal to 99",
+    ),
+    _d("no step", {"spec.rollout": ROLLOUT | {"steps": []}}, "spec.rollout.steps", "should have at least 1 items"),
+    _d(
+        "steps without room",
+        {"spec.rollout": ROLLOUT | {"maxSurge": 0}},
+        "spec.rollout.maxSurge",
+        "must be at least 1 with steps, since both revisions run side by side: set spec.rollout.maxSurge to 1 or more",
+    ),
+    _d(
+        "steps that fall",
+        {"spec.rollout": ROLLOUT | {"steps": [{"weight": 10}, {"weight": 5}]}},
+        "spec.rollout.steps",
+        "must not fall in weight from one step to the next",
+    ),
+    _d(
+        "gates without steps",
+        {"spec.rollout": {"gates": [{"metric": "errors", "maximum": 0.1}]}},
+        "spec.rollout.steps",
+        "must be set with gates, mirror or revision, which have no effect without",
+    ),
+    _d(
+        "agreement without a mirror",
+        {"spec.rollout": ROLLOUT | {"gates": [{"metric": "agreement", "minimum": 0.9}]}},
+        "spec.rollout.mirror",
+        "must be set with a percent above 0 for the gate agreement, which compares mirrored requests",
+    ),
+    _d(
+        "agreement without a minimum",
+        {"spec.rollout": ROLLOUT | {"mirror": {"percent": 5}, "gates": [{"metric": "agreement"}]}},
+        "spec.rollout.gates[0].minimum",
+        "must be set with metric agreement, and only there",
+    ),
+    _d(
+        "errors without a maximum",
+        {"spec.rollout": ROLLOUT | {"gates": [{"metric": "errors"}]}},
+        "spec.rollout.gates[0].maximum",
+        "must be set with metric errors, must be absent with metric agreement, and may give way to maximumRatio otherwise",
+    ),
+    _d(
+        "a ratio of errors",
+        {"spec.rollout": ROLLOUT | {"gates": [{"metric": "errors", "maximum": 0.1, "maximumRatio": 2}]}},
+        "spec.rollout.gates[0].maximumRatio",
+        "can be set with metric ttft and latency only",
+    ),
+    _d(
+        "a gate twice",
+        {
+            "spec.rollout": ROLLOUT
+            | {"gates": [{"metric": "errors", "maximum": 0.1}, {"metric": "errors", "maximum": 0.2}]}
+        },
+        "spec.rollout.gates[1]",
+        'Duplicate value: {"metric":"errors"}',
+    ),
+    _d(
+        "a hold without a unit",
+        {"spec.rollout": ROLLOUT | {"steps": [{"weight": 5, "hold": "10"}]}},
+        "spec.rollout.steps[0].hold",
+        "must be a duration between 0s and 24h",
+    ),
     _d("a negative surge", {"spec.rollout": {"maxSurge": -1}}, "spec.rollout.maxSurge", "equal to 0"),
     _d(
         "a quality floor without measurements",
@@ -431,6 +500,28 @@ ACCEPTED = (
     Accepted("dynamic resolution", "deployment", {"spec.resolution": {"mode": "dynamic", "alpha": 1}}),
     Accepted("routing", "deployment", {"spec.routing": {"slo": {"ttft": "1.5s"}, "retries": 0, "timeout": "1h"}}),
     Accepted("limits", "deployment", {"spec.limits": {"maxImages": 1, "maxQueue": 1}}),
+    Accepted("a rollout in steps", "deployment", {"spec.rollout": ROLLOUT}),
+    Accepted(
+        "a rollout with everything",
+        "deployment",
+        {
+            "spec.rollout": {
+                "maxSurge": 2,
+                "steps": [{"weight": 0, "hold": "10m"}, {"weight": 25, "approval": True}, {"weight": 25}],
+                "mirror": {"percent": 10, "concurrency": 2, "tolerance": 30},
+                "gates": [
+                    {"metric": "agreement", "minimum": 0.98, "minSamples": 200},
+                    {"metric": "errors", "maximum": 0.01},
+                    {"metric": "ttft", "maximumRatio": 1.2},
+                    {"metric": "latency", "maximum": 20, "maximumRatio": 2},
+                ],
+                "paused": True,
+                "revision": "0123456789",
+                "historyLimit": 10,
+                "progressDeadline": "30m",
+            }
+        },
+    ),
     Accepted("suspended", "deployment", {"spec.suspend": True, "spec.deletionDeadline": "0s"}),
     Accepted("pods of one's own", "deployment", {"spec.worker.template": {"spec": {"runtimeClassName": "nvidia"}}}),
     Accepted("a rollout budget", "deployment", {"spec.rollout": {"maxSurge": 4, "maxUnavailable": 0}}),

@@ -20,7 +20,8 @@ from autoglm_operator.state import (
     SiteError,
     SiteView,
 )
-from autoglm_serving.routing_table import Admission, GatewayReport, RoutingTable
+from autoglm_serving.measurements import RevisionReport
+from autoglm_serving.routing_table import Admission, Endpoint, GatewayReport, RoutingTable
 from support.fleet import NOW, site
 
 
@@ -73,6 +74,8 @@ class World:
     published: Published | None = None
     log: list[str] = field(default_factory=list)
     gone: bool = False
+    figures: dict[str, Any] = field(default_factory=dict)
+    """What gateways report as measured about a revision (fields of RevisionReport by revision), in every window."""
 
     def observed(self) -> Observed:
         """What the shell would see now."""
@@ -152,26 +155,43 @@ class World:
             table_version=table.version if table else 0,
             admissions=tuple(self._admissions()),
             started_at=NOW,
+            revisions=tuple(self._revisions()),
         )
         return GatewayView(f"gateway-{number}", report, self.now)
 
     def _admissions(self) -> list[Admission]:
         found: list[Admission] = []
         for route in self.table.routes if self.table else ():
-            for end in route.endpoints:
-                app = self.clusters.get(end.site, {}).get(route.deployment.replace("/", "."))
-                serving = app.serving if app and app.ready > 0 and end.site not in self.silent else None
-                state = "Admitted" if serving == route.revision else "Probing"
-                found.append(
-                    Admission(
-                        deployment=route.deployment,
-                        site=end.site,
-                        revision=serving or "",
-                        state=state,  # type: ignore[arg-type]
-                        message="",
-                        observed_at=self.now,
-                    )
-                )
+            for wanted, part in ((route.revision, route), (route.canary.revision if route.canary else "", route.canary)):
+                found += [self._admission(route.deployment, wanted, end) for end in (part.endpoints if part else ())]
+        return found
+
+    def _admission(self, deployment: str, wanted: str, end: Endpoint) -> Admission:
+        app = self.clusters.get(end.site, {}).get(end.url.rsplit("/", 1)[1])
+        serving = app.serving if app and app.ready > 0 and end.site not in self.silent else None
+        return Admission(
+            deployment=deployment,
+            site=end.site,
+            revision=serving or "",
+            state="Admitted" if serving == wanted else "Probing",
+            message="",
+            observed_at=self.now,
+            wanted=wanted,
+        )
+
+    def _revisions(self) -> list[RevisionReport]:
+        """What the gateway applies: a canary that is not admitted gets nothing."""
+        found: list[RevisionReport] = []
+        for route in self.table.routes if self.table else ():
+            if route.canary is None:
+                continue
+            canary = route.canary
+            told = [self._admission(route.deployment, canary.revision, end) for end in canary.endpoints]
+            weight = canary.weight if any(one.state == "Admitted" for one in told) else 0
+            for revision, share, role in ((route.revision, 100 - weight, "stable"), (canary.revision, weight, "canary")):
+                values = {"deployment": route.deployment, "revision": revision, "role": role, "weight": share}
+                measured = {"window": canary.window, **self.figures.get(revision, {})}
+                found.append(RevisionReport(**values, **measured))
         return found
 
     def _publish(self, plan: Plan) -> None:

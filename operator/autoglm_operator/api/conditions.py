@@ -7,7 +7,7 @@ from pydantic import AwareDatetime, Field
 
 from autoglm_operator.api.base import Reported
 
-DeploymentConditionType = Literal["Ready", "SitesReady", "GatewayReady", "Progressing", "Degraded"]
+DeploymentConditionType = Literal["Ready", "SitesReady", "GatewayReady", "RolledOut", "Progressing", "Degraded"]
 SiteConditionType = Literal["Connected"]
 ConditionStatus = Literal["True", "False", "Unknown"]
 
@@ -22,6 +22,9 @@ Reason = Literal[
     "ScaledToZero",
     "Deploying",
     "RollingOut",
+    "RolloutPaused",
+    "RolloutBlocked",
+    "RolledBack",
     "Scaling",
     "Probing",
     "Deleting",
@@ -68,6 +71,9 @@ REASONS: Mapping[Reason, str] = {
     "ScaledToZero": "`spec.replicas` is 0: nothing is served until it is raised.",
     "Deploying": "Ray Serve is starting the application.",
     "RollingOut": "A new revision is replacing the old one.",
+    "RolloutPaused": "The rollout is paused by `spec.rollout.paused` or by annotation; both revisions keep what they have.",
+    "RolloutBlocked": "The new revision cannot be rolled out here. The message says what is in the way.",
+    "RolledBack": "The revision that the spec describes was taken back, and the one before it serves. The message says why.",
     "Scaling": "Replicas are being added or removed.",
     "Probing": "The gateway has not yet got an answer of the wanted revision.",
     "Deleting": "The resource is being deleted and its applications are being removed.",

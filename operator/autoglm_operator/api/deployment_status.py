@@ -7,6 +7,7 @@ from pydantic import AwareDatetime, Field, computed_field
 from autoglm_operator.api.base import Reported, Unique
 from autoglm_operator.api.conditions import DeploymentCondition
 from autoglm_operator.api.placement import PlacementStatus
+from autoglm_operator.api.rollout import RolloutStatus
 
 SiteState = Literal[
     "Pending", "Deploying", "Ready", "Degraded", "Failed", "Conflict", "Stale", "Unreachable", "Suspended", "Deleting"
@@ -67,6 +68,8 @@ class DeploymentStatus(Reported):
     """The routing table that carries this deployment."""
     placement: PlacementStatus | None = None
     """Where the replicas are placed and why; absent without spec.placement."""
+    rollout: RolloutStatus | None = None
+    """Where a rollout in steps stands; absent for a deployment that has none."""
 
     @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorator above property; pydantic documents this form
     @property

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from autoglm_operator.api.base import Model, NotYet, Rule, Unique
-from autoglm_operator.api.text import DnsLabel, LatencyTarget, RequestTimeout
+from autoglm_operator.api.rollout import RevisionName, RolloutGate, RolloutMirror, RolloutStep
+from autoglm_operator.api.text import Deadline, DnsLabel, LatencyTarget, RequestTimeout
 
 Percent = Annotated[int, Field(ge=0, le=100)]
 
@@ -152,38 +153,67 @@ class RoutingSpec(Model):
     """Sending a share of requests to another deployment."""
 
 
-class RolloutStep(Model):
-    """One step of a rollout."""
-
-    percent: Percent
-    """Share of requests that the new revision gets in this step."""
-    pause: LatencyTarget | None = None
-    """How long the step lasts at least."""
-
-
-class RolloutGate(Model):
-    """A measurement that the new revision has to pass."""
-
-    metric: Literal["ttft", "errors"]
-    """What is measured."""
-    maximum: Annotated[float, Field(ge=0)]
-    """Highest value that passes: seconds for ttft, a share from 0 to 1 for errors."""
-
-
 class RolloutSpec(Model):
     """How a new revision replaces the old one."""
 
     max_surge: Annotated[int, Field(ge=0, le=1000)] = 0
-    """How many replicas there may be beyond the wanted number, on each site with the back end kubeRay. A change of the pods
-    starts a second Ray cluster only where all its replicas fit in. An existing Ray cluster has no room of its own to give:
-    there Serve replaces replicas one after the other."""
+    """How many replicas there may be beyond the wanted number, on each site: of both revisions together during a rollout in
+    steps, and for a second Ray cluster at a site with the back end kubeRay, which starts only where all its replicas
+    fit in. Without steps an existing Ray cluster needs none: there Serve replaces replicas one after the other."""
     max_unavailable: Annotated[int, Field(ge=0, le=1000)] = 1
-    """How many replicas may be missing, on each site with the back end kubeRay: through a change of the pods that has no
-    room for a second Ray cluster, and through voluntary disruptions such as a drain."""
-    steps: Annotated[Annotated[tuple[RolloutStep, ...], Field(max_length=16)] | None, NotYet()] = None
-    """Steps by which traffic moves."""
-    gates: Annotated[Annotated[tuple[RolloutGate, ...], Field(max_length=8)] | None, NotYet()] = None
-    """Measurements that each step has to pass."""
+    """How many replicas may be missing, on each site: through a rollout in steps, and with the back end kubeRay through a
+    change of the pods that has no room for a second Ray cluster, and through voluntary disruptions such as a drain."""
+    steps: Annotated[tuple[RolloutStep, ...], Field(min_length=1, max_length=16)] | None = None
+    """Steps by which a new revision takes over, as a second Serve application beside the old one. Absent: Ray Serve replaces
+    the replicas of the one application."""
+    gates: Annotated[tuple[RolloutGate, ...], Field(max_length=8), Unique("metric")] = ()
+    """Measurements that every step has to pass. One that fails takes the new revision back."""
+    mirror: RolloutMirror | None = None
+    """Copies of requests for the new revision."""
+    paused: bool = False
+    """true stops a rollout where it is; nothing is written for it until this is false. The annotation
+    serving.autoglm.dev/rollout-pause: "true" does the same."""
+    revision: RevisionName | None = None
+    """A revision of status.rollout.revisions that shall serve instead of the one that the spec describes: the way back. It
+    takes over as soon as it is ready, without steps."""
+    history_limit: Annotated[int, Field(ge=1, le=20)] = 5
+    """How many revisions besides the stable one and the new one can be gone back to."""
+    progress_deadline: Deadline = "15m"
+    """How long a new revision may take to become ready for a step before it is taken back."""
+
+    rules = (
+        Rule(
+            "!has(self.steps) || self.maxSurge >= 1",
+            lambda rollout: rollout.steps is None or rollout.max_surge >= 1,
+            "must be at least 1 with steps, since both revisions run side by side: set spec.rollout.maxSurge to 1 or more",
+            "maxSurge",
+        ),
+        Rule(
+            "!has(self.steps) || self.steps.map(step, step.weight).isSorted()",
+            lambda rollout: _is_sorted([step.weight for step in rollout.steps or ()]),
+            "must not fall in weight from one step to the next",
+            "steps",
+        ),
+        Rule(
+            "has(self.steps) || (size(self.gates) == 0 && !has(self.mirror) && !has(self.revision))",
+            lambda rollout: rollout.steps is not None or not (rollout.gates or rollout.mirror or rollout.revision),
+            "must be set with gates, mirror or revision, which have no effect without",
+            "steps",
+        ),
+        Rule(
+            "!self.gates.exists(gate, gate.metric == 'agreement') || (has(self.mirror) && self.mirror.percent > 0)",
+            lambda rollout: (
+                all(gate.metric != "agreement" for gate in rollout.gates)
+                or (rollout.mirror is not None and rollout.mirror.percent > 0)
+            ),
+            "must be set with a percent above 0 for the gate agreement, which compares mirrored requests",
+            "mirror",
+        ),
+    )
+
+
+def _is_sorted(values: list[int]) -> bool:
+    return values == sorted(values)
 
 
 class LimitsSpec(Model):

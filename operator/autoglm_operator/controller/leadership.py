@@ -360,9 +360,9 @@ def _phase(view: SiteView) -> str | None:
 
 
 def _key_of_application(name: str) -> ObjectKey:
-    """Applications of ours are called NAMESPACE.NAME, and neither part has a dot."""
+    """Applications of ours are called NAMESPACE.NAME or NAMESPACE.NAME.2, and neither part has a dot."""
     namespace, _, rest = name.partition(".")
-    return ObjectKey(DEPLOYMENT, namespace, rest)
+    return ObjectKey(DEPLOYMENT, namespace, rest.partition(".")[0])
 
 
 def _differs(before: Site | None, after: Site) -> bool:

@@ -1,0 +1,296 @@
+"""A deployment with two revisions: what was observed of both in, and out what to tell gateways, sites and the status.
+
+The stable revision is the deployment's `Subject`, with its own arguments, application and sizes; everything that is decided
+about a single revision holds for it. The candidate has an application of its own at every site, under the other of two
+names, which the two revisions take in turn.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from autoglm_operator import applications, candidate, routes, views
+from autoglm_operator.api import GatewayTraffic, KnownRevision, RolloutStatus
+from autoglm_operator.rollout import history, machine, policy, record, sizes
+from autoglm_operator.rollout.gates import Figures
+from autoglm_operator.state import ApplicationChange, ApplicationView, Event, Verdict
+from autoglm_operator.subject import Lead, Subject
+from autoglm_serving.config import AppConfig
+from autoglm_serving.measurements import RevisionReport, merged
+from autoglm_serving.routing_table import Canary
+
+SECOND = ".2"
+"""Ending of the second of the two names that a deployment's applications have."""
+
+
+@dataclass(frozen=True)
+class Rolling:
+    """The rollout of one deployment after one decision."""
+
+    subject: Subject
+    """The stable revision."""
+    decision: machine.Decision
+    other: candidate.Candidate | None
+    status: RolloutStatus
+
+    @cached_property
+    def changes(self) -> tuple[ApplicationChange, ...]:
+        """What to write for the candidate. Nothing while the rollout is paused."""
+        if self.other is None or self.decision.phase == "Paused":
+            return ()
+        return tuple(change for place in self.other.places if (change := place.change) is not None)
+
+    @property
+    def canary(self) -> Canary | None:
+        """The candidate as gateways are told of it."""
+        other, memory = self.other, self.decision.memory
+        if other is None or self.subject.stopped is not None:
+            return None
+        spec = self.subject.deployment.spec.rollout
+        mirror = spec.mirror if memory.step < len(policy.of(self.subject.deployment).steps) else None
+        stops = [
+            routes.Stop(view, other.config.revision, other.name)
+            for view in self.subject.chosen
+            if other.stands_at(view)
+        ]
+        return Canary(
+            revision=other.config.revision,
+            endpoints=routes.endpoints(other.config, stops),
+            weight=memory.weight,
+            mirror=mirror.percent if mirror else 0,
+            mirror_concurrency=mirror.concurrency if mirror else 4,
+            tolerance=mirror.tolerance if mirror else 20,
+            window=memory.window,
+        )
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether what the spec describes serves all traffic."""
+        text = self.decision.message
+        match self.decision.phase:
+            case "Stable":
+                return Verdict("True", "UpToDate", text)
+            case "Progressing":
+                return Verdict("False", "RollingOut", text)
+            case "Paused":
+                return Verdict("False", "RolloutPaused", text)
+            case "RolledBack":
+                return Verdict("False", "RolledBack", text)
+            case "Blocked":
+                return Verdict("False", "RolloutBlocked", text)
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """What was decided just now."""
+        return tuple(
+            Event(
+                "Warning" if one.action == "RolledBack" else "Normal",
+                "RolledBack" if one.action == "RolledBack" else "RollingOut",
+                f"revision {one.revision}: {one.action}: {one.reason}",
+            )
+            for one in self.decision.taken
+        )
+
+
+def begin(subject: Subject) -> Rolling | None:
+    """The rollout of a deployment that has steps, or had some; None where Serve replaces replicas in place."""
+    before = subject.deployment.status.rollout if subject.deployment.status else None
+    if subject.deployment.spec.rollout.steps is None:
+        return None if before is None else _in_place(subject, before)
+    return _Beginning(subject, before).rolling
+
+
+def _in_place(subject: Subject, before: RolloutStatus) -> Rolling:
+    """The steps were taken out of the spec: the application keeps its name, and what the spec describes goes there."""
+    name = subject.config.revision
+    memory = machine.Memory(stable=name, attempt=before.attempt, proven=before.proven)
+    decision = machine.Decision(memory, "Stable", f"revision {name} goes in place: the spec has no steps")
+    scene = record.Scene(before.application, before.revisions, ())
+    led = replace(subject, lead=Lead(subject.config, before.application))
+    return Rolling(led, decision, None, record.status(before, decision, scene, subject.now))
+
+
+@dataclass(frozen=True)
+class _Beginning:
+    """One decision in the making. `subject` is that of the spec."""
+
+    subject: Subject
+    before: RolloutStatus | None
+
+    @cached_property
+    def rolling(self) -> Rolling:
+        memory, before, subject = self.memory, self.before, self.subject
+        seen = self._seen(memory)
+        if subject.stopped is not None:
+            idle = replace(memory, candidate=None, weight=0, step=0, entered_at=None, step_since=None)
+            decision = machine.Decision(idle, "Stable", "nothing serves, so nothing is rolled out")
+        else:
+            decision = machine.advance(self.policy, memory, seen, subject.now)
+        if decision.phase == "Paused" and before is not None:
+            status = before.model_copy(update={"phase": "Paused", "message": decision.message})
+            return Rolling(self._lead(decision), decision, self._candidate(decision.memory), status)
+        scene = record.Scene(self._application(decision.memory), self._remembered(decision.memory), self._traffic())
+        status = record.status(before, decision, scene, subject.now)
+        return Rolling(self._lead(decision), decision, self._candidate(decision.memory), status)
+
+    # What is remembered
+
+    @cached_property
+    def policy(self) -> machine.Policy:
+        return policy.of(self.subject.deployment)
+
+    @cached_property
+    def base(self) -> str:
+        return applications.wanted(self.subject.config, 1).name
+
+    @cached_property
+    def adopted(self) -> ApplicationView | None:
+        """An application of another revision that ran before there were steps: it is what is good until now."""
+        if self.before is not None:
+            return None
+        name = self.subject.config.revision
+        found = [
+            app
+            for view in self.subject.chosen
+            if self.subject.is_live(view) and (app := views.application(view, self.base)) is not None
+            if app.owner_uid == self.subject.deployment.metadata.uid and app.revision not in (None, name)
+            if app.status == "RUNNING" and app.ready_replicas > 0
+        ]
+        return max(found, key=lambda app: (app.ready_replicas, str(app.revision)), default=None)
+
+    @cached_property
+    def memory(self) -> machine.Memory:
+        if self.before is None:
+            old = self.adopted
+            if old is not None and history.restored(old.args or {}, str(old.revision), self.subject.config):
+                return machine.Memory(stable=str(old.revision), proven=True)
+            return machine.Memory(
+                stable=self.subject.config.revision, proven=self._answers(self.subject.config.revision)
+            )
+        found = record.memory(self.before)
+        if self.config(found.stable) is None:
+            return replace(found, stable=self.subject.config.revision, candidate=None, weight=0)
+        return replace(found, proven=found.proven or self._answers(found.stable))
+
+    def _answers(self, revision: str) -> bool:
+        """Whether a gateway gets real answers of this revision at a selected site."""
+        of, gateways, now = self.subject.config.deployment, self.subject.observed.gateways, self.subject.now
+        return any(
+            views.is_admitted(gateways, views.Target(of, view.name, revision), now) for view in self.subject.chosen
+        )
+
+    def config(self, revision: str) -> AppConfig | None:
+        """The arguments of a revision, if they are known."""
+        known = self.before.revisions if self.before else ()
+        found = history.config(known, revision, self.subject.config)
+        if found is None and self.adopted is not None and self.adopted.revision == revision:
+            return history.restored(self.adopted.args or {}, revision, self.subject.config)
+        return found
+
+    def _application(self, memory: machine.Memory) -> str:
+        """The name of the stable revision's application: a promotion takes the other of the two."""
+        if self.before is None:
+            return self.base
+        promoted = memory.stable != self.memory.stable and memory.stable == self.memory.candidate
+        return self._other_name(self.before.application) if promoted else self.before.application
+
+    def _other_name(self, name: str) -> str:
+        return self.base + SECOND if name == self.base else self.base
+
+    def _remembered(self, memory: machine.Memory) -> tuple[KnownRevision, ...]:
+        names = [name for name in (memory.stable, memory.candidate) if name is not None]
+        configs = {name: config for name in names if (config := self.config(name)) is not None}
+        known = self.before.revisions if self.before else ()
+        limit = self.subject.deployment.spec.rollout.history_limit
+        return history.remembered(known, memory, configs, limit, self.subject.now.replace(microsecond=0))
+
+    # What is observed
+
+    def _seen(self, memory: machine.Memory) -> machine.Situation:
+        target = self.subject.deployment.spec.rollout.revision or self.subject.config.revision
+        seen = machine.Situation(target=target, blocked=self._blocked(target))
+        other = self._candidate(memory)
+        if other is None:
+            return seen
+        found = other.progress(self.policy.weight(memory.step))
+        return replace(
+            seen,
+            level=found.level,
+            waiting=found.waiting,
+            failed=found.failed,
+            applied=self._applied(other.config.revision),
+            figures=self._figures(memory),
+        )
+
+    def _blocked(self, target: str) -> str:
+        if self.config(target) is None:
+            return f"revision {target} is not in the history: spec.rollout.revision must be one of status.rollout.revisions"
+        made = [view.name for view in self.subject.chosen if view.site.spec.backend.ray is None]
+        if made:
+            return f"steps need an existing Ray cluster at each site, and {', '.join(made)} has none: remove the steps"
+        return ""
+
+    def _reports(self) -> tuple[tuple[RevisionReport, ...], ...]:
+        """What each gateway says of this deployment; a gateway that is not heard says nothing."""
+        heard = views.reporting(self.subject.observed.gateways, self.subject.now)
+        of = self.subject.config.deployment
+        told = [tuple(one for one in view.report.revisions if one.deployment == of) for view in heard if view.report]
+        return tuple(told)
+
+    def _applied(self, revision: str) -> int | None:
+        """The candidate's share, if every gateway reports the same one."""
+        reports = self._reports()
+        if len(reports) < len(self.subject.observed.gateways):
+            return None
+        weights = {next((one.weight for one in told if one.revision == revision), None) for told in reports}
+        return weights.pop() if len(weights) == 1 else None
+
+    def _figures(self, memory: machine.Memory) -> Figures:
+        told = [one for reports in self._reports() for one in reports if one.window == memory.window]
+        return Figures(
+            merged(one for one in told if one.revision == memory.stable),
+            merged(one for one in told if one.revision == memory.candidate),
+        )
+
+    def _traffic(self) -> tuple[GatewayTraffic, ...]:
+        return record.traffic(self.subject.observed.gateways, self.subject.config.deployment)
+
+    # What is wanted
+
+    def _candidate(self, memory: machine.Memory) -> candidate.Candidate | None:
+        config = self.config(memory.candidate) if memory.candidate is not None else None
+        if config is None or self.subject.stopped is not None:
+            return None
+        name = self._other_name(self._application(memory))
+        weight = self.policy.weight(memory.step)
+        return candidate.Candidate(self.subject, config, name, self._application(memory), weight)
+
+    def _lead(self, decision: machine.Decision) -> Subject:
+        """The stable revision as the subject of everything that is decided about a single one."""
+        memory, subject = decision.memory, self.subject
+        config = self.config(memory.stable) or subject.config
+        name, other = self._application(memory), self._candidate(memory)
+        replicas: dict[str, int] = {}
+        for view in subject.chosen:
+            there = candidate.counts(views.application(view, name))
+            if decision.phase == "Paused":
+                replicas[view.name] = there.target or subject.wanted_at(view.name).replicas
+            elif other is not None:
+                replicas[view.name] = other.at(view).sizes.stable
+            else:
+                beside = candidate.counts(views.application(view, self._other_name(name)))
+                replicas[view.name] = sizes.alone(candidate.room(subject, view.name), there, beside.held)
+        return replace(subject, lead=Lead(config, name, replicas))
+
+
+def leftovers(subject: Subject, names: Sequence[str]) -> tuple[ApplicationChange, ...]:
+    """Takes away the applications of this deployment that have none of these names."""
+    if subject.stopped is not None:
+        return ()
+    return tuple(
+        candidate.deletion(view, app)
+        for view in subject.chosen
+        if subject.is_live(view) and view.site.spec.backend.ray is not None
+        for app in views.owned(view, subject.deployment.metadata.uid)
+        if app.name not in names and app.status != "DELETING"
+    )

@@ -1,0 +1,69 @@
+"""Which revisions a deployment had, with the arguments that are needed to run each one again."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from autoglm_operator.api import KnownRevision
+from autoglm_operator.rollout.machine import Memory
+from autoglm_serving.config import AppConfig
+
+_OURS = ("deployment", "uid", "cluster")
+"""Arguments that say whose application it is. They are those of now, whatever a template says."""
+
+
+def template(config: AppConfig) -> dict[str, Any]:
+    """The arguments to remember: those that make the revision what it is."""
+    excluded = {"replicas", "revision", *_OURS}
+    return config.model_dump(mode="json", by_alias=True, exclude=excluded, exclude_defaults=True)
+
+
+def config(known: Sequence[KnownRevision], revision: str, now: AppConfig) -> AppConfig | None:
+    """The arguments of a revision: those of now if it is the same, else the remembered ones; None if there are none."""
+    if now.revision == revision:
+        return now
+    found = next((one for one in known if one.revision == revision), None)
+    return None if found is None else restored(found.template, revision, now)
+
+
+def restored(template: Mapping[str, Any], revision: str, now: AppConfig) -> AppConfig | None:
+    """Arguments from a template or from an application that runs; None if this version cannot read them."""
+    ours = {name: getattr(now, name) for name in _OURS if hasattr(now, name)}
+    try:
+        return AppConfig.model_validate({**template, **ours, "revision": revision})
+    except ValidationError:
+        return None
+
+
+def remembered(
+    known: Sequence[KnownRevision], memory: Memory, configs: Mapping[str, AppConfig], limit: int, now: datetime
+) -> tuple[KnownRevision, ...]:
+    """The history after a decision. The stable revision and the candidate always stay, the oldest others go first."""
+    by_name = {one.revision: one for one in known}
+    for name in filter(None, (memory.stable, memory.candidate)):
+        if name not in by_name and name in configs:
+            by_name[name] = KnownRevision(revision=name, state="Candidate", since=now, template=template(configs[name]))
+    entries = [_entry(one, memory, now) for one in by_name.values()]
+    entries.sort(key=lambda one: one.since)
+    needed = {memory.stable, memory.candidate}
+    spare = [one.revision for one in entries if one.revision not in needed]
+    dropped = set(spare[: max(len(spare) - limit, 0)])
+    return tuple(one for one in entries if one.revision not in dropped)
+
+
+def _entry(one: KnownRevision, memory: Memory, now: datetime) -> KnownRevision:
+    rejected = memory.rejected is not None and memory.rejected.revision == one.revision
+    state = (
+        "Stable"
+        if one.revision == memory.stable
+        else "Candidate"
+        if one.revision == memory.candidate
+        else "Rejected"
+        if rejected
+        else one.state
+        if one.state in ("Rejected", "Retired")
+        else "Retired"
+    )
+    return one if one.state == state else one.model_copy(update={"state": state, "since": now.replace(microsecond=0)})

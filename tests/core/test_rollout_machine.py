@@ -1,0 +1,232 @@
+"""The state machine of a rollout, the sizes of both revisions and the gates: what holds whatever is observed."""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autoglm_operator.api import RolloutGate
+from autoglm_operator.rollout.gates import Figures, check
+from autoglm_operator.rollout.machine import Level, Memory, Policy, Situation, Step, advance
+from autoglm_operator.rollout.sizes import Counts, Room, during, needed
+from autoglm_serving.measurements import RevisionReport, Sketch, bucket
+from support.fleet import NOW
+
+prove = settings(max_examples=60, deadline=None, derandomize=True)
+
+AGREE = RolloutGate(metric="agreement", minimum=0.9, min_samples=10)
+ERRORS = RolloutGate(metric="errors", maximum=0.05, min_samples=10)
+TTFT = RolloutGate(metric="ttft", maximum_ratio=1.5, min_samples=10)
+HALF = Step(50, timedelta(seconds=30))
+GATED = Policy(steps=(Step(0), HALF), gates=(AGREE, ERRORS, TTFT))
+
+
+def report(revision: str, seconds: float = 0.5, samples: int = 20, **values: Any) -> RevisionReport:
+    sketch = Sketch(counts={bucket(seconds): samples})
+    fields = {"requests": samples, "compared": samples, "agreed": samples, "ttft": sketch, "latency": sketch}
+    return RevisionReport(deployment="t/q", revision=revision, role="canary", weight=0, **{**fields, **values})
+
+
+GOOD = Figures(report("a"), report("b"))
+
+
+def situation(**changes: Any) -> Situation:
+    return replace(Situation("b", level="enough", figures=GOOD), **changes)
+
+
+def walk(policy: Policy, seen: Situation, limit: int = 40) -> tuple[Memory, list[str], list[int]]:
+    """Goes on with gateways that apply what they are told, ten seconds at a time, until a rollout ends."""
+    memory, now = Memory("a", proven=True), NOW
+    actions: list[str] = []
+    weights: list[int] = []
+    for _ in range(limit):
+        decision = advance(policy, memory, replace(seen, applied=memory.weight), now)
+        memory, now = decision.memory, now + timedelta(seconds=10)
+        weights.append(memory.weight)
+        actions += [one.action for one in decision.taken]
+        if actions and actions[-1] in ("Promoted", "RolledBack"):
+            break
+    return memory, actions, weights
+
+
+def test_a_good_candidate_goes_through_its_steps_and_is_promoted() -> None:
+    memory, actions, weights = walk(GATED, situation())
+    assert (memory.stable, memory.candidate) == ("b", None)
+    assert actions == ["Started", "Advanced", "Advanced", "Promoted"]
+    assert weights[-1] == 0, "a promoted revision is no candidate any more"
+    assert list(dict.fromkeys(weights)) == [0, 50, 100]
+    assert weights.count(50) >= 4, "the step was held for 30 s"
+
+
+@pytest.mark.parametrize(
+    ("bad", "metric"),
+    [
+        (report("b", agreed=17), "agreement"),
+        (report("b", errors=2), "errors"),
+        (report("b", seconds=1.0), "ttft"),
+    ],
+)
+def test_a_gate_that_fails_takes_the_candidate_back_and_names_the_figures(bad: RevisionReport, metric: str) -> None:
+    memory, actions, _ = walk(GATED, situation(figures=Figures(report("a"), bad)))
+    assert (memory.stable, memory.candidate, actions) == ("a", None, ["Started", "RolledBack"])
+    assert memory.rejected is not None
+    assert memory.rejected.revision == "b"
+    assert memory.rejected.reason.startswith(metric)
+    again = advance(GATED, memory, situation(), NOW + timedelta(hours=1))
+    assert (again.phase, again.memory, again.taken) == ("RolledBack", memory, ())
+
+
+@pytest.mark.parametrize("samples", [0, 9])
+def test_too_few_samples_are_never_good_however_long_it_takes(samples: int) -> None:
+    for figures in (Figures(), Figures(report("a"), report("b", samples=samples)), Figures(None, report("b"))):
+        memory, actions, _ = walk(GATED, situation(figures=figures), limit=200)
+        assert (memory.stable, memory.candidate, actions) == ("a", "b", ["Started"])
+
+
+def test_an_error_in_too_few_samples_is_no_failure_either() -> None:
+    found = check(ERRORS, Figures(None, report("b", samples=9, errors=9)))
+    assert found.state == "Waiting"
+
+
+def test_a_step_with_approval_waits_for_the_revision_and_the_step_to_be_named() -> None:
+    policy = Policy(steps=(Step(10, approval=True),))
+    assert walk(policy, situation())[1] == ["Started"]
+    assert walk(replace(policy, approve="c/1"), situation())[1] == ["Started"]
+    assert walk(replace(policy, approve="b/1"), situation())[1] == ["Started", "Advanced", "Promoted"]
+
+
+def test_promote_by_annotation_skips_holds_and_waiting_gates_but_never_a_failed_one_or_readiness() -> None:
+    policy = replace(GATED, promote="b")
+    assert walk(policy, situation(figures=Figures()))[1] == ["Started", "Advanced", "Promoted"]
+    assert walk(policy, situation(figures=Figures(report("a"), report("b", errors=9))))[1][-1] == "RolledBack"
+    assert walk(policy, situation(level="none"), limit=20)[1] == ["Started"]
+
+
+def test_abort_takes_a_candidate_back_and_retry_lets_it_try_once_more() -> None:
+    aborted, actions, _ = walk(replace(GATED, abort="b"), situation())
+    assert (aborted.stable, actions) == ("a", ["RolledBack"])
+    retried = advance(replace(GATED, retry="please"), aborted, situation(), NOW)
+    assert retried.memory.candidate == "b"
+    failed = replace(retried.memory, candidate=None, rejected=aborted.rejected)
+    assert advance(replace(GATED, retry="please"), failed, situation(), NOW).phase == "RolledBack", "a word counts once"
+    assert advance(replace(GATED, retry="again"), failed, situation(), NOW).memory.candidate == "b"
+
+
+def test_a_candidate_that_never_gets_ready_is_taken_back_at_the_deadline() -> None:
+    policy = replace(GATED, deadline=timedelta(minutes=2))
+    memory, actions, weights = walk(policy, situation(level="some", waiting="a: 0 of 1 replicas"))
+    assert (memory.stable, actions, set(weights)) == ("a", ["Started", "RolledBack"], {0})
+    assert memory.rejected is not None
+    assert "2 min" in memory.rejected.reason or "120 s" in memory.rejected.reason
+
+
+def test_a_candidate_that_loses_its_replicas_loses_its_share_and_begins_the_step_anew() -> None:
+    memory = Memory("a", "b", weight=50, step=1, attempt=1, entered_at=NOW, step_since=NOW, proven=True)
+    found = advance(GATED, memory, situation(level="none", applied=50), NOW + timedelta(seconds=5)).memory
+    assert (found.weight, found.step, found.step_since) == (0, 1, None)
+
+
+def test_what_nobody_could_look_at_changes_nothing() -> None:
+    memory = Memory("a", "b", weight=50, step=1, attempt=1, entered_at=NOW, step_since=NOW, proven=True)
+    later = NOW + timedelta(hours=9)
+    assert advance(GATED, memory, situation(level="unknown", applied=None), later).memory == memory
+
+
+def test_a_revision_that_never_answered_is_replaced_without_steps() -> None:
+    found = advance(GATED, Memory("a"), situation(), NOW)
+    assert (found.memory.stable, found.memory.candidate, found.taken[0].action) == ("b", None, "Replaced")
+
+
+levels: st.SearchStrategy[Level] = st.sampled_from(["unknown", "none", "some", "enough", "enough", "enough"])
+names = st.sampled_from(["a", "b", "c"])
+
+
+@st.composite
+def policies(draw: st.DrawFn) -> Policy:
+    weights = sorted(draw(st.lists(st.integers(0, 99), min_size=1, max_size=3)))
+    holds = st.sampled_from([timedelta(0), timedelta(seconds=20)])
+    return Policy(
+        steps=tuple(Step(weight, draw(holds), draw(st.integers(0, 9)) == 0) for weight in weights),
+        gates=draw(st.sampled_from([(), (AGREE,), (AGREE, ERRORS, TTFT)])),
+        deadline=timedelta(minutes=1),
+        paused=draw(st.integers(0, 5)) == 0,
+        promote=draw(st.sampled_from(["", "", "b"])),
+        abort=draw(st.sampled_from(["", "", "", "c"])),
+        retry=draw(st.sampled_from(["", "x"])),
+    )
+
+
+@st.composite
+def situations(draw: st.DrawFn, memory: Memory) -> Situation:
+    samples = draw(st.sampled_from([0, 9, 20, 20]))
+    bad = draw(st.integers(0, 5)) == 0
+    applied = draw(st.sampled_from([memory.weight, memory.weight, memory.weight, 0, None]))
+    return Situation(
+        target=draw(names),
+        level=draw(levels),
+        failed="it broke" if draw(st.integers(0, 9)) == 0 else "",
+        applied=applied,
+        figures=Figures(report("a"), report("b", samples=samples, errors=samples if bad else 0)),
+        blocked="no room" if draw(st.integers(0, 9)) == 0 else "",
+    )
+
+
+@prove
+@given(st.data(), policies())
+def test_whatever_happens_only_a_promotion_changes_what_is_stable(data: st.DataObject, policy: Policy) -> None:
+    memory, now = Memory("a", proven=True), NOW
+    for _ in range(12):
+        policy = replace(policy, paused=data.draw(st.integers(0, 5)) == 0)
+        seen = data.draw(situations(memory))
+        decision = advance(policy, memory, seen, now)
+        after = decision.memory
+        actions = [one.action for one in decision.taken]
+        assert decision == advance(policy, memory, seen, now), "the same again gives the same"
+        assert after.stable == memory.stable or (actions == ["Promoted"] and after.stable == memory.candidate)
+        assert 0 <= after.weight <= 100
+        assert after.candidate is not None or after.weight == 0
+        assert after.candidate != after.stable
+        if after.weight > memory.weight:
+            assert seen.level == "enough", "no share for what is not ready"
+        if actions == ["Promoted"]:
+            assert (seen.level, seen.applied, memory.weight) == ("enough", 100, 100)
+        if actions == ["RolledBack"]:
+            assert (after.candidate, after.stable) == (None, memory.stable)
+        if decision.phase == "Paused":
+            assert (after, actions) == (memory, [])
+        if seen.level == "unknown" and memory.candidate == seen.target and not (actions or seen.failed):
+            assert after.weight == memory.weight
+        memory, now = after, now + timedelta(seconds=data.draw(st.sampled_from([2, 15, 70])))
+
+
+@st.composite
+def rooms(draw: st.DrawFn) -> Room:
+    return Room(draw(st.integers(1, 8)), draw(st.integers(1, 8)), draw(st.integers(0, 2)))
+
+
+@prove
+@given(rooms(), st.lists(st.integers(0, 100), min_size=1, max_size=4).map(sorted), st.randoms(use_true_random=False))
+def test_sizes_never_exceed_the_surge_and_always_get_there(room: Room, weights: list[int], chance: Any) -> None:
+    """Serve starts and stops replicas in any order; what is counted is what is asked for or still runs, whichever is more."""
+    stable, candidate = Counts(room.replicas, room.replicas, room.replicas), Counts()
+    for weight in weights:
+        for _ in range(60):
+            sizes = during(room, weight, stable, candidate)
+            stable, candidate = replace(stable, target=sizes.stable), replace(candidate, target=sizes.candidate)
+            assert stable.held + candidate.held <= room.limit
+            assert stable.target >= 1
+            assert stable.target + candidate.ready >= room.replicas - room.unavailable
+            stable, candidate = _moved(stable, chance), _moved(candidate, chance)
+            if candidate.ready >= needed(room, weight):
+                break
+        assert candidate.ready >= needed(room, weight)
+
+
+def _moved(counts: Counts, chance: Any) -> Counts:
+    """One replica starts or stops, or nothing happens yet."""
+    toward = (counts.target > counts.running) - (counts.target < counts.running)
+    running = counts.running + (toward if chance.random() < 0.7 else 0)
+    return Counts(counts.target, running, running)

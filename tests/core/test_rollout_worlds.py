@@ -1,0 +1,329 @@
+"""Rollouts of whole deployments in a small world of sites and gateways: what is written, routed and told."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from autoglm_operator.api import AutoGLMDeployment, RolloutStatus
+from autoglm_operator.state import Plan
+from autoglm_serving.routing_table import Canary
+from support import fleet
+from support.simulation import Application, World
+
+BASE, SECOND = "team.quickstart", "team.quickstart.2"
+OLD, NEW, WORSE = ({"engine": {"maxConcurrency": number}} for number in (4, 5, 6))
+GOOD = {"requests": 50, "compared": 50, "agreed": 50}
+BAD = {"requests": 50, "compared": 50, "agreed": 10}
+ROLLOUT = {
+    "maxSurge": 1,
+    "steps": [{"weight": 0}, {"weight": 30, "hold": "20s"}],
+    "mirror": {"percent": 50},
+    "gates": [{"metric": "agreement", "minimum": 0.95}],
+}
+walk = settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+
+
+def spec(change: dict[str, Any], replicas: int = 2, **rollout: Any) -> dict[str, Any]:
+    return {**change, "replicas": replicas, "sites": {"names": ["a", "b"]}, "rollout": ROLLOUT | rollout}
+
+
+def world(replicas: int = 2, *, gateways: int = 1) -> World:
+    """A world in which the old revision serves."""
+    made = World(fleet.deployment(spec(OLD, replicas)), {"a": {}, "b": {}}, gateways=gateways)
+    made.converge()
+    return made
+
+
+def edit(world: World, change: dict[str, Any], *, annotations: dict[str, str] | None = None, **rollout: Any) -> None:
+    """The user applies another spec."""
+    generation = world.deployment.metadata.generation + 1
+    made = fleet.deployment(
+        spec(change, world.deployment.spec.replicas, **rollout), generation=generation, annotations=annotations or {}
+    )
+    world.deployment = made.model_copy(update={"status": world.deployment.status})
+
+
+def revision(change: dict[str, Any]) -> str:
+    return fleet.wanted(fleet.deployment(change)).revision
+
+
+def rollout(world: World) -> RolloutStatus:
+    assert world.deployment.status is not None
+    assert world.deployment.status.rollout is not None
+    return world.deployment.status.rollout
+
+
+def condition(world: World, kind: str) -> tuple[str, str]:
+    assert world.deployment.status is not None
+    return next((one.status, one.reason) for one in world.deployment.status.conditions if one.type == kind)
+
+
+def canary(world: World) -> Canary | None:
+    return world.table.routes[0].canary if world.table else None
+
+
+def on(world: World, until: Callable[[], bool], limit: int = 60) -> list[Plan]:
+    """Goes on until something holds, and checks at every moment what must always hold."""
+    plans = []
+    for _ in range(limit):
+        plans.append(world.step())
+        check(world)
+        if until():
+            return plans
+        world.settle()
+        check(world)
+        world.now += timedelta(seconds=4)
+    raise AssertionError(f"not reached: {rollout(world).message}; {[one.reason for one in rollout(world).decisions]}")
+
+
+def check(world: World) -> None:
+    """Never more replicas than wanted and surge, never a share for what does not answer, always somebody who answers."""
+    limit = world.deployment.spec.replicas + world.deployment.spec.rollout.max_surge
+    for apps in world.clusters.values():
+        assert sum(max(app.replicas if app.status != "DELETING" else 0, app.ready) for app in apps.values()) <= limit
+    if world.table is None:
+        return
+    route, of = world.table.routes[0], canary(world)
+    serving = [
+        world.clusters[end.site][name]
+        for end in route.endpoints
+        if (name := end.url.rsplit("/", 1)[1]) in world.clusters[end.site]
+    ]
+    assert any(app.ready and app.serving for app in serving), "somebody answers at a stable address"
+    if of is not None and of.weight > 0:
+        there = [world.clusters[end.site].get(end.url.rsplit("/", 1)[1]) for end in of.endpoints]
+        assert any(app and app.ready and app.serving == of.revision for app in there)
+
+
+def test_a_first_deployment_needs_no_steps() -> None:
+    made = world()
+    assert (rollout(made).phase, rollout(made).stable, rollout(made).proven) == ("Stable", revision(OLD), True)
+    assert condition(made, "Ready") == ("True", "Answering")
+    assert condition(made, "RolledOut") == ("True", "UpToDate")
+
+
+def test_a_good_revision_takes_over_by_steps_and_the_old_application_goes() -> None:
+    made = world()
+    made.figures = {revision(NEW): GOOD}
+    edit(made, NEW)
+    on(made, lambda: canary(made) is not None)
+    assert rollout(made).candidate == revision(NEW)
+    on(made, lambda: condition(made, "GatewayReady")[0] == "True")
+    assert condition(made, "Ready") == ("False", "RollingOut")
+    assert condition(made, "SitesReady") == ("True", "UpToDate"), "the old revision serves"
+    on(made, lambda: (of := canary(made)) is not None and of.weight == 30)
+    assert canary(made).mirror == 50  # type: ignore[union-attr]
+    on(made, lambda: rollout(made).stable == revision(NEW))
+    made.converge()
+    assert [one.action for one in rollout(made).decisions] == ["Started", "Advanced", "Advanced", "Promoted"]
+    assert {name for apps in made.clusters.values() for name in apps} == {SECOND}
+    assert made.table is not None
+    assert {end.url.rsplit("/", 1)[1] for end in made.table.routes[0].endpoints} == {SECOND}
+    assert condition(made, "Ready") == ("True", "Answering")
+    assert [(one.revision, one.state) for one in rollout(made).revisions] == [
+        (revision(OLD), "Retired"),
+        (revision(NEW), "Stable"),
+    ]
+
+
+def test_a_revision_that_answers_differently_is_taken_back_and_stays_back() -> None:
+    made = world()
+    made.figures = {revision(WORSE): BAD}
+    edit(made, WORSE)
+    plans = on(made, lambda: rollout(made).phase == "RolledBack")
+    assert [event.type for plan in plans for event in plan.events if event.reason == "RolledBack"] == ["Warning"]
+    made.converge()
+    assert (rollout(made).stable, rollout(made).candidate) == (revision(OLD), None)
+    assert "agreement: 20.0% of 50" in str(rollout(made).rejected)
+    assert condition(made, "Ready") == ("False", "RolledBack")
+    assert condition(made, "SitesReady") == ("True", "UpToDate")
+    assert {name for apps in made.clusters.values() for name in apps} == {BASE}
+    assert canary(made) is None
+    made.now += timedelta(hours=1)
+    again = made.step()
+    assert (again.applications, again.events, canary(made)) == ((), (), None)
+
+
+def test_no_traffic_promotes_nothing() -> None:
+    made = world()
+    edit(made, NEW)
+    on(made, lambda: "too few samples for agreement" in rollout(made).message)
+    for _ in range(50):
+        made.now += timedelta(minutes=10)
+        made.step()
+        check(made)
+    assert (rollout(made).stable, rollout(made).step) == (revision(OLD), 1)
+
+
+@pytest.mark.parametrize("how", ["spec", "annotation"])
+def test_a_paused_rollout_writes_nothing_and_goes_on_where_it_was(how: str) -> None:
+    made = world()
+    made.figures = {revision(NEW): GOOD}
+    edit(made, NEW)
+    on(made, lambda: (of := canary(made)) is not None and of.weight == 30)
+    pause: dict[str, Any] = {"annotations": {"serving.autoglm.dev/rollout-pause": "true"}}
+    edit(made, NEW, **({"paused": True} if how == "spec" else pause))
+    made.converge()
+    assert (rollout(made).phase, condition(made, "Ready")) == ("Paused", ("False", "RolloutPaused"))
+    table, log, status = made.table, len(made.log), made.deployment.status
+    for number in range(20):
+        made.figures = {revision(NEW): {**BAD, "requests": number}}
+        made.now += timedelta(seconds=7)
+        plan = made.step()
+        assert (made.table, len(made.log), plan.status, plan.events) == (table, log, status, ())
+    made.figures = {revision(NEW): GOOD}
+    edit(made, NEW)
+    on(made, lambda: rollout(made).stable == revision(NEW))
+
+
+def test_going_back_to_a_named_revision_needs_no_steps_and_comes_from_the_history() -> None:
+    made = world()
+    made.figures = {revision(NEW): GOOD}
+    edit(made, NEW)
+    on(made, lambda: rollout(made).stable == revision(NEW))
+    made.converge()
+    made.figures = {}
+    edit(made, NEW, revision=revision(OLD))
+    on(made, lambda: rollout(made).stable == revision(OLD))
+    made.converge()
+    assert {app.serving for apps in made.clusters.values() for app in apps.values()} == {revision(OLD)}
+    args = next(iter(made.clusters["a"].values())).config["args"]
+    assert args.get("engine", {}).get("maxConcurrency") == fleet.wanted(fleet.deployment(OLD)).application["args"].get(
+        "engine", {}
+    ).get("maxConcurrency")
+
+
+def test_a_revision_that_is_not_in_the_history_is_refused_in_words() -> None:
+    made = world()
+    edit(made, OLD, revision="0123456789")
+    made.converge()
+    assert condition(made, "Ready") == ("False", "RolloutBlocked")
+    assert "0123456789 is not in the history" in rollout(made).message
+
+
+def test_a_third_revision_replaces_a_candidate_that_is_under_way() -> None:
+    made = world()
+    made.figures = {revision(WORSE): GOOD}
+    edit(made, NEW)
+    on(made, lambda: canary(made) is not None)
+    edit(made, WORSE)
+    on(made, lambda: rollout(made).stable == revision(WORSE), limit=90)
+    assert [one.action for one in rollout(made).decisions][:3] == ["Started", "Superseded", "Started"]
+
+
+def test_the_candidate_grows_as_the_stable_revision_gives_way() -> None:
+    made = world(4)
+    made.figures = {revision(NEW): GOOD}
+    edit(made, NEW)
+    seen: set[tuple[int, int]] = set()
+
+    def promoted() -> bool:
+        seen.add(
+            tuple(made.clusters["a"][name].replicas if name in made.clusters["a"] else 0 for name in (BASE, SECOND))
+        )  # type: ignore[arg-type]
+        return rollout(made).stable == revision(NEW)
+
+    on(made, promoted, limit=90)
+    assert {(4, 1), (3, 2), (1, 4)} <= seen
+    made.converge()
+    assert {name: app.replicas for name, app in made.clusters["a"].items()} == {SECOND: 4}
+
+
+def test_a_running_revision_is_what_is_good_when_steps_are_asked_for_together_with_a_change() -> None:
+    made = World(fleet.deployment({**OLD, "replicas": 1, "sites": {"names": ["a", "b"]}}), {"a": {}, "b": {}})
+    made.converge()
+    edit(made, NEW)
+    on(made, lambda: canary(made) is not None)
+    assert (rollout(made).stable, rollout(made).candidate) == (revision(OLD), revision(NEW))
+
+
+def test_without_steps_the_application_keeps_its_name_and_the_change_goes_in_place() -> None:
+    made = world()
+    made.figures = {revision(NEW): GOOD}
+    edit(made, NEW)
+    on(made, lambda: rollout(made).stable == revision(NEW))
+    made.converge()
+    plain = {**WORSE, "replicas": 2, "sites": {"names": ["a", "b"]}}
+    made.deployment = fleet.deployment(plain, generation=9).model_copy(update={"status": made.deployment.status})
+    made.converge()
+    assert {name for apps in made.clusters.values() for name in apps} == {SECOND}
+    assert {app.serving for apps in made.clusters.values() for app in apps.values()} == {revision(WORSE)}
+    assert condition(made, "Ready") == ("True", "Answering")
+
+
+def test_a_site_that_was_away_during_a_rollout_gets_the_new_revision_when_it_is_back() -> None:
+    made = world()
+    made.figures = {revision(NEW): GOOD}
+    made.cut("b")
+    made.now += timedelta(seconds=100)
+    edit(made, NEW)
+    on(made, lambda: rollout(made).stable == revision(NEW))
+    made.mend("b")
+    made.converge()
+    assert {name: app.serving for name, app in made.clusters["b"].items()} == {SECOND: revision(NEW)}
+
+
+def test_suspending_takes_both_revisions_away_and_the_rollout_begins_anew_afterwards() -> None:
+    made = world()
+    edit(made, NEW)
+    on(made, lambda: canary(made) is not None)
+    asleep = {**spec(NEW), "suspend": True}
+    made.deployment = fleet.deployment(asleep, generation=8).model_copy(update={"status": made.deployment.status})
+    made.converge()
+    assert made.clusters == {"a": {}, "b": {}}
+    assert condition(made, "Ready") == ("False", "Suspended")
+    made.figures = {revision(NEW): GOOD}
+    made.deployment = fleet.deployment(spec(NEW), generation=9).model_copy(update={"status": made.deployment.status})
+    made.step()
+    made.settle()
+    on(made, lambda: rollout(made).stable == revision(NEW))
+
+
+def test_a_status_survives_being_stored() -> None:
+    made = world()
+    made.figures = {revision(NEW): GOOD}
+    edit(made, NEW)
+    for _ in range(12):
+        plan = made.step()
+        made.settle()
+        made.now += timedelta(seconds=4)
+        again: AutoGLMDeployment = fleet.with_status(made.deployment, plan)
+        assert again.status == plan.status
+
+
+@walk
+@given(st.data(), st.integers(1, 4), st.integers(1, 2))
+def test_whatever_is_edited_and_measured_the_rules_hold_and_it_ends_where_it_was_good(
+    data: st.DataObject, replicas: int, gateways: int
+) -> None:
+    made = world(replicas, gateways=gateways)
+    good = {revision(OLD)}
+    for _ in range(data.draw(st.integers(1, 4))):
+        change = data.draw(st.sampled_from([OLD, NEW, WORSE]))
+        edit(made, change, paused=data.draw(st.integers(0, 4)) == 0)
+        made.figures = {revision(NEW): GOOD, revision(WORSE): BAD}
+        for _ in range(data.draw(st.integers(1, 15))):
+            before = rollout(made).stable
+            made.step()
+            check(made)
+            if rollout(made).stable != before:
+                assert rollout(made).stable == revision(NEW), "only what passed its gates becomes stable"
+            if data.draw(st.booleans()):
+                made.settle()
+                check(made)
+            made.now += timedelta(seconds=4)
+        good.add(rollout(made).stable)
+    edit(made, WORSE)
+    for _ in range(40):
+        made.step()
+        made.settle()
+        made.now += timedelta(seconds=4)
+    assert rollout(made).phase == "RolledBack"
+    assert rollout(made).stable in good - {revision(WORSE)}
+    assert all(
+        isinstance(app, Application) and app.serving == rollout(made).stable for app in made.clusters["a"].values()
+    )
