@@ -19,6 +19,7 @@ from autoglm_serving.model.folder import check_folder
 from autoglm_serving.model.load import ImageSize, ModelImages, ModelTokenizer, load_weights
 from autoglm_serving.screens.dice import Dice
 from autoglm_serving.training import checkpoints, windows
+from autoglm_serving.training.ahead import Ingredients, ahead
 from autoglm_serving.training.batches import BatchMaker, attention_mask, collate
 from autoglm_serving.training.cards import draw_card
 from autoglm_serving.training.commands import evaluate, train
@@ -93,6 +94,23 @@ def test_a_smoke_run_goes_through_all_stages_and_leaves_everything(trained: Path
         "model",
         "recipe.json",
     ]
+
+
+def test_processes_make_the_batches_that_a_thread_makes(trained: Path, data: Path) -> None:
+    recipe = SMOKE
+    ingredients = Ingredients(recipe, open_screens(data), trained / "model")
+    numbers = [0, recipe.steps - 1]
+    with ahead(ingredients, 0) as begin:
+        alone = [future.result() for future in [begin(number) for number in numbers]]
+    with ahead(ingredients, 1) as begin:
+        apart = [future.result() for future in [begin(number) for number in numbers]]
+    for (step, batches), (other, others) in zip(alone, apart, strict=True):
+        assert step == other
+        for batch, same in zip(batches, others, strict=True):
+            assert torch.equal(batch.pixels, same.pixels)
+            assert torch.equal(batch.ids, same.ids)
+            assert batch.asks == same.asks
+            assert all(torch.equal(one, two) for one, two in zip(batch.letters, same.letters, strict=True))
 
 
 def test_the_trained_model_is_a_whole_folder_with_other_weights_than_it_began_with(

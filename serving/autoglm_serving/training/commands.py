@@ -30,12 +30,15 @@ def train() -> None:
 @click.argument("out", type=_FOLDER)
 @click.option("--preset", type=click.Choice(sorted(PRESETS)), default="night", show_default=True)
 @click.option("--smoke", is_flag=True, help="A few steps of a smaller model, to see that everything works.")
-@click.option("--steps", type=click.IntRange(min=3), help="Another number of steps, stages in the same proportions.")
+@click.option("--steps", type=click.IntRange(min=4), help="Another number of steps, stages in the same proportions.")
 @click.option("--resume", is_flag=True, help="Go on with the run in OUT from its last checkpoint.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda or auto.")
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", show_default=True)
 @click.option("--recompute", is_flag=True, help="Gradient checkpointing: less memory, more time.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of torch.")
+@click.option(
+    "--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes that make batches."
+)
 def train_tiny(data: Path, out: Path, preset: str, smoke: bool, steps: int | None, **how: Any) -> None:
     """Train AutoGLM-Tiny on the screens in DATA; OUT gets checkpoints, log, curves and the model."""
     from autoglm_serving.training.dataset import DatasetInvalid, open_screens

@@ -208,4 +208,18 @@ PRESETS: dict[str, Recipe] = {
         ),
         warmup=300,
     ),
+    "gpu": Recipe(
+        name="gpu",
+        stages=(
+            Stage("reading", 8000, (336,), 0, cards_percent=100),
+            Stage("fixed", 3000, (336,), 10, cards_percent=60),
+            Stage("scales", 4000, (252, 560), 40, cards_percent=20),
+            Stage("groups", 1500, (252, 336, 448, 560), 90, rate=0.7),
+        ),
+        token_budget=4096,
+        batch_limit=64,
+        learning_rate=1e-3,
+        warmup=300,
+        checkpoint_every=1000,
+    ),
 }

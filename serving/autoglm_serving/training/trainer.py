@@ -1,10 +1,11 @@
 """The training loop: a plain one, that goes on after a kill as if nothing had happened."""
 
+import itertools
 import json
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,14 @@ import torch
 from transformers import Glm4vForConditionalGeneration
 
 from autoglm_serving.model.folder import check_folder
-from autoglm_serving.model.load import ModelImages, ModelTokenizer, load_weights
+from autoglm_serving.model.load import ModelImages, load_weights
 from autoglm_serving.training import checkpoints
-from autoglm_serving.training.batches import Batch, BatchMaker
+from autoglm_serving.training.ahead import Ingredients, ahead
+from autoglm_serving.training.batches import Batch
 from autoglm_serving.training.curves import write_curves
 from autoglm_serving.training.dataset import Screens
 from autoglm_serving.training.network import Losses, Student, parameters_of, start_patches, start_positions, write_start
-from autoglm_serving.training.recipe import Recipe, Step, plan_step, to_json
+from autoglm_serving.training.recipe import Recipe, Step, to_json
 
 MODEL, CHECKPOINTS, LOG, RECIPE, CURVES = "model", "checkpoints", "log.jsonl", "recipe.json", "curves.svg"
 
@@ -31,12 +33,16 @@ class RunRefused(ValueError):
 
 @dataclass(frozen=True)
 class Machine:
-    """How to compute. `precision` is float32 or bfloat16 (autocast); `recompute` trades time for memory."""
+    """How to compute. `precision` is float32 or bfloat16 (autocast); `recompute` trades time for memory.
+
+    `workers` processes make the batches: a GPU learns faster than one thread draws. 0: a thread beside the training.
+    """
 
     device: str = "auto"
     precision: str = "auto"
     recompute: bool = False
     threads: int | None = None
+    workers: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,8 @@ class _Run:
         )
         self._autocast = _autocast(machine.precision, self._device)
         folder = check_folder(out / MODEL)
-        self._maker = BatchMaker(recipe, screens, ModelTokenizer(folder), ModelImages(folder))
+        self._machine = machine
+        self._ingredients = Ingredients(recipe, screens, folder.path)
 
     def restore(self, state: dict[str, Any]) -> int:
         """Go back to a checkpoint; returns the step that comes next."""
@@ -131,18 +138,14 @@ class _Run:
         shutil.rmtree(beside)
 
     def batches(self, first: int) -> Iterator[tuple[Step, list[Batch]]]:
-        """The steps from `first` on; the next step's pictures are made while this one is learned."""
-        with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
-            coming = pool.submit(self._made, first) if first < self._recipe.steps else None
-            while coming is not None:
-                step, parts = coming.result()
-                following = step.number + 1
-                coming = pool.submit(self._made, following) if following < self._recipe.steps else None
-                yield step, parts
-
-    def _made(self, number: int) -> tuple[Step, list[Batch]]:
-        step = plan_step(self._recipe, number)
-        return step, [self._maker.batch(step, part) for part in range(self._recipe.accumulate)]
+        """The steps from `first` on; the next steps' pictures are made while this one is learned."""
+        numbers = iter(range(first, self._recipe.steps))
+        with ahead(self._ingredients, self._machine.workers) as begin:
+            coming = deque(map(begin, itertools.islice(numbers, max(1, 2 * self._machine.workers))))
+            while coming:
+                ready = coming.popleft().result()
+                coming.extend(map(begin, itertools.islice(numbers, 1)))
+                yield ready
 
     def step(self, step: Step, parts: list[Batch]) -> dict[str, Any]:
         """Learn from one step's batches; the line of the log."""
