@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from autoglm_operator.controller.queue import LONGEST_DELAY_S, WorkQueue
 
 
@@ -102,12 +104,21 @@ async def test_a_waiting_worker_wakes_for_a_new_key() -> None:
     assert await asyncio.wait_for(late, 30) == "b"
 
 
-async def test_a_worker_that_is_cancelled_in_the_moment_a_key_comes_ends() -> None:
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_worker_that_is_cancelled_in_the_moment_a_key_comes_ends(turns: int) -> None:
     """Else a leader that lost its lease would never step down."""
     queue: WorkQueue[str] = WorkQueue(asyncio.get_running_loop().time)
-    worker = asyncio.create_task(queue.get())
-    await asyncio.sleep(0)
+    queue.add_after("later", 3600)
+    worker = asyncio.create_task(forever(queue))
+    await asyncio.sleep(0.001)
     queue.add("a")
+    for _ in range(turns):
+        await asyncio.sleep(0)
     worker.cancel()
-    await asyncio.wait({worker})
+    await asyncio.wait({worker}, timeout=60)
     assert worker.cancelled()
+
+
+async def forever(queue: WorkQueue[str]) -> None:
+    while True:
+        queue.done(await queue.get())
