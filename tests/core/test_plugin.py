@@ -221,6 +221,23 @@ def test_the_status_of_a_rollout_shows_steps_gates_traffic_revisions_and_decisio
         assert part in text, text
 
 
+def test_the_words_are_those_of_the_policy() -> None:
+    from autoglm_operator.api import parse_deployment
+    from autoglm_operator.rollout.policy import of
+
+    raw: Json = {
+        "apiVersion": "serving.autoglm.dev/v1alpha1",
+        "kind": "AutoGLMDeployment",
+        "metadata": {"name": "phones", "namespace": "team", "uid": "u"},
+        "spec": {"model": {"name": "m", "uri": "builtin://autoglm-tiny"}},
+    }
+    for verb, read in ((rollouts.promote, "promote"), (rollouts.abort, "abort"), (rollouts.approve, "approve")):
+        raw["metadata"]["annotations"] = verb(deployment(ROLLING))["metadata"]["annotations"]
+        assert getattr(of(parse_deployment(raw)), read).startswith("r2"), read
+    raw["metadata"]["annotations"] = rollouts.pause(deployment(ROLLING))["metadata"]["annotations"]
+    assert of(parse_deployment(raw)).paused
+
+
 def test_replicas_are_those_of_every_application_of_the_deployment() -> None:
     def application(uid: str, name: str) -> Json:
         found = {"replica_id": f"id-{name}", "node_id": "n1", "log_file_path": f"/serve/{name}.log"}
