@@ -25,7 +25,7 @@ def _rebuilt(deployment: InvalidDeployment, observed: Observed) -> tuple[Route, 
     """One route to every site that runs the deployment, with the arguments of the one that has most replicas ready."""
     meta = deployment.metadata
     known = [
-        (found.ready_replicas, config, view)
+        (found.ready_replicas, config, routes.Stop(view, config.revision, found.name))
         for view in sorted(observed.sites, key=lambda view: view.name)
         for found in views.owned(view, meta.uid)
         if found.status != "DELETING"
@@ -35,7 +35,7 @@ def _rebuilt(deployment: InvalidDeployment, observed: Observed) -> tuple[Route, 
     if not known:
         return ()
     _, leading, _ = max(known, key=lambda one: (one[0], one[1].revision))
-    stops = [routes.Stop(view, config.revision) for _, config, view in known]
+    stops = [stop for _, _, stop in known]
     return (routes.of_running(leading, (*stops, *_silent(deployment, observed.sites))),)
 
 
