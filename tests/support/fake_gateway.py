@@ -8,9 +8,11 @@ from aiohttp import web
 from pydantic import ValidationError
 from typing_extensions import override
 
+from autoglm_serving.measurements import RevisionReport
 from autoglm_serving.routing_table import (
     Admission,
     AdmissionState,
+    Endpoint,
     GatewayReport,
     RoutingTable,
     SignedTable,
@@ -31,6 +33,8 @@ class FakeGateway(ThreadedServer):
         self.table: RoutingTable | None = None
         self.tables: list[RoutingTable] = []
         self.reports = 0
+        self.figures: dict[str, int] = {}
+        """What it says to have measured about every canary."""
         self._started_at = datetime.now(UTC)
         self._lock = threading.Lock()
 
@@ -92,24 +96,45 @@ class FakeGateway(ThreadedServer):
             table_version=table.version if table else 0,
             admissions=tuple(self._admissions(table)) if table else (),
             started_at=self._started_at,
+            revisions=tuple(self._revisions(table)) if table else (),
         )
         return web.json_response(text=report.model_dump_json(by_alias=True))
 
     def _admissions(self, table: RoutingTable) -> list[Admission]:
-        return [
-            Admission(
-                deployment=route.deployment,
-                site=endpoint.site,
-                revision=endpoint.revision,
-                state=self.state,
-                message="",
-                observed_at=datetime.now(UTC),
-                ttft_s=0.5,
-            )
-            for route in table.routes
-            if not route.suspended
-            for endpoint in route.endpoints
-        ]
+        found: list[Admission] = []
+        for route in table.routes:
+            parts = [(route.revision, route.endpoints)]
+            parts += [(route.canary.revision, route.canary.endpoints)] if route.canary else []
+            for wanted, endpoints in () if route.suspended else parts:
+                found += [self._admission(route.deployment, wanted, endpoint) for endpoint in endpoints]
+        return found
+
+    def _admission(self, deployment: str, wanted: str, endpoint: Endpoint) -> Admission:
+        return Admission(
+            deployment=deployment,
+            site=endpoint.site,
+            revision=endpoint.revision,
+            state=self.state,
+            message="",
+            observed_at=datetime.now(UTC),
+            ttft_s=0.5,
+            wanted=wanted,
+        )
+
+    def _revisions(self, table: RoutingTable) -> list[RevisionReport]:
+        """Both revisions of each canary, with the weights of the table and the figures that the test wants."""
+        found: list[RevisionReport] = []
+        for route in table.routes:
+            if route.canary is None:
+                continue
+            for revision, role, weight in (
+                (route.revision, "stable", 100 - route.canary.weight),
+                (route.canary.revision, "canary", route.canary.weight),
+            ):
+                values = {"deployment": route.deployment, "revision": revision, "role": role, "weight": weight}
+                measured = self.figures if role == "canary" else {}
+                found.append(RevisionReport.model_validate({**values, "window": route.canary.window, **measured}))
+        return found
 
 
 def _error(status: int, code: str, message: str) -> web.Response:

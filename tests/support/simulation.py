@@ -191,7 +191,7 @@ class World:
             for revision, share, role in ((route.revision, 100 - weight, "stable"), (canary.revision, weight, "canary")):
                 values = {"deployment": route.deployment, "revision": revision, "role": role, "weight": share}
                 measured = {"window": canary.window, **self.figures.get(revision, {})}
-                found.append(RevisionReport(**values, **measured))
+                found.append(RevisionReport.model_validate({**values, **measured}))
         return found
 
     def _publish(self, plan: Plan) -> None:
