@@ -77,7 +77,7 @@ test-core: .venv/.synced ## Tests of the pure core: no I/O
 
 .PHONY: test-shell
 test-shell: .venv/.synced ## Tests of each shell against its real part
-	$(PYTEST) tests/shell $(RERUN)
+	$(PYTEST) tests/shell -m "not (faults and slow)" $(RERUN)
 
 .PHONY: test-e2e
 test-e2e: .venv/.synced ## Tests of everything together, without those that break something

@@ -1,6 +1,5 @@
 """What the API server does to an operator: it refuses, forgets, falls silent, and its objects change under other hands."""
 
-import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from support.api_proxy import ApiProxy
-from support.operator import GROUP, OperatorProcess, World
+from support.operator import OperatorProcess, World
 from support.processes import wait_until
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 STATUS = "/status"
 
@@ -69,25 +68,6 @@ def test_refused_and_lost_calls_are_repeated_until_the_change_is_carried_out(
     assert operator.process.running
     assert operator.role() == "leading"
     assert not [entry for entry in operator.log_entries() if entry["level"] == "error"]
-
-
-def test_an_api_server_that_refuses_everything_for_a_while_is_not_flooded(
-    empty_world: World, proxy: ApiProxy, tmp_path: Path
-) -> None:
-    world = empty_world
-    operator = start(world, proxy, tmp_path)
-    before = sum(proxy.requests.values())
-    storm = [proxy.refuse(429, method, times=10_000) for method in ("GET", "PATCH", "POST", "PUT")]
-    world.apply_deployment(replicas=2)
-    world.wait(lambda: operator.role() == "standing by", "it gave up leading, since it cannot renew")
-    refused = sum(proxy.requests.values()) - before
-    for refusal in storm:
-        refusal.left = 0
-
-    world.wait(lambda: (world.deployment() or {})["status"].get("readyReplicas") == 2, "the change was carried out")
-    world.wait_ready()
-    assert refused < 400, "seconds of refusals, with pauses between the tries"
-    assert operator.process.running
 
 
 def test_watches_that_fall_silent_are_replaced(empty_world: World, proxy: ApiProxy, tmp_path: Path) -> None:
@@ -149,41 +129,3 @@ def test_definitions_that_are_applied_again_under_load_disturb_nothing(empty_wor
     assert (world.deployment() or {})["metadata"]["uid"] == uid
     assert len(world.ray.puts) == puts + 4
     assert operator.process.running
-
-
-def test_a_stored_object_with_a_field_of_another_version_is_told_and_serves_on(empty_world: World) -> None:
-    """The definition of a newer version admitted a field that this operator does not know."""
-    world = empty_world
-    operator = world.operator("only")
-    world.apply_site()
-    world.apply_deployment()
-    world.wait_ready()
-    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/autoglmdeployments.serving.autoglm.dev"
-    definition = world.installation.request("GET", path)
-    assert definition is not None
-    spec = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
-    spec["properties"]["fieldOfTomorrow"] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    change = {"spec": {"versions": definition["spec"]["versions"]}}
-    puts = len(world.ray.puts)
-    try:
-        world.installation.request("PATCH", path, change)
-        patch = json.dumps({"spec": {"fieldOfTomorrow": {"deep": [1]}}})
-        world.wait(lambda: _patched(world, patch), "the API server takes the field")
-        world.wait(lambda: world.condition("Ready")[1] == "InvalidSpec", "it is told")
-        assert "fieldOfTomorrow" in world.condition("Ready")[2]
-        assert world.routes() == {f"{world.namespace}/phones"}, "it serves on"
-        assert len(world.ray.puts) == puts
-        world.installation.request(
-            "PATCH",
-            f"{GROUP}/namespaces/{world.namespace}/autoglmdeployments/phones",
-            {"spec": {"fieldOfTomorrow": None}},
-        )
-        world.wait_ready()
-    finally:
-        world.api.apply_crds()
-    assert operator.process.running
-
-
-def _patched(world: World, patch: str) -> bool:
-    world.api.kubectl("patch", "agd/phones", "-n", world.namespace, "--type=merge", "-p", patch, check=False)
-    return "fieldOfTomorrow" in ((world.deployment() or {}).get("spec") or {})
