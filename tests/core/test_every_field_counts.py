@@ -80,6 +80,7 @@ DEPLOYMENT: dict[str, tuple[Json, Json]] = {
     "limits.maxImageSide": ({}, {"limits": {"maxImageSide": 4096}}),
     "limits.maxNewTokens": ({}, {"limits": {"maxNewTokens": 128}}),
     "limits.maxQueue": ({}, {"limits": {"maxQueue": 8}}),
+    "limits.imageHosts": ({}, {"limits": {"imageHosts": ["pictures.example.com"]}}),
     "rollout.maxSurge": ({}, {"rollout": {"maxSurge": 1}}),
     "rollout.maxUnavailable": ({"replicas": 2}, {"replicas": 2, "rollout": {"maxUnavailable": 0}}),
     "sites.quorum": ({}, {"sites": {"quorum": 50}}),

@@ -216,6 +216,15 @@ def _is_sorted(values: list[int]) -> bool:
     return values == sorted(values)
 
 
+ImageHost = Annotated[
+    str,
+    Field(
+        max_length=259,
+        pattern=r"^(\*\.)?[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*(:[1-9][0-9]{0,4})?$",
+    ),
+]
+
+
 class LimitsSpec(Model):
     """Bounds on one request. Gateway and application refuse what is beyond them, and name the bound."""
 
@@ -231,3 +240,5 @@ class LimitsSpec(Model):
     """Longest answer, in tokens."""
     max_queue: Annotated[int, Field(ge=1, le=10_000)] = 64
     """Most requests that wait for a replica on one site; further ones get 503 with Retry-After."""
+    image_hosts: Annotated[tuple[ImageHost, ...], Field(max_length=32), Unique()] = ()
+    """Hosts that images may be fetched from: a name, `*.example.com`, or either with `:port`. None: images come in requests only."""
