@@ -79,7 +79,7 @@ class AppConfig(Frozen):
     uid: str
     revision: str
     cluster: str = ""
-    """Names the place where the resource is stored. Two of them may share a Ray cluster; neither removes what the other put there."""
+    """Names the place where the resource is stored. Two may share a Ray cluster; neither removes what the other put there."""
     model: ModelConfig
     engine: EngineConfig = EngineConfig()
     limits: Limits = Limits()

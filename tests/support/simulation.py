@@ -162,7 +162,10 @@ class World:
     def _admissions(self) -> list[Admission]:
         found: list[Admission] = []
         for route in self.table.routes if self.table else ():
-            for wanted, part in ((route.revision, route), (route.canary.revision if route.canary else "", route.canary)):
+            for wanted, part in (
+                (route.revision, route),
+                (route.canary.revision if route.canary else "", route.canary),
+            ):
                 found += [self._admission(route.deployment, wanted, end) for end in (part.endpoints if part else ())]
         return found
 
@@ -188,7 +191,10 @@ class World:
             canary = route.canary
             told = [self._admission(route.deployment, canary.revision, end) for end in canary.endpoints]
             weight = canary.weight if any(one.state == "Admitted" for one in told) else 0
-            for revision, share, role in ((route.revision, 100 - weight, "stable"), (canary.revision, weight, "canary")):
+            for revision, share, role in (
+                (route.revision, 100 - weight, "stable"),
+                (canary.revision, weight, "canary"),
+            ):
                 values = {"deployment": route.deployment, "revision": revision, "role": role, "weight": share}
                 measured = {"window": canary.window, **self.figures.get(revision, {})}
                 found.append(RevisionReport.model_validate({**values, **measured}))

@@ -241,4 +241,4 @@ class LimitsSpec(Model):
     max_queue: Annotated[int, Field(ge=1, le=10_000)] = 64
     """Most requests that wait for a replica on one site; further ones get 503 with Retry-After."""
     image_hosts: Annotated[tuple[ImageHost, ...], Field(max_length=32), Unique()] = ()
-    """Hosts that images may be fetched from: a name, `*.example.com`, or either with `:port`. None: images come in requests only."""
+    """Hosts that images may be fetched from: a name, `*.example.com`, or either with `:port`. None: nothing is fetched."""

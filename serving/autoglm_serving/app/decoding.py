@@ -134,4 +134,6 @@ def _refusal(why: str, image: EncodedImage) -> ApiError:
 
 
 def _too_large(image: EncodedImage) -> ApiError:
-    return api_error("image_too_large", "the image takes too much memory or time to decode: send it smaller", image.param)
+    return api_error(
+        "image_too_large", "the image takes too much memory or time to decode: send it smaller", image.param
+    )
