@@ -41,8 +41,6 @@ def ahead(ingredients: Ingredients, workers: int) -> Iterator[Callable[[int], Fu
         with ThreadPoolExecutor(1, "batches") as thread:
             yield lambda number: thread.submit(_make, maker, ingredients.recipe, number)
         return
-    # The other strategy keeps a file open for every tensor.
-    multiprocessing.set_sharing_strategy("file_system")  # type: ignore[no-untyped-call]
     screens = replace(ingredients.screens, cache_bytes=ingredients.screens.cache_bytes // workers)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _begin, (replace(ingredients, screens=screens),)) as processes:
@@ -60,6 +58,8 @@ _here: list[BatchMaker] = []
 
 def _begin(ingredients: Ingredients) -> None:
     torch.set_num_threads(1)
+    # Who sends tensors chooses how. The other strategy keeps a file open for every one of them.
+    multiprocessing.set_sharing_strategy("file_system")  # type: ignore[no-untyped-call]
     _here.append(ingredients.maker())
 
 

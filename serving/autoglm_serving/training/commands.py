@@ -100,7 +100,11 @@ def evaluate() -> None:
 @click.option("--sessions", type=_DATA, help="With --techniques: screens that follow each other.")
 @click.option("--variants", type=_DATA, help="With --techniques: what `autoglm train variant` wrote.")
 @click.option("--side", type=click.IntRange(min=56), default=336, show_default=True, help="With --techniques.")
-@click.option("--beyond", type=click.IntRange(min=56), help="With --techniques: a size never trained; else half more.")
+@click.option(
+    "--beyond",
+    type=click.IntRange(min=56),
+    help="With --techniques: a size never trained; else half more than the largest.",
+)
 @click.option("--study", type=_FOLDER, help="Make the resolution study instead; its pages go into this folder.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes side by side.")
 def eval_tiny(data: Path, uri: str, sizes: str, most: int | None, out: Path | None, device: str, **how: Any) -> None:

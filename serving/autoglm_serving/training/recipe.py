@@ -223,3 +223,6 @@ PRESETS: dict[str, Recipe] = {
         checkpoint_every=1000,
     ),
 }
+
+LARGEST_SIDE = max(side for preset in PRESETS.values() for stage in preset.stages for side in stage.short_sides)
+"""Short side in pixels of the largest pictures of any preset: a larger one was never trained."""

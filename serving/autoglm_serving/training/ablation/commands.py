@@ -12,14 +12,14 @@ from autoglm_serving.model.locate import locate
 from autoglm_serving.training import natural
 from autoglm_serving.training.ablation import run as ablation
 from autoglm_serving.training.ablation.findings import findings
-from autoglm_serving.training.ablation.measure import Settings
+from autoglm_serving.training.ablation.measure import Settings, default_beyond
 from autoglm_serving.training.ablation.plan import chosen
 from autoglm_serving.training.ablation.tuning import Plan, Tuner, tunable
 from autoglm_serving.training.dataset import open_screens
+from autoglm_serving.training.recipe import LARGEST_SIDE
 from autoglm_serving.training.replies import Replier
 from autoglm_serving.training.study import run as studying
 from autoglm_serving.training.study.data import Study
-from autoglm_serving.vision.sizing import TOKEN_SIDE
 
 Tell = Callable[[int, int, str], None]
 
@@ -57,7 +57,11 @@ def measure_techniques(common: Common, out: Path, how: Mapping[str, Any], tell: 
     except KeyError as error:
         raise click.BadParameter(f"no technique's name begins with {error}") from error
     side = int(how["side"])
-    beyond = int(how["beyond"] or round(1.5 * side / TOKEN_SIDE) * TOKEN_SIDE)
+    beyond = int(how["beyond"] or default_beyond())
+    if beyond <= LARGEST_SIDE:
+        raise click.BadParameter(
+            f"{beyond} pixels are trained: name a size above {LARGEST_SIDE}", param_hint="--beyond"
+        )
     settings = Settings(short_side=side, beyond=beyond, variants=how["variants"])
     job = ablation.Job(locate(common.uri), common.data, how["sessions"], common.limit, settings, common.device)
     rows = ablation.run(job, techniques, common.jobs, tell)

@@ -94,9 +94,9 @@ def _cache(job: Job, side: int) -> Finding:
     screens = open_screens(job.sessions or job.screens)
     encoded = [(job.sessions or job.screens) / each.image for each in screens.items]
     preparer = Preparer((2 * side, 2 * side), 1 << 28)
-    first, again = (_timed(lambda: [preparer.prepare(path.read_bytes()) for path in encoded]) for _ in range(2))
-    figures = preparer.figures
-    repeated = figures.hits - len(encoded)
+    first = _timed(lambda: [preparer.prepare(path.read_bytes()) for path in encoded])
+    repeated = preparer.figures.hits
+    again = _timed(lambda: [preparer.prepare(path.read_bytes()) for path in encoded])
     return Finding(
         group=1,
         name="cache of prepared pictures",

@@ -16,6 +16,7 @@ from autoglm_serving.training.ablation.plan import Technique
 from autoglm_serving.training.ablation.table import Row
 from autoglm_serving.training.ablation.weights import Tuned, load_new
 from autoglm_serving.training.dataset import Screens
+from autoglm_serving.training.recipe import LARGEST_SIDE
 from autoglm_serving.training.replies import Replier
 from autoglm_serving.vision.modules.crop import CropRule
 from autoglm_serving.vision.modules.flops import count_flops
@@ -25,12 +26,17 @@ from autoglm_serving.vision.modules.variants import VARIANTS, Options, build_var
 from autoglm_serving.vision.sizing import TOKEN_SIDE, at_short_side
 
 
+def default_beyond() -> int:
+    """Half more than the largest trained size, in whole image tokens."""
+    return round(1.5 * LARGEST_SIDE / TOKEN_SIDE) * TOKEN_SIDE
+
+
 @dataclass(frozen=True)
 class Settings:
     """What all techniques have in common. Sides in pixels."""
 
     short_side: int = 336
-    beyond: int = 504
+    beyond: int = default_beyond()
     probes: int = 4
     """Screens on which work and time are measured."""
     repeats: int = 2
@@ -50,8 +56,8 @@ class Settings:
 
     @property
     def options(self) -> Options:
-        """Rotary positions are squeezed into the longest side that the main size has on a phone of 9:20."""
-        long = at_short_side(1080, 2400, self.short_side)[1]
+        """Rotary positions are squeezed into the longest side that the largest trained size has on a phone of 9:20."""
+        long = at_short_side(1080, 2400, LARGEST_SIDE)[1]
         return Options(trained_side=long // (TOKEN_SIDE // 2), crop=self.crop)
 
 
