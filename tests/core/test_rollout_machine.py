@@ -135,6 +135,32 @@ def test_what_nobody_could_look_at_changes_nothing() -> None:
     assert advance(GATED, memory, situation(level="unknown", applied=None), later).memory == memory
 
 
+UNWELL: list[dict[str, Any]] = [
+    {"level": "unknown", "applied": None, "waiting": "not every gateway answers"},
+    {"level": "none", "applied": 50, "waiting": "a: 0 of 1 replicas"},
+    {"level": "some", "applied": 50, "waiting": "a: 0 of 1 replicas"},
+    {"level": "enough", "applied": None},
+]
+
+
+@pytest.mark.parametrize("unwell", UNWELL, ids=str)
+def test_a_failed_gate_counts_whatever_else_is_not_well(unwell: dict[str, Any]) -> None:
+    memory = Memory("a", "b", weight=50, step=1, attempt=1, entered_at=NOW, step_since=NOW, proven=True)
+    bad = Figures(report("a"), report("b", errors=18))
+    found = advance(GATED, memory, situation(figures=bad, **unwell), NOW)
+    assert (found.phase, found.memory.candidate, found.memory.weight) == ("RolledBack", None, 0)
+    assert found.taken[0].reason.startswith("errors: 90.0% of 20")
+    assert "Failed" in [one.state for one in found.checks]
+
+
+def test_figures_of_another_weight_say_nothing_about_a_step() -> None:
+    bad = situation(figures=Figures(report("a"), report("b", errors=18)))
+    told = Memory("a", "b", weight=0, step=1, attempt=1, entered_at=NOW, proven=True)
+    assert advance(GATED, told, replace(bad, applied=0), NOW).memory == replace(told, weight=50)
+    over = Memory("a", "b", weight=100, step=2, attempt=1, entered_at=NOW, proven=True)
+    assert advance(GATED, over, replace(bad, applied=100), NOW).taken[0].action == "Promoted", "no step, no gate"
+
+
 def test_a_revision_that_never_answered_is_replaced_without_steps() -> None:
     found = advance(GATED, Memory("a"), situation(), NOW)
     assert (found.memory.stable, found.memory.candidate, found.taken[0].action) == ("b", None, "Replaced")

@@ -148,6 +148,18 @@ def test_a_revision_that_answers_differently_is_taken_back_and_stays_back() -> N
     assert (again.applications, again.events, canary(made)) == ((), (), None)
 
 
+def test_a_gateway_that_falls_silent_keeps_no_bad_revision_in_the_traffic() -> None:
+    made = world(gateways=2)
+    made.figures = {revision(NEW): GOOD}
+    edit(made, NEW)
+    on(made, lambda: (of := canary(made)) is not None and of.weight == 30)
+    made.figures, made.mute = {revision(NEW): BAD}, 1
+    made.now += timedelta(seconds=4)
+    made.step()
+    assert (rollout(made).phase, canary(made)) == ("RolledBack", None)
+    assert "agreement: 20.0% of 50" in str(rollout(made).rejected)
+
+
 def test_no_traffic_promotes_nothing() -> None:
     made = world()
     edit(made, NEW)

@@ -69,6 +69,8 @@ class World:
     clusters: dict[str, dict[str, Application]] = field(default_factory=dict)
     silent: dict[str, SiteView] = field(default_factory=dict)
     gateways: int = 1
+    mute: int = 0
+    """How many of the gateways, counted from the last one, do not answer any more."""
     now: datetime = NOW
     table: RoutingTable | None = None
     published: Published | None = None
@@ -157,7 +159,8 @@ class World:
             started_at=NOW,
             revisions=tuple(self._revisions()),
         )
-        return GatewayView(f"gateway-{number}", report, self.now)
+        silent = number >= self.gateways - self.mute
+        return GatewayView(f"gateway-{number}", None if silent else report, None if silent else self.now)
 
     def _admissions(self) -> list[Admission]:
         found: list[Admission] = []

@@ -199,10 +199,10 @@ def _start(policy: Policy, memory: Memory, seen: Situation, now: datetime) -> De
 
 def _go_on(policy: Policy, memory: Memory, seen: Situation, now: datetime) -> Decision:
     """A candidate that is on its way: ready, then routed, then held and measured, then on."""
-    candidate, weight = str(memory.candidate), policy.weight(memory.step)
-    where = _where(policy, memory)
-    if seen.failed:
-        return _reject(memory, candidate, f"it does not start: {seen.failed}", now)
+    weight, where = policy.weight(memory.step), _where(policy, memory)
+    checks = _checks(policy, memory, seen)
+    if fault := _fault(seen, checks):
+        return replace(_reject(memory, str(memory.candidate), fault, now), checks=checks)
     if seen.level == "unknown":
         return Decision(memory, "Progressing", f"{where}: {seen.waiting or 'nobody could look'}")
     if seen.level != "enough":
@@ -214,7 +214,20 @@ def _go_on(policy: Policy, memory: Memory, seen: Situation, now: datetime) -> De
         memory = replace(memory, step_since=now)
     if memory.step >= len(policy.steps):
         return _promote(memory, "it has all replicas and all traffic")
-    return _measure(policy, memory, seen, now)
+    return _measure(policy, memory, checks, now)
+
+
+def _checks(policy: Policy, memory: Memory, seen: Situation) -> tuple[Check, ...]:
+    """What the gates say of the present step. Figures of another weight than the step's own are another measurement."""
+    told = memory.step < len(policy.steps) and memory.weight == policy.weight(memory.step)
+    return check_all(policy.gates, seen.figures) if told else ()
+
+
+def _fault(seen: Situation, checks: Sequence[Check]) -> str:
+    """Why the candidate has to go, whatever else is missing; empty where nothing is known against it."""
+    if seen.failed:
+        return f"it does not start: {seen.failed}"
+    return "; ".join(found.message for found in checks if found.state == "Failed")
 
 
 def _wait_for_replicas(policy: Policy, memory: Memory, seen: Situation, now: datetime) -> Decision:
@@ -230,12 +243,9 @@ def _wait_for_replicas(policy: Policy, memory: Memory, seen: Situation, now: dat
     return Decision(waiting, "Progressing", f"{_where(policy, memory)}: {seen.waiting or 'its replicas start'}")
 
 
-def _measure(policy: Policy, memory: Memory, seen: Situation, now: datetime) -> Decision:
+def _measure(policy: Policy, memory: Memory, checks: tuple[Check, ...], now: datetime) -> Decision:
+    """A step at its own weight, with no gate that failed: held, measured and approved, then on."""
     step, where = policy.steps[memory.step], _where(policy, memory)
-    checks = check_all(policy.gates, seen.figures)
-    failed = [found.message for found in checks if found.state == "Failed"]
-    if failed:
-        return replace(_reject(memory, str(memory.candidate), "; ".join(failed), now), checks=checks)
     if policy.promote == memory.candidate:
         return _next(policy, memory, checks, "promoted by annotation", now, to=len(policy.steps))
     left = step.hold - age(memory.step_since, now) if memory.step_since else step.hold
