@@ -34,7 +34,10 @@ SESSION = "x-session-id"
 """Client to gateway, optional: requests of one session stay on one revision. Without it `user` of the body counts."""
 
 TENANT = "x-autoglm-tenant"
-"""Gateway to application: whose caches this request may use. Without it all requests share one tenant's caches."""
+"""Gateway to application: whose caches this request may use; a hash of its credential.
+
+Without it all requests share one tenant's caches.
+"""
 
 RESERVED_PREFIXES = ("x-autoglm-", "x-gateway-", "x-envoy-", "x-forwarded-")
 """Headers that only the gateway may set. From clients they are removed before anything reads them."""

@@ -5,8 +5,11 @@ from PIL import Image
 
 from autoglm_serving.app.calls import EncodedImage
 from autoglm_serving.app.decoded_cache import DecodedCache
+from autoglm_serving.app.translate import to_call
+from autoglm_serving.config import Limits
 from autoglm_serving.engines.interface import ImagePart
 from autoglm_serving.images import ImageSize
+from autoglm_serving.protocol import ChatRequest
 from autoglm_serving.wire import ApiError, api_error
 from support.pictures import data_url, picture
 from support.serving import MODEL, serving
@@ -86,3 +89,14 @@ async def test_the_gateway_says_whose_caches_a_request_uses() -> None:
     parts_of = [request.messages[0].parts[0] for request in requests]
     keys = [part.key for part in parts_of if isinstance(part, ImagePart)]
     assert keys[0] != keys[1] == keys[2] != ""
+
+
+def test_a_call_carries_its_tenant_and_its_footprint_shares_no_name_with_anothers() -> None:
+    image = {"type": "image_url", "image_url": {"url": data_url(picture(60, 120))}}
+    content = [image, {"type": "text", "text": "the same question"}]
+    chat = ChatRequest.model_validate({"model": MODEL, "messages": [{"role": "user", "content": content}]})
+    calls = [to_call(chat, "r", None, Limits(), tenant) for tenant in ("", "a", "b", "b")]
+    assert [call.tenant for call in calls] == ["", "a", "b", "b"]
+    names = [{name for block in call.footprint.blocks for name in (block.key, block.image)} - {None} for call in calls]
+    assert names[2] == names[3]
+    assert len(set.union(*names)) == 3 * len(names[0]) == 9

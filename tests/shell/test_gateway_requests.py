@@ -323,6 +323,7 @@ async def test_clients_cannot_speak_for_the_gateway(gateway: Gateway, first: Fak
         headers.DESTINATION: second.address,
         headers.MAX_PIXELS: "999999999",
         headers.SITE: "spoofed",
+        headers.TENANT: "spoofed",
         "x-autoglm-anything": "spoofed",
         "x-gateway-anything": "spoofed",
         "x-envoy-max-retries": "1000",
@@ -344,6 +345,7 @@ async def test_clients_cannot_speak_for_the_gateway(gateway: Gateway, first: Fak
     ]
     assert arrived[headers.MAX_PIXELS] == str(600 * 600)
     assert arrived[headers.DESTINATION] == first.address
+    assert len(arrived[headers.TENANT]) == 64
 
 
 async def test_without_any_admitted_endpoint_the_answer_is_not_ready(gateway: Gateway, first: FakeServer) -> None:

@@ -79,10 +79,10 @@ class SimulatedEngine:
 def _footprint(request: GenerateRequest) -> Footprint:
     """The engine's own view, from the decoded pixels: it does not ask the router what is the same."""
     pieces = [
-        ImagePiece(message.role, image_name(part.image.tobytes()), image_tokens(*part.image.size))
+        ImagePiece(message.role, image_name(part.image.tobytes(), request.tenant), image_tokens(*part.image.size))
         if isinstance(part, ImagePart)
         else TextPiece(message.role, part.text)
         for message in request.messages
         for part in message.parts
     ]
-    return footprint(pieces, request.max_new_tokens)
+    return footprint(pieces, request.max_new_tokens, request.tenant)

@@ -4,7 +4,6 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -89,8 +88,8 @@ class _Endpoints:
                 request.scope["autoglm.request_id"],
                 read_max_pixels(request.headers.get(MAX_PIXELS)),
                 self._config.limits,
+                read_tenant(request.headers.get(TENANT)),
             )
-            call = replace(call, tenant=read_tenant(request.headers.get(TENANT)))
             answer = self._answer(chat, call)
             if chat.stream:
                 first, rest = await unless_gone(open_stream(self._backend, call), request.receive)

@@ -19,8 +19,8 @@ TOTAL_PIXELS_FACTOR = 2
 """All images of one request together may have this many times the pixels that one may have."""
 
 
-def to_call(request: ChatRequest, request_id: str, max_pixels: int | None, limits: Limits) -> Call:
-    """The call for a request; raises ApiError when an image must not be decoded."""
+def to_call(request: ChatRequest, request_id: str, max_pixels: int | None, limits: Limits, tenant: str = "") -> Call:
+    """The call for a request of this tenant; raises ApiError when an image must not be decoded."""
     turns = tuple(
         Turn(
             message.role,
@@ -43,7 +43,8 @@ def to_call(request: ChatRequest, request_id: str, max_pixels: int | None, limit
         stop=request.stop,
         seed=request.seed,
         max_pixels=max_pixels,
-        footprint=_footprint(turns, max_pixels, new_tokens),
+        footprint=_footprint(turns, max_pixels, new_tokens, tenant),
+        tenant=tenant,
     )
 
 
@@ -65,17 +66,19 @@ def read_max_pixels(value: str | None) -> int | None:
     return int(value)
 
 
-def _footprint(turns: tuple[Turn, ...], max_pixels: int | None, new_tokens: int) -> Footprint:
+def _footprint(turns: tuple[Turn, ...], max_pixels: int | None, new_tokens: int, tenant: str) -> Footprint:
     """Computed here, once for a call: images are large, and both the router and the replica need their names."""
     bound = min(max_pixels or MODEL_PIXELS, MODEL_PIXELS)
     pieces = [
         TextPiece(turn.role, part.text)
         if isinstance(part, TextPart)
-        else ImagePiece(turn.role, image_name(part.data), image_tokens(part.size.width, part.size.height, bound))
+        else ImagePiece(
+            turn.role, image_name(part.data, tenant), image_tokens(part.size.width, part.size.height, bound)
+        )
         for turn in turns
         for part in turn.parts
     ]
-    return footprint(pieces, new_tokens)
+    return footprint(pieces, new_tokens, tenant)
 
 
 def _part(part: TextContent | ImageContent, param: str, limits: Limits) -> TextPart | EncodedImage:

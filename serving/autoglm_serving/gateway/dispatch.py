@@ -73,8 +73,18 @@ class Answer:
 class Dispatch:
     """The claim of one request on one endpoint at a time. Raises ApiError `not_ready` when there is none."""
 
-    def __init__(self, context: Context, route: Route, cost: RequestCost, record: Record, *, session: str = "") -> None:
+    def __init__(
+        self,
+        context: Context,
+        route: Route,
+        cost: RequestCost,
+        record: Record,
+        *,
+        session: str = "",
+        tenant: str = "",
+    ) -> None:
         self._context, self._route, self._record = context, route, record
+        self._tenant = tenant
         self._at = time.monotonic()
         self._streams = cost.streams
         self._ttft_s: float | None = None
@@ -113,6 +123,7 @@ class Dispatch:
             path=CHAT,
             max_pixels=None if self._max_pixels is None else str(self._max_pixels),
             work_s=self._work_s,
+            tenant=self._tenant,
         )
         if self._record.side != "stable" or not self._context.mirror.offer(original):
             return {}
@@ -132,6 +143,8 @@ class Dispatch:
         }
         if self._max_pixels is not None:
             changes[headers.MAX_PIXELS] = str(self._max_pixels)
+        if self._tenant:
+            changes[headers.TENANT] = self._tenant
         return changes
 
     def _side(self, session: str) -> list[Member]:

@@ -4,6 +4,7 @@ Envoy sends the request's headers, its whole body, the answer's headers, and kee
 however it ends. `close` is the one place where everything is released.
 """
 
+import hashlib
 import logging
 import time
 from collections.abc import Mapping
@@ -117,7 +118,8 @@ class Exchange:
         cost = RequestCost(self._record.request_id, body.size, read.text_characters, read.images, body.streams)
         # Only its hash is used: it says which sessions are different, not whose they are.
         session = self._session or f"{self._credential}\n{read.session}"
-        self._dispatch = Dispatch(self._context, route, cost, self._record, session=session)
+        tenant = _tenant(self._credential)
+        self._dispatch = Dispatch(self._context, route, cost, self._record, session=session, tenant=tenant)
         self._record.picked_s = self._elapsed()
         self._context.metrics.pick_seconds.observe(time.monotonic() - received)
         return replies.request_body({**self._dispatch.upstream_headers, **self._dispatch.mirror(raw)})
@@ -233,6 +235,11 @@ def _answer(message: ext_proc.ProcessingRequest) -> Answer:
     address = attributes["upstream.address"].string_value if "upstream.address" in attributes else ""
     details = attributes["response.code_details"].string_value if "response.code_details" in attributes else ""
     return Answer(int(values.get(":status", "0")), values, address, details == "via_upstream")
+
+
+def _tenant(credential: str) -> str:
+    """Whose caches a request uses: one name for each credential, which does not tell it; "" without one."""
+    return hashlib.sha256(b"tenant of credential " + credential.encode()).hexdigest() if credential else ""
 
 
 def _outcome(status: int) -> Outcome:

@@ -44,6 +44,8 @@ class Original:
     max_pixels: str | None
     work_s: float
     """Predicted seconds of work."""
+    tenant: str = ""
+    """Whose caches the copy uses: the client's own, as its request does."""
 
 
 @dataclass
@@ -188,6 +190,8 @@ class Mirror:
         values = {"content-type": "application/json", headers.REQUEST_ID: f"{original.request_id}-copy"}
         if original.max_pixels is not None:
             values[headers.MAX_PIXELS] = original.max_pixels
+        if original.tenant:
+            values[headers.TENANT] = original.tenant
         return values
 
     def _skip(self, route: Route, canary: Canary) -> None:
