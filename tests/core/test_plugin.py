@@ -207,12 +207,23 @@ def test_without_a_candidate_there_is_nothing_to_steer(verb: Any) -> None:
         verb(deployment(None, {"rollout": None}))
 
 
+REJECTED: Json = {**ROLLING, "rejected": {"revision": "r2", "reason": "errors", "at": "2026-03-01T11:00:00Z"}}
+
+
 def test_a_retry_needs_something_that_was_taken_back() -> None:
     with pytest.raises(rollouts.NothingToDo):
         rollouts.retry(deployment(ROLLING), NOW)
-    rejected = {**ROLLING, "rejected": {"revision": "r2", "reason": "errors", "at": "2026-03-01T11:00:00Z"}}
-    patch = rollouts.retry(deployment(rejected), NOW)
-    assert patch == {"metadata": {"annotations": {f"{ANNOTATION}retry": "2026-03-01T12:00:00Z"}}}
+    annotations = rollouts.retry(deployment(REJECTED), NOW)["metadata"]["annotations"]
+    assert annotations[f"{ANNOTATION}retry"] == "2026-03-01T12:00:00Z"
+
+
+def test_a_retry_takes_away_what_was_said_about_the_attempt_before() -> None:
+    annotations: Json = {}
+    for verb in (rollouts.abort, rollouts.promote, rollouts.approve):
+        annotations |= verb(deployment(ROLLING))["metadata"]["annotations"]
+    annotations |= rollouts.retry(deployment(REJECTED), NOW)["metadata"]["annotations"]
+    stored = {name: value for name, value in annotations.items() if value is not None}
+    assert list(stored) == [f"{ANNOTATION}retry"], "a merge patch removes what is null"
 
 
 def test_the_status_of_a_rollout_shows_steps_gates_traffic_revisions_and_decisions() -> None:

@@ -110,6 +110,8 @@ def test_abort_takes_a_candidate_back_and_retry_lets_it_try_once_more() -> None:
     assert (aborted.stable, actions) == ("a", ["RolledBack"])
     retried = advance(replace(GATED, retry="please"), aborted, situation(), NOW)
     assert retried.memory.candidate == "b"
+    left = advance(replace(GATED, retry="please", abort="b"), retried.memory, situation(), NOW)
+    assert left.taken[0].action == "RolledBack", "a word that still stands counts for each attempt"
     failed = replace(retried.memory, candidate=None, rejected=aborted.rejected)
     assert advance(replace(GATED, retry="please"), failed, situation(), NOW).phase == "RolledBack", "a word counts once"
     assert advance(replace(GATED, retry="again"), failed, situation(), NOW).memory.candidate == "b"

@@ -9,7 +9,7 @@ from autoglm_operator.local.show import NONE, age, table
 from autoglm_operator.store import JsonObject
 
 PREFIX = f"{GROUP}/rollout-"
-"""Annotations by which a person steers a rollout; each names the revision that it is about, so that it counts once."""
+"""Annotations by which a person steers a rollout; each names the revision that it is about, and counts while it stands."""
 
 Patch = Mapping[str, Any]
 
@@ -47,10 +47,11 @@ def approve(raw: JsonObject) -> Patch:
 
 
 def retry(raw: JsonObject, now: datetime) -> Patch:
-    """A revision that was taken back is tried again."""
+    """A revision that was taken back is tried again. What was said about it before goes, or it would count again."""
     if not _rollout(raw).get("rejected"):
         raise NothingToDo(f"{_name(raw)}: no revision was taken back")
-    return _annotation("retry", f"{now:%Y-%m-%dT%H:%M:%SZ}")
+    before = dict.fromkeys((PREFIX + word for word in ("abort", "promote", "approve")), None)
+    return {"metadata": {"annotations": {**before, PREFIX + "retry": f"{now:%Y-%m-%dT%H:%M:%SZ}"}}}
 
 
 def rollback(raw: JsonObject, revision: str | None) -> Patch:

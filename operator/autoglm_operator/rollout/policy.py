@@ -8,7 +8,8 @@ from autoglm_operator.rollout.machine import Policy, Step
 
 PREFIX = "serving.autoglm.dev/rollout-"
 """Annotations: rollout-pause=true, rollout-promote=REVISION, rollout-abort=REVISION, rollout-approve=REVISION/STEP and
-rollout-retry=ANYTHING. Each names what it is about, so that reading it twice does nothing twice."""
+rollout-retry=ANYTHING. Each names what it is about, so that reading it twice does nothing twice; one that still stands when
+its revision is tried again counts again."""
 
 
 def of(deployment: AutoGLMDeployment) -> Policy:
