@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from autoglm_operator import placing, views
+from autoglm_operator import applications, placing, views
 from autoglm_operator.ages import age
 from autoglm_operator.api import AutoGLMDeployment, DeploymentSiteStatus, PlacementSpec, PlacementStatus, SitePlacement
 from autoglm_operator.api.quantities import bits_per_second, seconds
@@ -18,7 +18,6 @@ SCREENSHOT_BITS = 4_000_000
 """What one request sends, for the latency of a site: half a megabyte."""
 
 MAX_ROWS = 256
-ENGINE = "Engine"
 WAITING = "to be scheduled"
 """Ray's words for replicas that do not fit on the cluster."""
 
@@ -34,13 +33,43 @@ class Allocated:
 
 @dataclass(frozen=True)
 class _Place:
-    """One site as placement sees it. `out` says why it is not used at all."""
+    """One site as placement sees it. `still`: nothing starts there. `out` says why it is not used at all."""
 
     view: SiteView
     offer: placing.Offer
     wanted: int
     ready: int
+    still: bool
     out: str = ""
+
+
+@dataclass(frozen=True)
+class _Held:
+    """The replicas of all applications of a deployment at one site: during a rollout it has two."""
+
+    parts: tuple[ApplicationView, ...]
+
+    @property
+    def asked(self) -> int:
+        """Replicas that were last asked for."""
+        return sum(map(_submitted, self.parts))
+
+    @property
+    def ready(self) -> int:
+        """Replicas that run and are to stay."""
+        return sum(part.ready_replicas for part in self.parts if part.status != "DELETING")
+
+    @property
+    def room(self) -> int:
+        """Replicas that have a place: while some wait for one, only those that run; else also those on their way out."""
+        if self.waits:
+            return sum(part.ready_replicas for part in self.parts)
+        return sum(max(_submitted(part), part.ready_replicas) for part in self.parts)
+
+    @property
+    def waits(self) -> bool:
+        """Whether the cluster has no room for all that was asked for."""
+        return any(WAITING in part.message for part in self.parts)
 
 
 def allocate(
@@ -66,33 +95,39 @@ class _Look:
     now: datetime
 
     def at(self, view: SiteView) -> _Place:
-        """What a site offers, and what it has."""
+        """What a site offers, and what it has; a site that is silent has what it had, by its last answer or the status."""
         live, row = views.is_live(view, self.now), self._row(view.name)
-        found = next(iter(views.owned(view, self.deployment.metadata.uid)), None) if live else None
-        if live:
-            wanted, ready = _submitted(found), found.ready_replicas if found else 0
-        else:
-            wanted, ready = (row.desired, row.ready) if row else (0, 0)
-        room = self._room(view, found) if live else wanted
+        held = _Held(views.owned(view, self.deployment.metadata.uid))
+        asked, ready = held.asked, held.ready
+        if not live and not held.parts:
+            asked, ready = (row.desired, row.ready) if row else (0, 0)
+        wanted = self._without_surge(view.name, asked, held)
+        room = self._room(view, held) if live else wanted
         offer = placing.Offer(view.name, room, self._price(view), self.spec.site_cost, self._domain(view))
-        return _Place(view, offer, wanted, ready, self._out(view, row, live))
+        return _Place(view, offer, wanted, ready, ready >= asked, self._out(view, row, live))
+
+    def _without_surge(self, site: str, asked: int, held: _Held) -> int:
+        """What placement asked for. A rollout may have added its surge, from which no further surge must follow."""
+        if sum(_submitted(part) > 0 for part in held.parts) < 2:
+            return asked
+        before = self.deployment.status.placement if self.deployment.status else None
+        goal = next((row.replicas for row in (before.sites if before else ()) if row.name == site), 0)
+        return max(asked - self.deployment.spec.rollout.max_surge, min(asked, goal))
 
     def _row(self, site: str) -> DeploymentSiteStatus | None:
         status = self.deployment.status
         return next((row for row in (status.sites if status else ()) if row.name == site), None)
 
-    def _room(self, view: SiteView, found: ApplicationView | None) -> int:
+    def _room(self, view: SiteView, held: _Held) -> int:
         """What runs there, and what fits besides. A cluster that does not tell what it has is taken at its word by trying."""
-        waits = found is not None and WAITING in found.message
-        own = found.ready_replicas if found is not None and waits else _submitted(found)
-        if waits:
-            return own
+        if held.waits:
+            return held.room
         if view.capacity is None:
-            return own + self.deployment.spec.replicas
+            return held.room + self.deployment.spec.replicas
         free = view.capacity.available
         needs = {"CPU": self.worker.cpus, "GPU": self.worker.gpus, **self.worker.custom}
         fits = [int(free.get(name, 0.0) / need + 1e-6) for name, need in needs.items() if need > 0]
-        return own + max(0, min(fits, default=self.deployment.spec.replicas))
+        return held.room + max(0, min(fits, default=self.deployment.spec.replicas))
 
     def _price(self, view: SiteView) -> float:
         return view.site.spec.price + self.spec.latency_weight * latency_s(view)
@@ -124,12 +159,9 @@ def latency_s(view: SiteView) -> float:
     return (seconds(link.rtt) if link.rtt else 0.0) + upload
 
 
-def _submitted(found: ApplicationView | None) -> int:
-    """Replicas that were last asked for."""
-    if found is None or found.status == "DELETING":
-        return 0
-    asked = (part.get("num_replicas") for part in found.deployments if part.get("name") == ENGINE)
-    return next((count for count in asked if isinstance(count, int)), found.target_replicas)
+def _submitted(part: ApplicationView) -> int:
+    """Replicas that one application was last asked to have."""
+    return 0 if part.status == "DELETING" else applications.submitted_replicas(part)
 
 
 def _limits(spec: PlacementSpec) -> placing.Limits:
@@ -151,7 +183,7 @@ def _standing(
         wanted={place.offer.site: place.wanted for place in places},
         ready=ready,
         goal={row.name: row.replicas for row in before.sites if row.replicas} if before else None,
-        calm=settled and all(place.ready >= place.wanted for place in places),
+        calm=settled and all(place.still for place in places),
     )
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from autoglm_operator.allocation import RESIDENCY
+from autoglm_operator import applications
+from autoglm_operator.allocation import RESIDENCY, allocate
 from autoglm_operator.api import AutoGLMDeployment, DeploymentStatus
 from autoglm_operator.reconcile import reconcile
 from autoglm_operator.state import (
@@ -20,6 +21,7 @@ from autoglm_operator.state import (
     SiteError,
     SiteView,
 )
+from autoglm_serving.config import Worker
 from support.fleet import NOW, admitted, application, condition, deployment, gateway, site, wanted, with_status
 
 DOWN = SiteError("Unreachable", "no route to host")
@@ -173,6 +175,24 @@ def test_the_status_is_not_written_again_because_a_price_or_a_free_core_moved() 
     of = with_status(of, first)
     again = decide(of, place("a", runs(of, 2), price=1.01, cpus=5.0))
     assert again.status == first.status
+
+
+@pytest.mark.parametrize("ready", [0, 2])
+def test_the_surge_of_a_rollout_asks_for_no_surge_of_its_own_when_another_site_is_in_trouble(ready: int) -> None:
+    of = asks(4, {"spread": {"maxPerSite": 2}}, rollout={"maxSurge": 1, "steps": [{"weight": 50}]})
+    of = with_status(of, decide(of, place("a", runs(of, 2)), place("b", runs(of, 2))))
+    assert of.status is not None
+    assert of.status.placement is not None
+    stable = runs(of, 2)
+    beside = replace(runs(of, 1), name=f"{stable.name}.2")
+    views = (place("a", stable, beside), place("b", runs(of, 2, ready=ready)))
+    found = allocate(of, wanted_worker(of), views, NOW)
+    assert found is not None
+    assert found.now == {"a": 2, "b": 2}
+
+
+def wanted_worker(of: AutoGLMDeployment) -> Worker:
+    return applications.config(of).worker
 
 
 QUORUM = {"sites": {"quorum": 60}}

@@ -244,6 +244,31 @@ def test_the_candidate_grows_as_the_stable_revision_gives_way() -> None:
     assert {name: app.replicas for name, app in made.clusters["a"].items()} == {SECOND: 4}
 
 
+def test_placement_counts_both_revisions_so_a_rollout_goes_as_without_it() -> None:
+    placed, plain = walked({"placement": {}}), walked({})
+    assert placed["a"] == plain["a"]
+    assert not any(placed["b"]), "nothing went elsewhere"
+
+
+def walked(change: dict[str, Any]) -> dict[str, list[dict[str, int]]]:
+    """Replicas by site and application after each step of two rollouts on clusters with room for one replica more."""
+    made = World(fleet.deployment(spec({**OLD, **change}, 4)), {"a": {}, "b": {}}, cpus=5)
+    made.converge()
+    made.figures = {revision(NEW): GOOD, revision(WORSE): GOOD}
+    seen: dict[str, list[dict[str, int]]] = {"a": [], "b": []}
+    for new in (NEW, WORSE):
+        edit(made, {**new, **change})
+        for _ in range(25):
+            made.step()
+            check(made)
+            for name, apps in made.clusters.items():
+                seen[name].append({key: app.replicas for key, app in apps.items() if app.status != "DELETING"})
+            made.settle()
+            made.now += timedelta(seconds=4)
+        assert (rollout(made).stable, len(made.clusters["a"])) == (revision(new), 1)
+    return seen
+
+
 def test_a_running_revision_is_what_is_good_when_steps_are_asked_for_together_with_a_change() -> None:
     made = World(fleet.deployment({**OLD, "replicas": 1, "sites": {"names": ["a", "b"]}}), {"a": {}, "b": {}})
     made.converge()

@@ -13,6 +13,7 @@ from autoglm_operator.state import (
     ApplicationStatus,
     ApplicationView,
     ApplyApplication,
+    Capacity,
     GatewayView,
     Observed,
     Plan,
@@ -76,6 +77,8 @@ class World:
     published: Published | None = None
     log: list[str] = field(default_factory=list)
     gone: bool = False
+    cpus: float | None = None
+    """Processors of each cluster, of which every replica takes one; None where clusters do not tell."""
     figures: dict[str, Any] = field(default_factory=dict)
     """What gateways report as measured about a revision (fields of RevisionReport by revision), in every window."""
 
@@ -148,7 +151,13 @@ class World:
         if name in self.silent:
             return replace(self.silent[name], error=SiteError("Unreachable", "no route to host"), failures=3)
         views = tuple(app.view() for _, app in sorted(self.clusters[name].items()))
-        return SiteView(site(name), applications=views, observed_at=self.now)
+        return SiteView(site(name), applications=views, observed_at=self.now, capacity=self._capacity(name))
+
+    def _capacity(self, name: str) -> Capacity | None:
+        if self.cpus is None:
+            return None
+        taken = sum(max(app.replicas * (app.status != "DELETING"), app.ready) for app in self.clusters[name].values())
+        return Capacity({"CPU": self.cpus}, {"CPU": self.cpus - taken})
 
     def _gateway(self, number: int) -> GatewayView:
         table = self.table
