@@ -20,6 +20,8 @@ _NAT64_LOCAL = ipaddress.IPv6Network("64:ff9b:1::/48")
 _SIX_TO_FOUR = ipaddress.IPv6Network("2002::/16")
 _TEREDO = ipaddress.IPv6Network("2001::/32")
 _COMPATIBLE = ipaddress.IPv6Network("::/96")
+_ROUTED = ipaddress.IPv6Network("2000::/3")
+"""All of IPv6 that is assigned to the public internet. `is_global` also says yes to what is assigned to nobody."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ def forbidden(address: str) -> str | None:
             return "it is a tunnel's address"
     if parsed.is_multicast:
         return "it is a multicast address"
-    return None if parsed.is_global else "it is not a public address"
+    routed = isinstance(parsed, ipaddress.IPv4Address) or parsed in _ROUTED
+    return None if routed and parsed.is_global else "it is not a public address"
 
 
 def check_type(content_type: str | None, param: str) -> None:

@@ -80,7 +80,8 @@ def test_any_text_is_either_a_listed_host_or_refused(text: str) -> None:
         "224.0.0.1", "255.255.255.255", "192.0.2.1", "198.18.0.1", "240.0.0.1", "::1", "::", "fe80::1", "fe80::1%eth0",
         "fc00::1", "fd12::1", "ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "64:ff9b::a00:1",
         "2002:7f00:1::", "2002:a00:1::1", "2001:0:4136:e378:8000:63bf:3fff:fdd2", "::7f00:1", "2001:db8::1",
-        "64:ff9b:1::1", "fd00:ec2::254", "not an address", "", "127.1", "2130706433",
+        "64:ff9b:1::1", "fd00:ec2::254", "fec0::1", "feff::1", "::ffff:0:10.0.0.1", "::ffff:0:1.1.1.1",
+        "5f00::1", "4000::1", "1fff::1", "c000::1", "not an address", "", "127.1", "2130706433",
     ],
 )  # fmt: skip
 def test_nobody_connects_to_an_address_that_is_not_public(address: str) -> None:

@@ -17,7 +17,7 @@ from aiohttp import web
 from autoglm_serving.app.body import BufferSpace
 from autoglm_serving.app.calls import EncodedImage
 from autoglm_serving.app.decoding import Decoder
-from autoglm_serving.app.fetching import MAX_REDIRECTS, ImageFetcher
+from autoglm_serving.app.fetching import MAX_REDIRECTS, PARALLEL, PARALLEL_IN_ALL, ImageFetcher
 from autoglm_serving.config import Limits
 from autoglm_serving.image_urls import forbidden
 from autoglm_serving.images import ImageSize, read_size
@@ -247,6 +247,30 @@ async def test_an_endless_image_ends_at_the_limit(site: Site) -> None:
 async def test_a_server_that_never_answers_is_given_up(site: Site) -> None:
     error = await failure(fetcher(site, timeout_s=0.3), f"http://good.test:{site.port}/slow.png")
     assert error.code == "invalid_image"
+
+
+async def test_the_images_of_all_requests_that_are_fetched_at_once_are_bounded(site: Site) -> None:
+    one, each = fetcher(site), PARALLEL + 1
+    count = PARALLEL_IN_ALL // PARALLEL + 2
+    urls = [[f"http://good.test:{site.port}/slow.png?{k}.{n}" for n in range(each)] for k in range(count)]
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        asking = [group.create_task(outcome(one, *mine)) for mine in urls]
+        while len(site.requests) < PARALLEL_IN_ALL:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)
+        assert len(site.requests) == PARALLEL_IN_ALL
+        site.ended.set()
+    assert {task.result() for task in asking} == {"invalid_image"}
+    assert len(site.requests) == count * each, "those that waited had their turn"
+
+
+async def outcome(fetcher: ImageFetcher, *urls: str) -> str:
+    """The code of the error, or "fetched"."""
+    try:
+        await fetched(fetcher, *urls)
+    except ApiError as error:
+        return error.code
+    return "fetched"
 
 
 @pytest.mark.parametrize("name", ["private", "metadata", "mixed", "mapped", "empty", "unknown"])

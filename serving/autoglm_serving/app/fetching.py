@@ -27,6 +27,8 @@ FETCH_TIMEOUT_S = 10.0
 MAX_REDIRECTS = 3
 PARALLEL = 4
 """Images of one request that are fetched at once."""
+PARALLEL_IN_ALL = 32
+"""Images of all requests that are fetched at once."""
 CHUNK = 64 * 1024
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
@@ -85,6 +87,7 @@ class ImageFetcher:
         self._resolver = CheckedResolver(resolve, allowed)
         self._allowed = allowed
         self._timeout_s = timeout_s
+        self._turn = asyncio.Semaphore(PARALLEL_IN_ALL)
 
     async def inlined(self, request: ChatRequest, hold: Hold) -> ChatRequest:
         """The request with every image inside; raises ApiError. `hold` counts what was fetched as part of the body."""
@@ -120,7 +123,7 @@ class ImageFetcher:
         ) as session:
 
             async def one(url: str, param: str) -> str:
-                async with turn:
+                async with turn, self._turn:
                     return await self._fetch(session, url, param, budget)
 
             async with asyncio.TaskGroup() as group:
