@@ -68,7 +68,7 @@ class VllmOptions(CacheOptions):
     prefill_chunk: int = Field(default=0, ge=0, le=1 << 20)
 
 
-Options = TypeVar("Options", TransformersOptions, VllmOptions)
+Options = TypeVar("Options", CacheOptions, TransformersOptions, VllmOptions)
 
 
 def parse_options(kind: type[Options], engine: EngineConfig) -> Options:
@@ -82,6 +82,10 @@ def parse_options(kind: type[Options], engine: EngineConfig) -> Options:
 
 
 def decoded_cache_bytes(engine: EngineConfig) -> int:
-    """How much a replica keeps of decoded pictures; what else the options say is the engine's business."""
-    mib = engine.options.get("decodedCacheMib", CacheOptions().decoded_cache_mib)
-    return int(mib) * MIB if isinstance(mib, int) else 0
+    """How much a replica keeps of decoded pictures; what else the options say is the engine's business.
+
+    Raises EngineOptionsInvalid, as the engine does for its own options.
+    """
+    names = {name for key, field in CacheOptions.model_fields.items() for name in (key, field.alias)}
+    own = {name: value for name, value in engine.options.items() if name in names}
+    return parse_options(CacheOptions, engine.model_copy(update={"options": own})).decoded_cache_mib * MIB
