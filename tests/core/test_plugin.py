@@ -187,8 +187,15 @@ def test_resuming_takes_back_both_ways_of_pausing() -> None:
 def test_a_rollback_goes_to_the_newest_retired_revision_or_to_a_known_one() -> None:
     assert rollouts.rollback(deployment(ROLLING), None) == {"spec": {"rollout": {"revision": "r0"}}}
     assert rollouts.rollback(deployment(ROLLING), "r1") == {"spec": {"rollout": {"revision": "r1"}}}
-    with pytest.raises(rollouts.NothingToDo, match="r9 is not known; there are: r0, r1, r2"):
+    with pytest.raises(rollouts.NothingToDo, match=r"r9 is not known; to go back to there are.*: r0, r1$"):
         rollouts.rollback(deployment(ROLLING), "r9")
+
+
+@pytest.mark.parametrize("state", ["Candidate", "Rejected"])
+def test_a_rollback_takes_no_revision_that_was_taken_back_or_is_being_measured(state: str) -> None:
+    revisions = [*ROLLING["revisions"][:2], {**ROLLING["revisions"][2], "state": state}]
+    with pytest.raises(rollouts.NothingToDo, match=f"r2 is {state}; to go back to there are.*: r0, r1$"):
+        rollouts.rollback(deployment({**ROLLING, "revisions": revisions}), "r2")
 
 
 def test_following_the_spec_again_undoes_a_rollback() -> None:

@@ -55,13 +55,17 @@ def retry(raw: JsonObject, now: datetime) -> Patch:
 
 
 def rollback(raw: JsonObject, revision: str | None) -> Patch:
-    """An earlier revision serves again: the newest retired one, unless one is named."""
-    known = [entry["revision"] for entry in _rollout(raw).get("revisions") or ()]
-    retired = [entry["revision"] for entry in _rollout(raw).get("revisions") or () if entry["state"] == "Retired"]
+    """An earlier revision serves again: the newest retired one, unless one is named. It takes over without steps and gates,
+    so neither one that was taken back nor one that is being measured will do."""
+    states = {entry["revision"]: entry["state"] for entry in _rollout(raw).get("revisions") or ()}
+    good = [name for name, state in states.items() if state in ("Retired", "Stable")]
+    retired = [name for name in good if states[name] == "Retired"]
     if revision is None and not retired:
         raise NothingToDo(f"{_name(raw)}: there is no earlier revision to go back to")
-    if revision is not None and revision not in known:
-        raise NothingToDo(f"{_name(raw)}: revision {revision} is not known; there are: {', '.join(known) or 'none'}")
+    if revision is not None and revision not in good:
+        found = states.get(revision, "not known")
+        there = f"to go back to there are, Retired or Stable: {', '.join(good) or 'none'}"
+        raise NothingToDo(f"{_name(raw)}: revision {revision} is {found}; {there}")
     return {"spec": {"rollout": {"revision": revision or retired[-1]}}}
 
 
