@@ -139,6 +139,13 @@ def test_the_budget_of_disruptions_is_what_may_be_unavailable() -> None:
     assert [available(1, 1), available(3, 1), available(2, 0), available(1, 9)] == [0, 2, 2, 0]
 
 
+def test_children_need_no_right_to_the_finalizers_of_their_rayservice() -> None:
+    children = kube.manifests(fleet.deployment({}), "pods")[1:]
+    owners = [owner for child in children for owner in child["metadata"]["ownerReferences"]]
+    assert len(owners) == 2
+    assert not any("blockOwnerDeletion" in owner for owner in owners), "some clusters then ask for that right"
+
+
 def hash_of(spec: Json, backend: Json | None = None) -> str:
     service = kube.manifests(fleet.deployment(spec), "pods", backend)[0]
     return str(service["metadata"]["annotations"][names.CLUSTER_HASH])

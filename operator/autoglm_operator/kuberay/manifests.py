@@ -155,13 +155,13 @@ def _cluster(wanted: Wanted) -> Json:
 
 
 def _child(wanted: Wanted, owner_uid: str, api_version: str, kind: str, spec: Json) -> Json:
+    """Without blockOwnerDeletion: some clusters then ask for a right to the finalizers of RayServices, which we do not have."""
     owner = {
         "apiVersion": "ray.io/v1",
         "kind": "RayService",
         "name": wanted.name,
         "uid": owner_uid,
         "controller": True,
-        "blockOwnerDeletion": True,
     }
     return {
         "apiVersion": api_version,
