@@ -22,13 +22,17 @@ def of(deployment: InvalidDeployment, observed: Observed) -> tuple[Route, ...]:
 
 
 def _rebuilt(deployment: InvalidDeployment, observed: Observed) -> tuple[Route, ...]:
-    """One route to every site that runs the deployment, with the arguments of the one that has most replicas ready."""
-    meta = deployment.metadata
+    """One route to every site that runs the deployment, with the arguments of the one that has most replicas ready.
+
+    Of a rollout's two applications only the stable one counts: the other may be at the weight 0.
+    """
+    meta, stable = deployment.metadata, _stable(deployment)
     known = [
         (found.ready_replicas, config, routes.Stop(view, config.revision, found.name))
         for view in sorted(observed.sites, key=lambda view: view.name)
         for found in views.owned(view, meta.uid)
         if found.status != "DELETING"
+        and stable in ("", found.name)
         and (config := _arguments(found.args)) is not None
         and config.deployment == f"{meta.namespace or 'default'}/{meta.name}"
     ]
@@ -45,7 +49,13 @@ def _silent(deployment: InvalidDeployment, sites: Iterable[SiteView]) -> Iterabl
     for view in sorted(sites, key=lambda view: view.name):
         revision = had.get(view.name)
         if view.applications is None and revision:
-            yield routes.Stop(view, revision)
+            yield routes.Stop(view, revision, _stable(deployment))
+
+
+def _stable(deployment: InvalidDeployment) -> str:
+    """The application that serves by the stored status; empty if that tells of no rollout."""
+    rollout = deployment.status.rollout if deployment.status else None
+    return rollout.application if rollout else ""
 
 
 def _arguments(args: object) -> AppConfig | None:

@@ -2,12 +2,15 @@
 
 from dataclasses import replace
 
-from autoglm_operator.api import Problem
+import pytest
+
+from autoglm_operator.api import DeploymentSiteStatus, DeploymentStatus, Problem, RolloutStatus
 from autoglm_operator.reconcile import reconcile
 from autoglm_operator.state import InvalidDeployment, Observed, Published, SiteView
 from autoglm_serving.routing_table import Route
 from support.fleet import NOW, admitted, application, deployment, foreign, gateway, site, view
 
+FIRST, SECOND = "team.quickstart", "team.quickstart.2"
 OF = deployment({"limits": {"maxImages": 3}})
 RUNS = Observed(
     sites=(view("a", application(OF), foreign("shop")), view("b", application(OF))),
@@ -57,3 +60,18 @@ def test_the_revision_with_most_replicas_ready_is_the_one_that_clients_get() -> 
     found = routes(mixed)[0]
     assert found.revision == application(OF).revision
     assert [end.revision for end in found.endpoints] == ["0123456789", found.revision]
+
+
+@pytest.mark.parametrize(("name", "beside"), [(FIRST, SECOND), (SECOND, FIRST)])
+def test_of_a_rollout_only_the_stable_application_gets_requests_also_at_a_silent_site(name: str, beside: str) -> None:
+    stable = replace(application(OF, ready=1), name=name)
+    candidate = replace(application(deployment({"replicas": 3, "engine": {"maxConcurrency": 9}})), name=beside)
+    told = RolloutStatus(phase="Progressing", stable=str(stable.revision), application=name)
+    row = DeploymentSiteStatus(name="b", state="Ready", revision=stable.revision)
+    broken = replace(BROKEN, status=DeploymentStatus(rollout=told, sites=(row,)))
+    found = reconcile(broken, Observed(sites=(view("a", stable, candidate), SiteView(site("b")))), NOW).routes[0]
+    assert found.revision == stable.revision
+    assert [(end.site, end.revision, end.url.rsplit("/", 1)[1]) for end in found.endpoints] == [
+        ("a", stable.revision, name),
+        ("b", stable.revision, name),
+    ]
