@@ -89,13 +89,19 @@ class Metrics:
     def forget_site(self, site: str) -> None:
         """A site that is gone shows no phase."""
         for known in PHASES:
-            self.site_phase.remove(site, known)
+            with suppress(KeyError):
+                self.site_phase.remove(site, known)
 
     def forget_gateway(self, gateway: str) -> None:
         """A gateway that is gone is not behind."""
         for gauge in (self.gateway_behind, self.gateway_confirmed):
             with suppress(KeyError):
                 gauge.remove(gateway)
+
+    def forget_observed(self) -> None:
+        """Nothing is observed from now on: a process that does not lead must not go on telling what it last saw."""
+        for gauge in (self.site_phase, self.gateway_behind, self.gateway_confirmed):
+            gauge.clear()
 
 
 def configure_tracing(environment: "os._Environ[str] | dict[str, str]" = os.environ) -> None:

@@ -30,6 +30,7 @@ class Controller:
         finally:
             self._leadership = None
             self._parts.metrics.leader.set(0)
+            self._parts.metrics.forget_observed()
 
     def wake(self, key: ObjectKey) -> None:
         """Something about this object may have changed."""

@@ -295,6 +295,7 @@ class Leadership:
         before, item = self.objects.put_site(raw)
         if isinstance(item, InvalidSite):
             await self.sites.forget(key.name)
+            self.metrics.forget_site(key.name)
         else:
             await self.sites.watch(item)
         if _differs(before, item):

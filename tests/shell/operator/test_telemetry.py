@@ -1,10 +1,18 @@
 """What the operator tells about itself: one JSON object a line, spans without what an exception says."""
 
+import asyncio
 import json
 import logging
 import subprocess
 import sys
+import time
+from datetime import UTC, datetime
+from typing import cast
 
+from prometheus_client.samples import Sample
+
+from autoglm_operator.controller import AlwaysLeading, Controller, Parts
+from autoglm_operator.store import JsonObject, Kind, Store
 from autoglm_operator.telemetry import JsonLines, Metrics
 
 SECRET = "tok-123"
@@ -33,6 +41,58 @@ def test_a_site_shows_one_phase_at_a_time_and_none_when_it_is_gone() -> None:
     assert phases == {"Connected": 0, "Stale": 1}
     metrics.forget_site("a")
     assert not [sample for family in metrics.site_phase.collect() for sample in family.samples]
+
+
+def test_a_site_without_a_phase_can_be_forgotten() -> None:
+    metrics = Metrics()
+    metrics.forget_site("a")
+    metrics.set_site_phase("a", "Stale")
+    metrics.forget_site("a")
+    metrics.forget_site("a")
+
+
+class Watching:
+    """A store that says what was seen meanwhile and then never answers."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self.asked = asyncio.Event()
+
+    async def identity(self) -> str:
+        return "here"
+
+    async def list_all(self, kind: Kind) -> tuple[JsonObject, ...]:
+        self._metrics.set_site_phase("a", "Unreachable")
+        self._metrics.gateway_behind.labels("http://g").set(1)
+        self._metrics.gateway_confirmed.labels("http://g").set(1.0)
+        self.asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError("nobody answers")
+
+
+def told(metrics: Metrics) -> list[Sample]:
+    gauges = (metrics.site_phase, metrics.gateway_behind, metrics.gateway_confirmed)
+    return [sample for gauge in gauges for family in gauge.collect() for sample in family.samples]
+
+
+async def test_who_does_not_lead_any_more_tells_nothing_of_sites_and_gateways() -> None:
+    metrics = Metrics()
+    store = Watching(metrics)
+    parts = Parts(
+        store=cast(Store, store),
+        fence=AlwaysLeading(),
+        gateways=(),
+        gateway_token=lambda: "",
+        now=lambda: datetime.now(UTC),
+        clock=time.monotonic,
+        metrics=metrics,
+    )
+    leading = asyncio.create_task(Controller(parts).lead())
+    await store.asked.wait()
+    assert told(metrics)
+    leading.cancel()
+    await asyncio.wait({leading})
+    assert not told(metrics), "an alert would never end"
 
 
 def spans(environment: dict[str, str]) -> str:
