@@ -106,8 +106,6 @@ def measure(model: Model, pair: Pair, max_pixels: int | None) -> Measured:
 def unchanged(before: Prompt, after: Prompt) -> torch.Tensor:
     """[tokens] whether all pixels of a token's four patches are equal."""
     one, other = before.pixels[0], after.pixels[0]
-    assert one is not None
-    assert other is not None
     return (one - other).abs().view(len(one) // 4, -1).amax(dim=1) < EQUAL
 
 

@@ -1,5 +1,6 @@
 """The caches of the transformers engine on a real, tiny model: the same tokens with and without, bounded, apart by tenant."""
 
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -156,6 +157,15 @@ def test_an_image_in_another_conversation_is_encoded_once(folder: Path) -> None:
     fresh.ids(asked([turn("user", "quite another thing before it"), turn("user", "two", 0)]))
     assert fresh.pictures.figures["features"].hits == 1
     assert fresh.pictures.figures["pixels"].misses == 1
+
+
+def test_the_pixels_of_a_prompt_are_gone_when_it_is_read(plain: Model) -> None:
+    """They are many times larger than the features, and an answer's tokens need neither."""
+    state = plain.begin(asked([turn("user", "look", 0), turn("assistant", "ok"), turn("user", "look", 1)]))
+    prepared = [weakref.ref(each) for each in state.prompt.pixels.values()]
+    assert len(prepared) == 2
+    plain.finish(state)
+    assert [each() for each in prepared] == [None, None]
 
 
 def test_a_tenant_finds_nothing_of_what_another_has_sent(folder: Path) -> None:

@@ -6,7 +6,7 @@ placeholders of its images first, then its texts, one per line.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from autoglm_serving.engines.interface import (
@@ -50,7 +50,8 @@ class Prompt:
     """A prompt that fits. `token_ids` holds one image token per image; image i takes `image_tokens[i]` of them.
 
     `image_names` name each image as the model sees it (tenant, content, size): equal names, equal features. `pixels` are
-    there when an engine has prepared them ahead; None for an image that needs none.
+    there, by the image's number, when an engine has prepared them ahead. They are the one part that changes: they are large,
+    and whoever has read the whole prompt empties them for all who hold it.
     """
 
     token_ids: tuple[int, ...]
@@ -61,7 +62,7 @@ class Prompt:
     max_new_tokens: int
     tenant: str = ""
     image_names: tuple[str, ...] = ()
-    pixels: "tuple[torch.Tensor | None, ...]" = ()
+    pixels: "dict[int, torch.Tensor]" = field(default_factory=dict, compare=False)
 
     @property
     def length(self) -> int:

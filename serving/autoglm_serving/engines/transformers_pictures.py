@@ -36,10 +36,11 @@ class Pictures:
 
     def prepared(self, prompt: Prompt) -> Prompt:
         """The prompt with the pixels of the images whose features are not known. Any thread may do this ahead."""
-        pixels = tuple(
-            None if self._features.holds(name) else self._prepare(prompt, index)
+        pixels = {
+            index: self._prepare(prompt, index)
             for index, name in enumerate(prompt.image_names)
-        )
+            if not self._features.holds(name)
+        }
         return replace(prompt, pixels=pixels)
 
     def grid(self, prompt: Prompt, index: int) -> Grid:
@@ -65,7 +66,7 @@ class Pictures:
         return features
 
     def _pixels_of(self, prompt: Prompt, index: int) -> torch.Tensor:
-        ahead = prompt.pixels[index] if prompt.pixels else None
+        ahead = prompt.pixels.get(index)
         return ahead if ahead is not None else self._prepare(prompt, index)
 
     def _prepare(self, prompt: Prompt, index: int) -> torch.Tensor:

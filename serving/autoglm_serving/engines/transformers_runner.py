@@ -221,6 +221,7 @@ class TransformersRunner(Runner[Answer]):
             state.logits = output.logits[0, -1]
             state.next_position = int(state.positions.max()) + 1
             state.features.clear()
+            state.prompt.pixels.clear()
 
     def _embedded(self, state: Answer, start: int, end: int) -> torch.Tensor:
         """(1, tokens, width): the tokens' embeddings, an image's features in the place of its tokens."""
