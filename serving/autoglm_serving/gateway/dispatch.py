@@ -22,6 +22,8 @@ from autoglm_serving.wire import api_error
 
 CHAT = "/v1/chat/completions"
 MAX_TIMEOUT_SECONDS = 3600.0
+LONG_WAIT_SECONDS = 10.0
+"""A client that leaves after such a wait, and after the time to the first token that is aimed at, leaves because of it."""
 DEFAULT_LOAD_SECONDS = 2.0
 """Queued work that counts as full load where a deployment names no target."""
 
@@ -89,11 +91,12 @@ class Dispatch:
         self._streams = cost.streams
         self._ttft_s: float | None = None
         self._status: int | None = None
-        self._revision = ""
+        self._closed = False
         members = self._side(session)
         self._members = {member.address: member for member in members if member.address is not None}
         decision = self._decide(cost)
         self._chosen = self._members[decision.chosen.name]
+        self._revision = self._chosen.wanted
         size = self._resolution(decision, resolution.kind_of(cost.images))
         self._max_pixels = resolution.pixel_limit(cost.images, size.short_side)
         self._weights = decision.chosen.weights
@@ -104,14 +107,26 @@ class Dispatch:
         self._note(cost, decision, size)
 
     def close(self) -> None:
-        """Release the claim. Closing twice is harmless."""
+        """Release the claim, and count the request. Closing twice is harmless."""
         self._flight.close()
-        if (status := self._status) is not None:
-            self._status = None
-            tally = self._context.tallies.of(self._route, self._revision)
-            if tally is not None:
-                total_s = time.monotonic() - self._at
-                tally.ended(mirrored=False, failed=status >= 500, ttft_s=self._ttft_s, total_s=total_s)
+        if not self._closed:
+            self._closed = True
+            self._count(time.monotonic() - self._at)
+
+    def _count(self, total_s: float) -> None:
+        """Count the request for the revision that had it, unless the step of the rollout has changed since it began.
+
+        A client that leaves before the answer begins counts as failed by the revision after a long wait. One that leaves
+        sooner counts nowhere: people stop what they started, whoever answers.
+        """
+        canary, status = self._route.canary, self._status
+        patience_s = max(LONG_WAIT_SECONDS, self._route.ttft_target_s or 0.0)
+        if canary is None or (status is None and total_s < patience_s):
+            return
+        tally = self._context.tallies.of(self._route, self._revision)
+        if tally is not None and tally.window == canary.window:
+            failed = status is None or status >= 500
+            tally.ended(mirrored=False, failed=failed, ttft_s=self._ttft_s, total_s=total_s)
 
     def mirror(self, body: bytes) -> dict[str, str]:
         """Copy the request to the canary, if it is one of those. The headers that make Envoy show the answer."""
