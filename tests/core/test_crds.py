@@ -30,6 +30,7 @@ BETWEEN_FIELDS = {
     "steps without room",
     "steps that fall",
     "gates without steps",
+    "a pause without steps",
     "agreement without a mirror",
     "agreement without a minimum",
     "errors without a maximum",

@@ -4,8 +4,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
-from autoglm_operator.plugin import rollouts
+from autoglm_operator.plugin import commands, rollouts
 from autoglm_operator.plugin.ray_logs import replicas
 from autoglm_operator.plugin.traffic import Sample, parse, top
 from autoglm_operator.plugin.tree import tree
@@ -162,6 +163,7 @@ def test_a_gateway_that_did_not_answer_disturbs_nothing() -> None:
     assert top([Sample({}, {})], 1.0) == "the gateways know no deployment"
 
 
+REJECTED: Json = {**ROLLING, "rejected": {"revision": "r2", "reason": "errors", "at": "2026-03-01T11:00:00Z"}}
 ANNOTATION = "serving.autoglm.dev/rollout-"
 
 
@@ -182,6 +184,51 @@ def test_resuming_takes_back_both_ways_of_pausing() -> None:
     assert rollouts.resume(deployment(ROLLING)) == {"metadata": {"annotations": {f"{ANNOTATION}pause": None}}}
     paused = deployment(ROLLING, {"rollout": {"paused": True}})
     assert rollouts.resume(paused)["spec"] == {"rollout": {"paused": False}}
+
+
+def test_a_pause_needs_steps_for_nothing_else_reads_it() -> None:
+    for wish in ({}, {"rollout": None}, {"rollout": {"maxSurge": 1}}):
+        plain = deployment(ROLLING, {"rollout": None, **wish})
+        with pytest.raises(rollouts.NothingToDo, match=r"has no rollout to pause: spec\.rollout\.steps is <none>"):
+            rollouts.pause(plain)
+    assert rollouts.pause(deployment()), "a rollout that did not begin can be held back"
+
+
+class OneDeployment:
+    """A cluster of one deployment that remembers what was written."""
+
+    namespace = "team"
+
+    def __init__(self, raw: Json) -> None:
+        self.raw, self.patches = raw, list[Json]()
+
+    def object(self, *_: Any) -> Json:
+        return self.raw
+
+    def patch(self, _: Any, __: str, change: Json) -> None:
+        self.patches.append(change)
+
+
+PAUSED_WAYS: dict[str, Json] = {
+    "spec": {"spec": {"rollout": {"steps": [{}], "paused": True}}},
+    "annotation": {"annotations": {f"{ANNOTATION}pause": "true"}},
+    "none": {"annotations": {f"{ANNOTATION}pause": "false"}},
+}
+
+
+@pytest.mark.parametrize("verb", ["abort", "promote", "approve", "retry", "rollback", "pause", "resume"])
+@pytest.mark.parametrize("way", PAUSED_WAYS)
+def test_a_verb_says_that_a_paused_rollout_hears_it_only_after_resume(
+    monkeypatch: pytest.MonkeyPatch, verb: str, way: str
+) -> None:
+    raw = deployment(REJECTED, PAUSED_WAYS[way].get("spec"))
+    raw["metadata"]["annotations"] = PAUSED_WAYS[way].get("annotations", {})
+    cluster = OneDeployment(raw)
+    monkeypatch.setattr(commands, "_cluster", lambda: cluster)
+    told = CliRunner().invoke(commands.main, ["rollout", verb, "phones"])
+    assert (told.exit_code, len(cluster.patches)) == (0, 1), told.output
+    late = way != "none" and verb not in ("pause", "resume")
+    assert ("only after `kubectl autoglm rollout resume`" in told.output) == late
 
 
 def test_a_rollback_goes_to_the_newest_retired_revision_or_to_a_known_one() -> None:
@@ -212,9 +259,6 @@ def test_without_a_candidate_there_is_nothing_to_steer(verb: Any) -> None:
         verb(deployment(still))
     with pytest.raises(rollouts.NothingToDo, match="has no rollout"):
         verb(deployment(None, {"rollout": None}))
-
-
-REJECTED: Json = {**ROLLING, "rejected": {"revision": "r2", "reason": "errors", "at": "2026-03-01T11:00:00Z"}}
 
 
 def test_a_retry_needs_something_that_was_taken_back() -> None:

@@ -139,7 +139,13 @@ REFUSED_DEPLOYMENTS = (
         "gates without steps",
         {"spec.rollout": {"gates": [{"metric": "errors", "maximum": 0.1}]}},
         "spec.rollout.steps",
-        "must be set with gates, mirror or revision, which have no effect without",
+        "must be set with gates, mirror, revision or paused, which have no effect without",
+    ),
+    _d(
+        "a pause without steps",
+        {"spec.rollout": {"paused": True}},
+        "spec.rollout.steps",
+        "must be set with gates, mirror, revision or paused, which have no effect without",
     ),
     _d(
         "agreement without a mirror",

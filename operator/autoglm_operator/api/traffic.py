@@ -171,8 +171,8 @@ class RolloutSpec(Model):
     mirror: RolloutMirror | None = None
     """Copies of requests for the new revision."""
     paused: bool = False
-    """true stops a rollout where it is; nothing is written for it until this is false. The annotation
-    serving.autoglm.dev/rollout-pause: "true" does the same."""
+    """true stops a rollout in steps where it is; nothing is written for it, and no other annotation acts, until this is false.
+    The annotation serving.autoglm.dev/rollout-pause: "true" does the same."""
     revision: RevisionName | None = None
     """A revision of status.rollout.revisions that shall serve instead of the one that the spec describes: the way back. It
     takes over as soon as it is ready, without steps."""
@@ -195,9 +195,11 @@ class RolloutSpec(Model):
             "steps",
         ),
         Rule(
-            "has(self.steps) || (size(self.gates) == 0 && !has(self.mirror) && !has(self.revision))",
-            lambda rollout: rollout.steps is not None or not (rollout.gates or rollout.mirror or rollout.revision),
-            "must be set with gates, mirror or revision, which have no effect without",
+            "has(self.steps) || (size(self.gates) == 0 && !has(self.mirror) && !has(self.revision) && !self.paused)",
+            lambda rollout: (
+                rollout.steps is not None or not (rollout.gates or rollout.mirror or rollout.revision or rollout.paused)
+            ),
+            "must be set with gates, mirror, revision or paused, which have no effect without",
             "steps",
         ),
         Rule(

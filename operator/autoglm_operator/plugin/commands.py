@@ -158,15 +158,15 @@ def rollout_status(name: str) -> None:
 @rollout.command()
 @NAME
 def pause(name: str) -> None:
-    """Stop where it is."""
-    _change(name, rollouts.pause, "the rollout is paused")
+    """Stop a rollout in steps where it is. Nothing else acts until `resume`, an abort neither."""
+    _change(name, rollouts.pause, "the rollout is paused", at_once=True)
 
 
 @rollout.command()
 @NAME
 def resume(name: str) -> None:
     """Go on after a pause."""
-    _change(name, rollouts.resume, "the rollout goes on")
+    _change(name, rollouts.resume, "the rollout goes on", at_once=True)
 
 
 @rollout.command()
@@ -212,11 +212,13 @@ def rollback(name: str, revision: str | None, undo: bool) -> None:
         _change(name, lambda raw: rollouts.rollback(raw, revision), "an earlier revision takes over")
 
 
-def _change(name: str, patch: Callable[[JsonObject], rollouts.Patch], told: str) -> None:
+def _change(name: str, patch: Callable[[JsonObject], rollouts.Patch], told: str, *, at_once: bool = False) -> None:
+    """Write a patch and tell what happens: `at_once`, or when the rollout is not paused any more."""
     cluster = _cluster()
     plain = _plain(name)
-    cluster.patch(DEPLOYMENT, plain, patch(cluster.object(DEPLOYMENT, plain)))
-    click.echo(f"{cluster.namespace}/{plain}: {told}")
+    found = cluster.object(DEPLOYMENT, plain)
+    cluster.patch(DEPLOYMENT, plain, patch(found))
+    click.echo(f"{cluster.namespace}/{plain}: {told}{'' if at_once else rollouts.waits(found)}")
 
 
 def _plain(name: str) -> str:

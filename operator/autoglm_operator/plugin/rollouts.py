@@ -18,15 +18,17 @@ class NothingToDo(Exception):
     """The deployment is not where this makes sense. The message says what there is."""
 
 
-def pause(_: JsonObject) -> Patch:
-    """Stops a rollout where it is."""
+def pause(raw: JsonObject) -> Patch:
+    """Stops a rollout in steps where it is, or before it begins. Without steps nothing reads the annotation."""
+    if not _wished(raw).get("steps"):
+        raise NothingToDo(f"{_name(raw)} has no rollout to pause: spec.rollout.steps is {NONE}")
     return _annotation("pause", "true")
 
 
 def resume(raw: JsonObject) -> Patch:
     """Goes on with a rollout that was paused, by annotation or in the spec."""
     patch = dict(_annotation("pause", None))
-    if ((raw["spec"].get("rollout")) or {}).get("paused"):
+    if _wished(raw).get("paused"):
         patch["spec"] = {"rollout": {"paused": False}}
     return patch
 
@@ -71,9 +73,16 @@ def rollback(raw: JsonObject, revision: str | None) -> Patch:
 
 def follow(raw: JsonObject) -> Patch:
     """The revision that the spec describes serves again, after a rollback."""
-    if not (raw["spec"].get("rollout") or {}).get("revision"):
+    if not _wished(raw).get("revision"):
         raise NothingToDo(f"{_name(raw)}: spec.rollout.revision names no revision")
     return {"spec": {"rollout": {"revision": None}}}
+
+
+def waits(raw: JsonObject) -> str:
+    """What to add to the answer of a verb: while a rollout is paused nothing is decided, not even that it goes back."""
+    annotations = raw["metadata"].get("annotations") or {}
+    paused = _wished(raw).get("paused") or annotations.get(PREFIX + "pause") == "true"
+    return ", but only after `kubectl autoglm rollout resume`: the rollout is paused" if paused else ""
 
 
 def status(raw: JsonObject, now: datetime) -> str:
@@ -84,7 +93,7 @@ def status(raw: JsonObject, now: datetime) -> str:
         f"  stable      {rollout['stable']}{'' if rollout.get('proven') else ' (has not answered a request yet)'}"
     )
     if rollout.get("candidate"):
-        steps = (raw["spec"].get("rollout") or {}).get("steps") or ()
+        steps = _wished(raw).get("steps") or ()
         lines.append(f"  candidate   {rollout['candidate']}")
         lines.append(f"  step        {rollout.get('step', 0)} of {len(steps)}, {rollout.get('weight', 0)} %")
         lines.append(
@@ -125,10 +134,15 @@ def _annotation(word: str, value: str | None) -> Patch:
     return {"metadata": {"annotations": {PREFIX + word: value}}}
 
 
+def _wished(raw: JsonObject) -> Mapping[str, Any]:
+    """What the spec says about rollouts."""
+    return dict(raw["spec"].get("rollout") or {})
+
+
 def _rollout(raw: JsonObject) -> Mapping[str, Any]:
     found = (raw.get("status") or {}).get("rollout")
     if not found:
-        steps = (raw["spec"].get("rollout") or {}).get("steps")
+        steps = _wished(raw).get("steps")
         why = "nothing was told about it yet" if steps else f"spec.rollout.steps is {NONE}"
         raise NothingToDo(f"{_name(raw)} has no rollout: {why}")
     return dict(found)

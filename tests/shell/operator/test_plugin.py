@@ -91,7 +91,7 @@ def test_an_empty_namespace_says_so(run: Run, world: World) -> None:
 
 def test_the_verbs_of_a_rollout_write_what_the_api_server_takes(world: World, run: Run) -> None:
     world.apply_site()
-    world.apply_deployment()
+    world.apply_deployment(rollout={"maxSurge": 1, "steps": [{"weight": 5}]})
     world.wait_ready()
 
     def annotations() -> Any:
