@@ -92,7 +92,7 @@ def test_vllm_is_told_the_name_of_its_own_quantisation() -> None:
 @pytest.mark.parametrize("variant", QUANTISED)
 async def test_the_engine_answers_about_a_picture_with_each_variant(tmp_path: Path, variant: Variant) -> None:
     build(tmp_path)
-    engine = TransformersEngine(engine_config(tmp_path, variant=variant))
+    engine = TransformersEngine(engine_config(tmp_path, variant=variant, prefillChunk=64))
     try:
         await engine.start()
         _, deltas = await answer(engine, request(image=screenshot(), max_new_tokens=4))

@@ -22,7 +22,8 @@ class CacheOptions(Frozen):
 class TransformersOptions(CacheOptions):
     """`dtype` auto: float32 on a CPU, bfloat16 elsewhere. `device` auto: the first GPU, if there is one.
 
-    `variant`: which form of the weights is made when they are loaded (`quantised`).
+    `variant`: which form of the weights is made when they are loaded (`quantised`). int8-dynamic takes one scale over all
+    tokens of a call, so nothing may be cached that was computed beside another request's tokens.
     Caches (in MiB, 0 is off): `pixel_cache_mib` in memory; `feature_cache_mib` and `prefix_cache_mib` where the model lies.
     A prompt is read `prefill_chunk` tokens at a time, and what is known of it is reused in blocks of `prefix_block`.
     `vision_batch_tokens`: waiting images of one size go through the vision tower together, up to so many tokens.
@@ -43,6 +44,24 @@ class TransformersOptions(CacheOptions):
     def _chunks_hold_whole_blocks(self) -> Self:
         if self.prefill_chunk % self.prefix_block:
             raise ValueError(f"prefillChunk {self.prefill_chunk} must be a multiple of prefixBlock {self.prefix_block}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_scale_covers_one_request(self) -> Self:
+        if self.variant != "int8-dynamic":
+            return self
+        if self.dtype not in ("auto", "float32"):
+            raise ValueError(f"dtype {self.dtype} does not go with variant int8-dynamic: set dtype to float32")
+        if self.vision_batch_tokens:
+            raise ValueError(
+                f"visionBatchTokens {self.vision_batch_tokens} does not go with variant int8-dynamic, whose numbers depend "
+                "on all pictures of a call: set visionBatchTokens to 0"
+            )
+        if self.prefix_cache_mib and self.prefill_chunk != self.prefix_block:
+            raise ValueError(
+                f"prefillChunk {self.prefill_chunk} does not go with variant int8-dynamic, whose blocks depend on all tokens "
+                f"of a chunk: set prefillChunk to prefixBlock ({self.prefix_block}), or prefixCacheMib to 0"
+            )
         return self
 
 
