@@ -12,7 +12,7 @@ from autoglm_serving.model.errors import ModelInvalid
 from autoglm_serving.model.folder import check_folder
 from autoglm_serving.model.load import ImageSize, ModelImages, ModelTokenizer
 from autoglm_serving.model.tiny import build
-from autoglm_serving.model.vocabulary import SPECIAL_TOKENS, TAG_TOKENS
+from autoglm_serving.model.vocabulary import ACTION_TOKENS, SPECIAL_TOKENS, TAG_TOKENS, VOCABULARY_SIZE
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +87,9 @@ def test_control_tokens_have_no_bytes_and_tags_have(folder: Path) -> None:
     tokenizer = ModelTokenizer(check_folder(folder))
     assert set(tokenizer.specials) == set(SPECIAL_TOKENS)
     assert [tokenizer.pieces[tokenizer.encode(token)[0]] for token in SPECIAL_TOKENS] == [b""] * len(SPECIAL_TOKENS)
-    assert [tokenizer.pieces[tokenizer.encode(token)[0]].decode() for token in TAG_TOKENS] == list(TAG_TOKENS)
-    assert set(tokenizer.pieces) == set(range(1024))
+    plain = [*TAG_TOKENS, *ACTION_TOKENS]
+    assert [tokenizer.pieces[tokenizer.encode(token)[0]].decode() for token in plain] == plain
+    assert set(tokenizer.pieces) == set(range(VOCABULARY_SIZE))
 
 
 def test_a_control_token_can_be_spelled_out(folder: Path) -> None:
