@@ -134,12 +134,12 @@ def judge(view: ApplicationView | None, wanted: Wanted, history: History, now: d
     """Where a deployment stands at a site that was just read, and whether something has to be written there."""
     if view is None:
         return _missing(history)
+    if view.status == "DELETING":  # Ray shows no configuration of it any more, so nobody can tell whose it was
+        return Standing("Pending", "Deploying", "Ray Serve is still removing an earlier application of this name")
     if view.owner_uid != wanted.uid:
         owner = f"resource {view.owner_uid}" if view.owner_uid else f"somebody else ({view.import_path or 'no config'})"
         text = f"application {wanted.name} belongs to {owner} and is left alone: rename the deployment"
         return Standing("Conflict", "NameTaken", text)
-    if view.status == "DELETING":
-        return Standing("Pending", "Deploying", "Ray Serve is still removing an earlier application of this name")
     if not matches(view, wanted):
         return _outdated(view, wanted, history)
     return _current(view, wanted, history, now)

@@ -129,6 +129,12 @@ EARNED = History(earned=True, deployed=True)
         ("a foreign one has the name", foreign(), History(), ("Conflict", "NameTaken", 0, False)),
         ("another resource has the name", application(OF, uid="x"), History(), ("Conflict", "NameTaken", 0, False)),
         ("it is on its way out", application(OF, "DELETING"), EARNED, ("Pending", "Deploying", 0, False)),
+        (
+            "it is on its way out, and Ray shows no configuration of it any more",
+            replace(foreign(), status="DELETING"),
+            EARNED,
+            ("Pending", "Deploying", 0, False),
+        ),
         ("it runs", application(OF), History(), ("Ready", "UpToDate", 2, False)),
         ("a replica is missing", application(OF, ready=1), History(), ("Degraded", "ReplicasMissing", 1, False)),
         ("it starts", application(OF, "DEPLOYING", ready=1), History(), ("Deploying", "Deploying", 0, False)),
