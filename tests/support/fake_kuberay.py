@@ -57,9 +57,16 @@ class FakeKubeRay:
         return found[0] if found else None
 
     def cluster(self) -> Json | None:
-        """The RayCluster of the RayService, if it was made."""
+        """A RayCluster of the RayService, if one was made."""
+        return next(iter(self._clusters()), None)
+
+    def cluster_count(self) -> int:
+        """How many RayClusters there are."""
+        return len(self._clusters())
+
+    def _clusters(self) -> list[Json]:
         found = self._installation.request("GET", self._path("rayclusters"))
-        return next(iter(found["items"] if found else ()), None)
+        return list(found["items"]) if found else []
 
     def child(self, group: str, plural: str) -> Json | None:
         """The one object of a kind in the namespace."""

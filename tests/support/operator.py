@@ -169,7 +169,7 @@ class World:
         return operator.start()
 
     def apply_site(self, name: str | None = None, ray: FakeRay | None = None) -> None:
-        """The site, the Secret with its token, and the right to read that as config/rbac/site-secrets.yaml shows it."""
+        """The site and the Secret with its token."""
         cluster = ray or self.ray
         site = name or self.site
         backend = manifests.ray(
@@ -177,29 +177,28 @@ class World:
             serveAddresses=[f"http://127.0.0.1:{cluster.port}"],
             tokenSecret={"namespace": self.namespace, "name": site},
         )
-        metadata = {"name": site, "namespace": self.namespace}
+        self.apply_secret(site, {"token": cluster.token or "unused"})
+        self.api.apply(manifests.site(site, backend={"ray": backend}))
+
+    def apply_secret(self, name: str, values: dict[str, str]) -> None:
+        """A Secret in this test's namespace, and the right to read that as config/rbac/site-secrets.yaml shows it."""
+        metadata = {"name": name, "namespace": self.namespace}
         rbac = "rbac.authorization.k8s.io"
         self.api.apply(
             {
                 "apiVersion": f"{rbac}/v1",
                 "kind": "Role",
                 "metadata": metadata,
-                "rules": [{"apiGroups": [""], "resources": ["secrets"], "resourceNames": [site], "verbs": ["get"]}],
+                "rules": [{"apiGroups": [""], "resources": ["secrets"], "resourceNames": [name], "verbs": ["get"]}],
             },
             {
                 "apiVersion": f"{rbac}/v1",
                 "kind": "RoleBinding",
                 "metadata": metadata,
-                "roleRef": {"apiGroup": rbac, "kind": "Role", "name": site},
+                "roleRef": {"apiGroup": rbac, "kind": "Role", "name": name},
                 "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": SYSTEM}],
             },
-            {
-                "apiVersion": "v1",
-                "kind": "Secret",
-                "metadata": metadata,
-                "stringData": {"token": cluster.token or "unused"},
-            },
-            manifests.site(site, backend={"ray": backend}),
+            {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": values},
         )
 
     def apply_deployment(self, name: str = "phones", **spec: Any) -> None:
