@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,6 +20,11 @@ def describe() -> str:
     return (
         f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores ({cpu}), load averages before the run {load}"
     )
+
+
+def quantile(ordered: Sequence[float], share: float) -> float:
+    """The value that this share of the ordered ones stays below."""
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 def table(columns: list[str], rows: list[list[str]]) -> str:

@@ -23,11 +23,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import describe, table
+from benchmarks.machine import describe, quantile, table
 
 from support import manifests, ray_farm
 from support.kubernetes import ROOT, ControlPlane
-from support.operator import ACCOUNT, SYSTEM, OperatorProcess
+from support.operator import ACCOUNT, SYSTEM, OperatorProcess, right_to_read
 from support.ports import free_port
 from support.processes import Process
 
@@ -212,19 +212,9 @@ class Bench:
 
 
 def _secret(token: str) -> tuple[Json, ...]:
-    metadata, group = {"name": SECRET, "namespace": NAMESPACE}, "rbac.authorization.k8s.io"
-    rules = [{"apiGroups": [""], "resources": ["secrets"], "resourceNames": [SECRET], "verbs": ["get"]}]
-    return (
-        {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {"token": token}},
-        {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": metadata, "rules": rules},
-        {
-            "apiVersion": f"{group}/v1",
-            "kind": "RoleBinding",
-            "metadata": metadata,
-            "roleRef": {"apiGroup": group, "kind": "Role", "name": SECRET},
-            "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": SYSTEM}],
-        },
-    )
+    metadata = {"name": SECRET, "namespace": NAMESPACE}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {"token": token}}
+    return secret, *right_to_read(SECRET, NAMESPACE)
 
 
 def _deployment(number: int, dice: random.Random) -> Json:
@@ -323,8 +313,7 @@ def _told(written: Counter[str]) -> str:
 
 def _spread(applied: dict[tuple[str, int], float], reached: dict[tuple[str, int], float]) -> str:
     times = sorted(reached[key] - then for key, then in applied.items())
-    p99 = times[min(len(times) - 1, int(len(times) * 0.99))]
-    return f"{statistics.median(times):.2f} / {p99:.2f} s"
+    return f"{statistics.median(times):.2f} / {quantile(times, 0.99):.2f} s"
 
 
 @contextmanager

@@ -12,6 +12,8 @@ import sys
 import time
 from dataclasses import dataclass
 
+from benchmarks.machine import quantile
+
 from autoglm_operator import placing
 from autoglm_operator.placing.problem import Limits, Offer, Problem
 
@@ -79,19 +81,15 @@ def main(arguments: list[str]) -> None:
 def _row(sites: int, found: list[Outcome]) -> str:
     gaps = sorted(outcome.gap for outcome in found if outcome.gap is not None)
     shares = (
-        [f"{value:.3%}" for value in (statistics.mean(gaps), _quantile(gaps, 0.95), gaps[-1])] if gaps else ["-"] * 3
+        [f"{value:.3%}" for value in (statistics.mean(gaps), quantile(gaps, 0.95), gaps[-1])] if gaps else ["-"] * 3
     )
     heuristic = sorted(outcome.heuristic_s for outcome in found)
     exact = sorted(outcome.optimum_s for outcome in found) if gaps else []
-    times = [f"{_quantile(values, share) * 1000:.1f} ms" for values in (heuristic,) for share in (0.5, 0.99)]
-    times += [f"{_quantile(exact, share) * 1000:.1f} ms" for share in (0.5, 0.99)] if exact else ["-", "-"]
+    times = [f"{quantile(values, share) * 1000:.1f} ms" for values in (heuristic,) for share in (0.5, 0.99)]
+    times += [f"{quantile(exact, share) * 1000:.1f} ms" for share in (0.5, 0.99)] if exact else ["-", "-"]
     feasible = f"{sum(outcome.feasible for outcome in found)}/{len(found)}"
     return "| " + " | ".join([str(sites), str(len(found)), feasible, *shares, *times]) + " |"
 
 
-def _quantile(ordered: list[float], share: float) -> float:
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-
 if __name__ == "__main__":
-    main([argument for argument in sys.argv[1:] if argument != "placement"])
+    main(sys.argv[1:])

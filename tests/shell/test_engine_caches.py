@@ -19,7 +19,6 @@ from autoglm_serving.engines.transformers_pictures import CacheBounds, Pictures
 from autoglm_serving.engines.transformers_runner import Answer, TransformersRunner
 from autoglm_serving.model.folder import check_folder
 from autoglm_serving.model.load import ModelImages, ModelTokenizer
-from autoglm_serving.model.tiny import build
 from autoglm_serving.vision.cache import CacheFigures
 from support.models import SYSTEM, answer, engine_config, request, screenshot
 
@@ -56,13 +55,6 @@ def model(folder: Path, bounds: CacheBounds | None = None, **options: int) -> Mo
     runner = TransformersRunner(checked, pictures, TransformersOptions.model_validate(sizes))
     prompts = PromptBuilder(tokenizer, images.tokens, images.size, checked.image_token_id, 4096)
     return Model(runner, pictures, prompts)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path: Path = tmp_path_factory.mktemp("autoglm-tiny")
-    build(path)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -30,12 +30,8 @@ def one_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 
 @pytest.fixture
 async def gateway(one_gateway: Gateway) -> AsyncIterator[Gateway]:
-    await one_gateway.__aenter__()
-    try:
-        await one_gateway.push()
-        yield one_gateway
-    finally:
-        await one_gateway.close()
+    async with one_gateway.lent() as lent:
+        yield lent
 
 
 @pytest.fixture

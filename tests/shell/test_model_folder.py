@@ -15,13 +15,6 @@ from autoglm_serving.model.tiny import build
 from autoglm_serving.model.vocabulary import ACTION_TOKENS, SPECIAL_TOKENS, TAG_TOKENS, VOCABULARY_SIZE
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path: Path = tmp_path_factory.mktemp("autoglm-tiny")
-    build(path)
-    return path
-
-
 @pytest.fixture
 def copy(folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(folder, tmp_path / "model"))

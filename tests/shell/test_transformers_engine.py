@@ -32,7 +32,6 @@ from autoglm_serving.engines.transformers_runner import choose
 from autoglm_serving.model.errors import ModelInvalid, ModelNotFound
 from autoglm_serving.model.folder import check_folder
 from autoglm_serving.model.load import ModelTokenizer, load_weights
-from autoglm_serving.model.tiny import build
 from support.models import SYSTEM, answer, engine_config, request, screenshot
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -66,13 +65,6 @@ class Reference:
     def text(self, ids: list[int]) -> str:
         stream = TextStream(self.tokenizer.pieces)
         return stream.push(ids).text + stream.finish()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path: Path = tmp_path_factory.mktemp("autoglm-tiny")
-    build(path)
-    return path
 
 
 @pytest.fixture(scope="module")

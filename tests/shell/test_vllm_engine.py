@@ -13,7 +13,6 @@ import pytest
 
 from autoglm_serving.engines.factory import create_engine
 from autoglm_serving.engines.interface import EngineOptionsInvalid
-from autoglm_serving.model.tiny import build
 from support.models import answer, engine_config, request, screenshot
 from support.processes import Process, wait_until
 
@@ -23,13 +22,6 @@ pytestmark = pytest.mark.timeout(1500)
 
 TESTS = Path(__file__).parents[1]
 DEADLINE_S = 1200.0
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path: Path = tmp_path_factory.mktemp("autoglm-tiny")
-    build(path)
-    return path
 
 
 @pytest.fixture(scope="module")

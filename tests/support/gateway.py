@@ -6,7 +6,8 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -232,6 +233,16 @@ class Gateway:
         """End the process and remove what it may have left."""
         self.process.terminate()
         shutil.rmtree(self.temporary, ignore_errors=True)
+
+    @asynccontextmanager
+    async def lent(self) -> AsyncIterator[Self]:
+        """The gateway for one test, with an empty table. The process stays for the next."""
+        await self.__aenter__()
+        try:
+            await self.push()
+            yield self
+        finally:
+            await self.close()
 
     async def close(self) -> None:
         """Close the client and leave the process running, for the next test."""

@@ -27,6 +27,22 @@ LEASE_S = 6.0
 KINDS = ("autoglmdeployments", "autoglmsites")
 
 
+def right_to_read(secret: str, namespace: str) -> tuple[Json, Json]:
+    """The operator's right to read one Secret, as config/rbac/site-secrets.yaml shows it."""
+    metadata, group = {"name": secret, "namespace": namespace}, "rbac.authorization.k8s.io"
+    rules = [{"apiGroups": [""], "resources": ["secrets"], "resourceNames": [secret], "verbs": ["get"]}]
+    return (
+        {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": metadata, "rules": rules},
+        {
+            "apiVersion": f"{group}/v1",
+            "kind": "RoleBinding",
+            "metadata": metadata,
+            "roleRef": {"apiGroup": group, "kind": "Role", "name": secret},
+            "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": SYSTEM}],
+        },
+    )
+
+
 class OperatorProcess:
     """One `python -m autoglm_operator run`, as the ServiceAccount of config/rbac."""
 
@@ -183,21 +199,8 @@ class World:
     def apply_secret(self, name: str, values: dict[str, str]) -> None:
         """A Secret in this test's namespace, and the right to read that as config/rbac/site-secrets.yaml shows it."""
         metadata = {"name": name, "namespace": self.namespace}
-        rbac = "rbac.authorization.k8s.io"
         self.api.apply(
-            {
-                "apiVersion": f"{rbac}/v1",
-                "kind": "Role",
-                "metadata": metadata,
-                "rules": [{"apiGroups": [""], "resources": ["secrets"], "resourceNames": [name], "verbs": ["get"]}],
-            },
-            {
-                "apiVersion": f"{rbac}/v1",
-                "kind": "RoleBinding",
-                "metadata": metadata,
-                "roleRef": {"apiGroup": rbac, "kind": "Role", "name": name},
-                "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": SYSTEM}],
-            },
+            *right_to_read(name, self.namespace),
             {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": values},
         )
 

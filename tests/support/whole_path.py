@@ -10,7 +10,7 @@ from typing import Any
 
 from support.gateway import Gateway
 from support.kubernetes import ROOT, ControlPlane
-from support.operator import ACCOUNT, KINDS, SYSTEM, Json, OperatorProcess
+from support.operator import ACCOUNT, KINDS, SYSTEM, Json, OperatorProcess, right_to_read
 from support.processes import wait_until
 from support.ray import RayCluster
 
@@ -99,24 +99,14 @@ class WholePath:
         if secret is None:
             self.apply_token(name, self.ray.token)
         secret = secret or name
-        rules = [{"apiGroups": [""], "resources": ["secrets"], "resourceNames": [secret], "verbs": ["get"]}]
-        group = "rbac.authorization.k8s.io"
         backend = {
             "address": address or self.ray.address,
             "serveAddresses": [self.ray.serve_address],
             "tokenSecret": {"namespace": self.namespace, "name": secret},
         }
         site = {"metadata": {"name": name}, "spec": {"tier": "cloud", "backend": {"ray": backend}}}
-        inside = {"name": secret, "namespace": self.namespace}
         self.api.apply(
-            {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": inside, "rules": rules},
-            {
-                "apiVersion": f"{group}/v1",
-                "kind": "RoleBinding",
-                "metadata": inside,
-                "roleRef": {"apiGroup": group, "kind": "Role", "name": secret},
-                "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": SYSTEM}],
-            },
+            *right_to_read(secret, self.namespace),
             {"apiVersion": "serving.autoglm.dev/v1alpha1", "kind": "AutoGLMSite", **site},
         )
 

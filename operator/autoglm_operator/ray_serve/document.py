@@ -17,6 +17,7 @@ from autoglm_operator.state import (
     ApplyApplication,
     Capacity,
 )
+from autoglm_operator.within import within
 
 Json = Mapping[str, Any]
 
@@ -79,7 +80,7 @@ def differences(document: Json, body: Json) -> tuple[str, ...]:
         if isinstance(config := details.get("deployed_app_config"), Mapping) and details.get("status") != "DELETING"
     }
     wanted = {application["name"]: application for application in body["applications"]}
-    lost = {name for name, config in wanted.items() if name not in present or not _within(config, present[name])}
+    lost = {name for name, config in wanted.items() if name not in present or not within(config, present[name])}
     extra = set(present) - set(wanted)
     return tuple(sorted(lost | extra))
 
@@ -178,21 +179,6 @@ def _refuse_foreign(change: ApplyApplication, details: Json | None) -> None:
     ours = owner(config) == change.uid if isinstance(config, Mapping) else details.get("source") == "declarative"
     if not ours:
         raise SiteFailure("NameTaken", f"application {change.name} on this Ray cluster belongs to somebody else")
-
-
-def _within(wanted: Any, found: Any) -> bool:
-    """Whether everything that was sent is there; Ray may add defaults of its own."""
-    if isinstance(wanted, Mapping):
-        return isinstance(found, Mapping) and all(
-            name in found and _within(value, found[name]) for name, value in wanted.items()
-        )
-    if isinstance(wanted, list | tuple):
-        return (
-            isinstance(found, list | tuple)
-            and len(wanted) == len(found)
-            and all(_within(one, other) for one, other in zip(wanted, found, strict=True))
-        )
-    return bool(wanted == found)
 
 
 def _contains(value: Any, text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 
@@ -49,22 +50,16 @@ class Batch:
         """The same batch on another device."""
         if device.type == "cpu":
             return self
-        moved = {
-            field.name: getattr(self, field.name).to(device) for field in fields(self) if field.name not in _TUPLES
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "asks"}
+        moved: dict[str, Any] = {
+            name: value.to(device) if isinstance(value, torch.Tensor) else tuple(each.to(device) for each in value)
+            for name, value in values.items()
         }
-        first, second, third = (each.to(device) for each in self.words)
-        cells, digits = (each.to(device) for each in self.places)
-        where, which, weight = (each.to(device) for each in self.letters)
-        return replace(
-            self, **moved, words=(first, second, third), places=(cells, digits), letters=(where, which, weight)
-        )
+        return replace(self, **moved)
 
     @property
     def image_tokens(self) -> int:
         return int(self.grid.prod(-1).sum()) // 4
-
-
-_TUPLES = ("asks", "words", "places", "letters")
 
 
 class BatchMaker:

@@ -147,7 +147,7 @@ class Student(nn.Module):
         features = torch.cat(model.get_image_features(batch.pixels, batch.grid, return_dict=True).pooler_output)
         read = self._read(batch, features)
         if not len(batch.targets):  # nothing is asked: the language model has nothing to learn here
-            return Losses(total=sum_of(read, self.recipe), **shown(read), answer=0.0, pointer=0.0, right=0.0)
+            return Losses(total=read.total(self.recipe), **read.figures(), answer=0.0, pointer=0.0, right=0.0)
         embedded = model.get_input_embeddings()(batch.ids)
         is_image = batch.ids == model.config.image_token_id
         embedded = embedded.masked_scatter(is_image.unsqueeze(-1), features.to(embedded.dtype))
@@ -163,8 +163,8 @@ class Student(nn.Module):
         middle = output.hidden_states[len(output.hidden_states) // 2]
         pointer = self._pointers(batch, middle, is_image)
         return Losses(
-            total=answer + self.recipe.pointer_weight * pointer + sum_of(read, self.recipe),
-            **shown(read),
+            total=answer + self.recipe.pointer_weight * pointer + read.total(self.recipe),
+            **read.figures(),
             answer=float(answer.detach()),
             pointer=float(pointer.detach()),
             right=right,
@@ -231,15 +231,15 @@ class Read:
     places: torch.Tensor
     letters: torch.Tensor
 
+    def total(self, recipe: Recipe) -> torch.Tensor:
+        """The part of the loss that needs no language model."""
+        return (
+            recipe.words_weight * self.words + recipe.places_weight * self.places + recipe.letters_weight * self.letters
+        )
 
-def sum_of(read: Read, recipe: Recipe) -> torch.Tensor:
-    """The part of the loss that needs no language model."""
-    return recipe.words_weight * read.words + recipe.places_weight * read.places + recipe.letters_weight * read.letters
-
-
-def shown(read: Read) -> dict[str, float]:
-    """The same for the log."""
-    return {name: float(value.detach()) for name, value in vars(read).items()}
+    def figures(self) -> dict[str, float]:
+        """The same for the log."""
+        return {name: float(value.detach()) for name, value in vars(self).items()}
 
 
 def _of_each(found: Triplets, features: torch.Tensor, score: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:

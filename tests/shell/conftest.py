@@ -1,0 +1,15 @@
+"""What several test modules of this layer start from."""
+
+from pathlib import Path
+
+import pytest
+
+from autoglm_serving.model.tiny import build
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model folder of AutoGLM-Tiny with random weights. To be read only: all tests share it."""
+    path: Path = tmp_path_factory.mktemp("autoglm-tiny")
+    build(path)
+    return path
