@@ -5,7 +5,7 @@ from functools import cached_property
 
 from autoglm_operator import applications, views
 from autoglm_operator.rollout import sizes
-from autoglm_operator.rollout.machine import Level
+from autoglm_operator.rollout.terms import Level
 from autoglm_operator.state import ApplicationView, ApplyApplication, DeleteApplication, SiteView
 from autoglm_operator.subject import Subject
 from autoglm_serving.config import AppConfig

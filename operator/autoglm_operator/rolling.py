@@ -11,7 +11,7 @@ from functools import cached_property
 
 from autoglm_operator import applications, candidate, routes, views
 from autoglm_operator.api import GatewayTraffic, KnownRevision, RolloutStatus
-from autoglm_operator.rollout import history, machine, policy, record, sizes
+from autoglm_operator.rollout import history, machine, policy, record, sizes, terms
 from autoglm_operator.rollout.gates import Figures
 from autoglm_operator.state import ApplicationChange, ApplicationView, Event, Verdict
 from autoglm_operator.subject import Lead, Subject
@@ -29,7 +29,7 @@ class Rolling:
 
     subject: Subject
     """The stable revision."""
-    decision: machine.Decision
+    decision: terms.Decision
     other: candidate.Candidate | None
     status: RolloutStatus
 
@@ -47,7 +47,7 @@ class Rolling:
         if other is None or self.subject.stopped is not None:
             return None
         spec = self.subject.deployment.spec.rollout
-        mirror = spec.mirror if memory.step < len(policy.of(self.subject.deployment).steps) else None
+        mirror = spec.mirror if memory.step < len(memory.steps) else None
         stops = [
             routes.Stop(view, other.config.revision, other.name)
             for view in self.subject.chosen
@@ -103,8 +103,8 @@ def begin(subject: Subject) -> Rolling | None:
 def _in_place(subject: Subject, before: RolloutStatus) -> Rolling:
     """The steps were taken out of the spec: the application keeps its name, and what the spec describes goes there."""
     name = subject.config.revision
-    memory = machine.Memory(stable=name, attempt=before.attempt, proven=before.proven)
-    decision = machine.Decision(memory, "Stable", f"revision {name} goes in place: the spec has no steps")
+    memory = terms.Memory(stable=name, attempt=before.attempt, proven=before.proven)
+    decision = terms.Decision(memory, "Stable", f"revision {name} goes in place: the spec has no steps")
     scene = record.Scene(before.application, before.revisions, ())
     led = replace(subject, lead=Lead(subject.config, before.application))
     return Rolling(led, decision, None, record.status(before, decision, scene, subject.now))
@@ -122,22 +122,30 @@ class _Beginning:
         memory, before, subject = self.memory, self.before, self.subject
         seen = self._seen(memory)
         if subject.stopped is not None:
-            idle = replace(memory, candidate=None, weight=0, step=0, entered_at=None, step_since=None)
-            decision = machine.Decision(idle, "Stable", "nothing serves, so nothing is rolled out")
+            decision = machine.stop(memory, "nothing serves, so nothing is rolled out")
         else:
             decision = machine.advance(self.policy, memory, seen, subject.now)
         if decision.phase == "Paused" and before is not None:
             status = before.model_copy(update={"phase": "Paused", "message": decision.message})
             return Rolling(self._lead(decision), decision, self._candidate(decision.memory), status)
-        scene = record.Scene(self._application(decision.memory), self._remembered(decision.memory), self._traffic())
+        scene = record.Scene(self._application(decision.memory), self._remembered(decision), self._traffic())
         status = record.status(before, decision, scene, subject.now)
         return Rolling(self._lead(decision), decision, self._candidate(decision.memory), status)
 
     # What is remembered
 
     @cached_property
-    def policy(self) -> machine.Policy:
-        return policy.of(self.subject.deployment)
+    def policy(self) -> terms.Policy:
+        return policy.of(self.subject.deployment, direct=self._goes_back)
+
+    @property
+    def _goes_back(self) -> bool:
+        """Whether the spec names a revision that was good before, which takes over without steps and gates."""
+        named = self.subject.deployment.spec.rollout.revision
+        if named is None or self.memory.candidate == named:
+            return named is not None and not self.memory.steps
+        known = self.before.revisions if self.before else ()
+        return any(one.revision == named and one.state in ("Stable", "Retired") for one in known)
 
     @cached_property
     def base(self) -> str:
@@ -159,14 +167,12 @@ class _Beginning:
         return max(found, key=lambda app: (app.ready_replicas, str(app.revision)), default=None)
 
     @cached_property
-    def memory(self) -> machine.Memory:
+    def memory(self) -> terms.Memory:
         if self.before is None:
             old = self.adopted
             if old is not None and history.restored(old.args or {}, str(old.revision), self.subject.config):
-                return machine.Memory(stable=str(old.revision), proven=True)
-            return machine.Memory(
-                stable=self.subject.config.revision, proven=self._answers(self.subject.config.revision)
-            )
+                return terms.Memory(stable=str(old.revision), proven=True)
+            return terms.Memory(stable=self.subject.config.revision, proven=self._answers(self.subject.config.revision))
         found = record.memory(self.before)
         if self.config(found.stable) is None:
             return replace(found, stable=self.subject.config.revision, candidate=None, weight=0)
@@ -187,7 +193,7 @@ class _Beginning:
             return history.restored(self.adopted.args or {}, revision, self.subject.config)
         return found
 
-    def _application(self, memory: machine.Memory) -> str:
+    def _application(self, memory: terms.Memory) -> str:
         """The name of the stable revision's application: a promotion takes the other of the two."""
         if self.before is None:
             return self.base
@@ -197,22 +203,23 @@ class _Beginning:
     def _other_name(self, name: str) -> str:
         return self.base + SECOND if name == self.base else self.base
 
-    def _remembered(self, memory: machine.Memory) -> tuple[KnownRevision, ...]:
+    def _remembered(self, decision: terms.Decision) -> tuple[KnownRevision, ...]:
+        memory = decision.memory
         names = [name for name in (memory.stable, memory.candidate) if name is not None]
         configs = {name: config for name in names if (config := self.config(name)) is not None}
         known = self.before.revisions if self.before else ()
         limit = self.subject.deployment.spec.rollout.history_limit
-        return history.remembered(known, memory, configs, limit, self.subject.now.replace(microsecond=0))
+        return history.remembered(known, decision, configs, limit, self.subject.now.replace(microsecond=0))
 
     # What is observed
 
-    def _seen(self, memory: machine.Memory) -> machine.Situation:
+    def _seen(self, memory: terms.Memory) -> terms.Situation:
         target = self.subject.deployment.spec.rollout.revision or self.subject.config.revision
-        seen = machine.Situation(target=target, blocked=self._blocked(target))
+        seen = terms.Situation(target=target, blocked=self._blocked(target))
         other = self._candidate(memory)
         if other is None:
             return seen
-        found = other.progress(self.policy.weight(memory.step))
+        found = other.progress(memory.goal)
         return replace(
             seen,
             level=found.level,
@@ -245,7 +252,7 @@ class _Beginning:
         weights = {next((one.weight for one in told if one.revision == revision), None) for told in reports}
         return weights.pop() if len(weights) == 1 else None
 
-    def _figures(self, memory: machine.Memory) -> Figures:
+    def _figures(self, memory: terms.Memory) -> Figures:
         told = [one for reports in self._reports() for one in reports if one.window == memory.window]
         return Figures(
             merged(one for one in told if one.revision == memory.stable),
@@ -257,15 +264,14 @@ class _Beginning:
 
     # What is wanted
 
-    def _candidate(self, memory: machine.Memory) -> candidate.Candidate | None:
+    def _candidate(self, memory: terms.Memory) -> candidate.Candidate | None:
         config = self.config(memory.candidate) if memory.candidate is not None else None
         if config is None or self.subject.stopped is not None:
             return None
         name = self._other_name(self._application(memory))
-        weight = self.policy.weight(memory.step)
-        return candidate.Candidate(self.subject, config, name, self._application(memory), weight)
+        return candidate.Candidate(self.subject, config, name, self._application(memory), memory.goal)
 
-    def _lead(self, decision: machine.Decision) -> Subject:
+    def _lead(self, decision: terms.Decision) -> Subject:
         """The stable revision as the subject of everything that is decided about a single one."""
         memory, subject = decision.memory, self.subject
         config = self.config(memory.stable) or subject.config

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from autoglm_operator.api import RolloutGate
 from autoglm_operator.rollout.gates import Figures, check
-from autoglm_operator.rollout.machine import Level, Memory, Policy, Situation, Step, advance
+from autoglm_operator.rollout.machine import advance
 from autoglm_operator.rollout.sizes import Counts, Room, during, needed
+from autoglm_operator.rollout.terms import Level, Memory, Policy, Situation, Step
 from autoglm_serving.measurements import RevisionReport, Sketch, bucket
 from support.fleet import NOW
 
@@ -35,6 +36,44 @@ GOOD = Figures(report("a"), report("b"))
 
 def situation(**changes: Any) -> Situation:
     return replace(Situation("b", level="enough", figures=GOOD), **changes)
+
+
+levels: st.SearchStrategy[Level] = st.sampled_from(["unknown", "none", "some", "enough", "enough", "enough"])
+names = st.sampled_from(["a", "b", "c"])
+
+
+@st.composite
+def policies(draw: st.DrawFn) -> Policy:
+    weights = sorted(draw(st.lists(st.integers(0, 99), min_size=1, max_size=3)))
+    holds = st.sampled_from([timedelta(0), timedelta(seconds=20)])
+    return Policy(
+        steps=tuple(Step(weight, draw(holds), draw(st.integers(0, 9)) == 0) for weight in weights),
+        gates=draw(st.sampled_from([(), (AGREE,), (AGREE, ERRORS, TTFT)])),
+        deadline=timedelta(minutes=1),
+        paused=draw(st.integers(0, 5)) == 0,
+        promote=draw(st.sampled_from(["", "", "b/1", "b/2"])),
+        abort=draw(st.sampled_from(["", "", "", "c/1", "c/2"])),
+        retry=draw(st.sampled_from(["", "x"])),
+    )
+
+
+@st.composite
+def situations(draw: st.DrawFn, memory: Memory) -> Situation:
+    samples = draw(st.sampled_from([0, 9, 20, 20]))
+    bad = draw(st.integers(0, 5)) == 0
+    applied = draw(st.sampled_from([memory.weight, memory.weight, memory.weight, 0, None]))
+    return Situation(
+        target=draw(names),
+        level=draw(levels),
+        failed="it broke" if draw(st.integers(0, 9)) == 0 else "",
+        applied=applied,
+        figures=Figures(report("a"), report("b", samples=samples, errors=samples if bad else 0)),
+        blocked="no room" if draw(st.integers(0, 9)) == 0 else "",
+    )
+
+
+def policies_without_words() -> st.SearchStrategy[Policy]:
+    return policies().map(lambda policy: replace(policy, promote="", abort="", approve=""))
 
 
 def walk(policy: Policy, seen: Situation, limit: int = 40) -> tuple[Memory, list[str], list[int]]:
@@ -94,27 +133,137 @@ def test_an_error_in_too_few_samples_is_no_failure_either() -> None:
 def test_a_step_with_approval_waits_for_the_revision_and_the_step_to_be_named() -> None:
     policy = Policy(steps=(Step(10, approval=True),))
     assert walk(policy, situation())[1] == ["Started"]
-    assert walk(replace(policy, approve="c/1"), situation())[1] == ["Started"]
-    assert walk(replace(policy, approve="b/1"), situation())[1] == ["Started", "Advanced", "Promoted"]
+    for other in ("c/1/1", "b/2/1", "b/1/2", "b/1", "b"):
+        assert walk(replace(policy, approve=other), situation())[1] == ["Started"], other
+    assert walk(replace(policy, approve="b/1/1"), situation())[1] == ["Started", "Advanced", "Promoted"]
 
 
 def test_promote_by_annotation_skips_holds_and_waiting_gates_but_never_a_failed_one_or_readiness() -> None:
-    policy = replace(GATED, promote="b")
+    policy = replace(GATED, promote="b/1")
     assert walk(policy, situation(figures=Figures()))[1] == ["Started", "Advanced", "Promoted"]
     assert walk(policy, situation(figures=Figures(report("a"), report("b", errors=9))))[1][-1] == "RolledBack"
     assert walk(policy, situation(level="none"), limit=20)[1] == ["Started"]
 
 
 def test_abort_takes_a_candidate_back_and_retry_lets_it_try_once_more() -> None:
-    aborted, actions, _ = walk(replace(GATED, abort="b"), situation())
-    assert (aborted.stable, actions) == ("a", ["RolledBack"])
+    aborted, actions, _ = walk(replace(GATED, abort="b/1"), situation())
+    assert (aborted.stable, actions) == ("a", ["Started", "RolledBack"])
     retried = advance(replace(GATED, retry="please"), aborted, situation(), NOW)
-    assert retried.memory.candidate == "b"
-    left = advance(replace(GATED, retry="please", abort="b"), retried.memory, situation(), NOW)
-    assert left.taken[0].action == "RolledBack", "a word that still stands counts for each attempt"
+    assert (retried.memory.candidate, retried.memory.attempt) == ("b", 2)
     failed = replace(retried.memory, candidate=None, rejected=aborted.rejected)
     assert advance(replace(GATED, retry="please"), failed, situation(), NOW).phase == "RolledBack", "a word counts once"
     assert advance(replace(GATED, retry="again"), failed, situation(), NOW).memory.candidate == "b"
+
+
+def test_a_retry_that_stood_before_anything_was_taken_back_retries_nothing() -> None:
+    bad = situation(figures=Figures(report("a"), report("b", errors=9)))
+    memory, actions, _ = walk(replace(GATED, retry="copied from another manifest"), bad)
+    assert (memory.candidate, actions) == (None, ["Started", "RolledBack"])
+    after = advance(replace(GATED, retry="copied from another manifest"), memory, bad, NOW)
+    assert (after.phase, after.taken) == ("RolledBack", ())
+
+
+@pytest.mark.parametrize("stale", ["promote", "abort", "approve"])
+def test_a_word_that_is_left_behind_does_nothing_to_the_next_attempt_of_the_same_revision(stale: str) -> None:
+    """The revision was promoted, aborted or approved once. Then it was taken back, and tried again."""
+    policy = Policy(steps=(Step(10, timedelta(seconds=30), approval=True), HALF), gates=(ERRORS,))
+    left = replace(policy, **{stale: {"approve": "b/1/1"}.get(stale, "b/1")})
+    again = Memory("a", "b", attempt=2, steps=policy.steps, entered_at=NOW, proven=True)
+    quiet = situation(figures=Figures())
+    memory, now, texts = again, NOW, []
+    for _ in range(20):
+        decision = advance(left, memory, replace(quiet, applied=memory.weight), now)
+        assert decision.taken == ()
+        memory, now = decision.memory, now + timedelta(seconds=10)
+        texts.append(decision.message)
+    assert (memory.candidate, memory.step) == ("b", 0)
+    would = "b/2/1" if stale == "approve" else "b/2"
+    assert f"rollout-{stale}" in texts[-1]
+    assert f"is not about this attempt and does nothing: {would} would" in texts[-1]
+
+
+@prove
+@given(st.data(), policies_without_words())
+def test_words_of_other_attempts_change_no_decision(data: st.DataObject, policy: Policy) -> None:
+    memory, now = Memory("a", attempt=4, proven=True), NOW
+    old = data.draw(st.sampled_from(["b", "b/4", "c/4", "b/55", "b/5x", "/5", "b/", "x/5"]))
+    worded = replace(policy, promote=old, abort=old, approve=f"{old}/1")
+    for _ in range(10):
+        seen = data.draw(situations(memory))
+        plain, found = advance(policy, memory, seen, now), advance(worded, memory, seen, now)
+        assert (found.memory, found.taken) == (plain.memory, plain.taken)
+        if found.memory.attempt > 5:
+            return
+        memory, now = found.memory, now + timedelta(seconds=15)
+
+
+THREE = (Step(0), Step(10), Step(50, timedelta(seconds=30)))
+EDITS: dict[str, tuple[tuple[Step, ...], int, int]] = {
+    # the steps as they were edited to, the step that a candidate was in (from 0), the step in which it goes on
+    "cut to those that were passed: the last one again": (THREE[:2], 2, 1),
+    "cut to one": (THREE[:1], 2, 0),
+    "a step before: everything from there": ((Step(0), Step(5), *THREE[1:]), 2, 1),
+    "another weight for the present one": ((*THREE[:2], Step(20)), 2, 2),
+    "all are others": ((Step(1), Step(2)), 2, 0),
+    "more after the present one": ((*THREE, Step(90)), 2, 2),
+    "fewer after the present one": (THREE[:2], 1, 1),
+    "more while it took over": ((*THREE, Step(90)), 3, 3),
+    "fewer while it took over": (THREE[:2], 3, 1),
+}
+
+
+@pytest.mark.parametrize(("steps", "was", "to"), EDITS.values(), ids=EDITS)
+def test_edited_steps_never_let_a_candidate_skip_to_the_end(steps: tuple[Step, ...], was: int, to: int) -> None:
+    weight = (0, 10, 50, 100)[was]
+    memory = Memory("a", "b", weight, was, THREE, attempt=1, entered_at=NOW, step_since=NOW, proven=True)
+    decision = advance(Policy(steps, (ERRORS,)), memory, situation(applied=weight), NOW + timedelta(hours=1))
+    assert [one.action for one in decision.taken] == ["StepsChanged"]
+    assert (decision.memory.step, decision.memory.goal) == (to, steps[to].weight)
+    assert (decision.memory.step_since is None) == (THREE[was : was + 1] != (steps[to],) or was != to)
+    later = advance(Policy(steps, (ERRORS,)), decision.memory, situation(applied=weight, figures=Figures()), NOW)
+    assert not later.taken, "the step has to be measured as it is now"
+
+
+def test_a_failed_gate_counts_also_in_the_moment_in_which_steps_are_edited() -> None:
+    memory = Memory("a", "b", 50, 2, THREE, attempt=1, entered_at=NOW, step_since=NOW, proven=True)
+    bad = situation(applied=50, figures=Figures(report("a"), report("b", errors=18)))
+    assert advance(Policy(THREE[:1], (ERRORS,)), memory, bad, NOW).phase == "RolledBack"
+
+
+def test_edited_steps_change_nothing_while_a_rollout_is_paused() -> None:
+    memory = Memory("a", "b", 50, 2, THREE, attempt=1, entered_at=NOW, step_since=NOW, proven=True)
+    paused = advance(Policy(THREE[:1], paused=True), memory, situation(applied=50), NOW)
+    assert (paused.memory, paused.phase) == (memory, "Paused")
+
+
+@pytest.mark.parametrize("seconds_up", [5, 600])
+def test_a_candidate_that_crashes_before_it_has_enough_samples_is_taken_back_in_the_end(seconds_up: int) -> None:
+    policy = replace(GATED, deadline=timedelta(minutes=15))
+    memory, now, losses = Memory("a", proven=True), NOW, 0
+    few = Figures(report("a"), report("b", samples=3, errors=3))
+    for _ in range(40):
+        for level, lasts in (("enough", 2), ("enough", seconds_up), ("none", 5)):
+            seen = situation(level=level, applied=memory.weight, figures=few, waiting="a: 0 of 1 replicas are ready")
+            decision = advance(policy, memory, seen, now)
+            losses = max(losses, decision.memory.losses)
+            memory, now = decision.memory, now + timedelta(seconds=lasts)
+            if decision.phase == "RolledBack":
+                assert losses == 9
+                assert "it lost replicas for the 10. time in this step" in decision.taken[0].reason
+                return
+    raise AssertionError("it was waited for without end")
+
+
+def test_each_loss_of_replicas_leaves_less_of_the_deadline_and_the_next_step_has_all_of_it() -> None:
+    policy = replace(GATED, deadline=timedelta(minutes=10))
+    memory = Memory("a", "b", 0, 0, GATED.steps, attempt=1, entered_at=NOW, step_since=NOW, losses=4, proven=True)
+    lost = advance(policy, memory, situation(level="none", applied=0), NOW).memory
+    assert lost.losses == 5
+    early = advance(policy, lost, situation(level="none", applied=0), NOW + timedelta(minutes=4))
+    late = advance(policy, lost, situation(level="none", applied=0), NOW + timedelta(minutes=5))
+    assert (early.memory.candidate, late.phase) == ("b", "RolledBack")
+    back = advance(policy, lost, situation(applied=0), NOW + timedelta(minutes=4)).memory
+    assert (back.step, back.losses) == (1, 0), "the gates of the first step had passed"
 
 
 def test_a_candidate_that_never_gets_ready_is_taken_back_at_the_deadline() -> None:
@@ -126,13 +275,17 @@ def test_a_candidate_that_never_gets_ready_is_taken_back_at_the_deadline() -> No
 
 
 def test_a_candidate_that_loses_its_replicas_loses_its_share_and_begins_the_step_anew() -> None:
-    memory = Memory("a", "b", weight=50, step=1, attempt=1, entered_at=NOW, step_since=NOW, proven=True)
+    memory = Memory(
+        "a", "b", weight=50, step=1, steps=GATED.steps, attempt=1, entered_at=NOW, step_since=NOW, proven=True
+    )
     found = advance(GATED, memory, situation(level="none", applied=50), NOW + timedelta(seconds=5)).memory
     assert (found.weight, found.step, found.step_since) == (0, 1, None)
 
 
 def test_what_nobody_could_look_at_changes_nothing() -> None:
-    memory = Memory("a", "b", weight=50, step=1, attempt=1, entered_at=NOW, step_since=NOW, proven=True)
+    memory = Memory(
+        "a", "b", weight=50, step=1, steps=GATED.steps, attempt=1, entered_at=NOW, step_since=NOW, proven=True
+    )
     later = NOW + timedelta(hours=9)
     assert advance(GATED, memory, situation(level="unknown", applied=None), later).memory == memory
 
@@ -147,7 +300,9 @@ UNWELL: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("unwell", UNWELL, ids=str)
 def test_a_failed_gate_counts_whatever_else_is_not_well(unwell: dict[str, Any]) -> None:
-    memory = Memory("a", "b", weight=50, step=1, attempt=1, entered_at=NOW, step_since=NOW, proven=True)
+    memory = Memory(
+        "a", "b", weight=50, step=1, steps=GATED.steps, attempt=1, entered_at=NOW, step_since=NOW, proven=True
+    )
     bad = Figures(report("a"), report("b", errors=18))
     found = advance(GATED, memory, situation(figures=bad, **unwell), NOW)
     assert (found.phase, found.memory.candidate, found.memory.weight) == ("RolledBack", None, 0)
@@ -157,49 +312,15 @@ def test_a_failed_gate_counts_whatever_else_is_not_well(unwell: dict[str, Any]) 
 
 def test_figures_of_another_weight_say_nothing_about_a_step() -> None:
     bad = situation(figures=Figures(report("a"), report("b", errors=18)))
-    told = Memory("a", "b", weight=0, step=1, attempt=1, entered_at=NOW, proven=True)
+    told = Memory("a", "b", weight=0, step=1, steps=GATED.steps, attempt=1, entered_at=NOW, proven=True)
     assert advance(GATED, told, replace(bad, applied=0), NOW).memory == replace(told, weight=50)
-    over = Memory("a", "b", weight=100, step=2, attempt=1, entered_at=NOW, proven=True)
+    over = Memory("a", "b", weight=100, step=2, steps=GATED.steps, attempt=1, entered_at=NOW, proven=True)
     assert advance(GATED, over, replace(bad, applied=100), NOW).taken[0].action == "Promoted", "no step, no gate"
 
 
 def test_a_revision_that_never_answered_is_replaced_without_steps() -> None:
     found = advance(GATED, Memory("a"), situation(), NOW)
     assert (found.memory.stable, found.memory.candidate, found.taken[0].action) == ("b", None, "Replaced")
-
-
-levels: st.SearchStrategy[Level] = st.sampled_from(["unknown", "none", "some", "enough", "enough", "enough"])
-names = st.sampled_from(["a", "b", "c"])
-
-
-@st.composite
-def policies(draw: st.DrawFn) -> Policy:
-    weights = sorted(draw(st.lists(st.integers(0, 99), min_size=1, max_size=3)))
-    holds = st.sampled_from([timedelta(0), timedelta(seconds=20)])
-    return Policy(
-        steps=tuple(Step(weight, draw(holds), draw(st.integers(0, 9)) == 0) for weight in weights),
-        gates=draw(st.sampled_from([(), (AGREE,), (AGREE, ERRORS, TTFT)])),
-        deadline=timedelta(minutes=1),
-        paused=draw(st.integers(0, 5)) == 0,
-        promote=draw(st.sampled_from(["", "", "b"])),
-        abort=draw(st.sampled_from(["", "", "", "c"])),
-        retry=draw(st.sampled_from(["", "x"])),
-    )
-
-
-@st.composite
-def situations(draw: st.DrawFn, memory: Memory) -> Situation:
-    samples = draw(st.sampled_from([0, 9, 20, 20]))
-    bad = draw(st.integers(0, 5)) == 0
-    applied = draw(st.sampled_from([memory.weight, memory.weight, memory.weight, 0, None]))
-    return Situation(
-        target=draw(names),
-        level=draw(levels),
-        failed="it broke" if draw(st.integers(0, 9)) == 0 else "",
-        applied=applied,
-        figures=Figures(report("a"), report("b", samples=samples, errors=samples if bad else 0)),
-        blocked="no room" if draw(st.integers(0, 9)) == 0 else "",
-    )
 
 
 @prove

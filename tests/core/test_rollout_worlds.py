@@ -227,6 +227,106 @@ def test_a_third_revision_replaces_a_candidate_that_is_under_way() -> None:
     assert [one.action for one in rollout(made).decisions][:3] == ["Started", "Superseded", "Started"]
 
 
+def states(world: World) -> dict[str, tuple[str, str]]:
+    return {one.revision: (one.state, one.reason) for one in rollout(world).revisions}
+
+
+def test_a_revision_that_gave_way_before_it_was_proven_is_called_so_and_why() -> None:
+    made = world()
+    edit(made, NEW)
+    on(made, lambda: canary(made) is not None)
+    edit(made, WORSE)
+    on(made, lambda: rollout(made).candidate == revision(WORSE))
+    assert states(made)[revision(NEW)] == ("Superseded", f"the spec describes revision {revision(WORSE)} now")
+    edit(made, OLD)
+    on(made, lambda: rollout(made).candidate is None)
+    assert states(made) == {
+        revision(OLD): ("Stable", ""),
+        revision(NEW): ("Superseded", f"the spec describes revision {revision(WORSE)} now"),
+        revision(WORSE): ("Superseded", f"the spec describes the stable revision {revision(OLD)} again"),
+    }
+
+
+def test_a_revision_that_was_on_its_way_when_the_deployment_was_suspended_was_never_good() -> None:
+    made = world()
+    edit(made, NEW)
+    on(made, lambda: canary(made) is not None)
+    before = made.deployment
+    made.deployment = fleet.deployment({**spec(NEW), "suspend": True}, generation=7).model_copy(
+        update={"status": before.status}
+    )
+    made.step()
+    assert states(made)[revision(NEW)] == ("Superseded", "nothing serves, so nothing is rolled out")
+    assert rollout(made).decisions[-1].action == "Cancelled"
+
+
+def test_a_revision_that_was_taken_back_or_superseded_is_no_way_back_without_steps_and_gates() -> None:
+    made = world()
+    edit(made, NEW)
+    on(made, lambda: canary(made) is not None)
+    edit(made, OLD)
+    on(made, lambda: rollout(made).candidate is None)
+    made.figures = {revision(NEW): BAD}
+    edit(made, OLD, revision=revision(NEW))
+    on(made, lambda: rollout(made).phase == "RolledBack")
+    assert "agreement: 20.0% of 50" in str(rollout(made).rejected)
+    assert states(made)[revision(NEW)][0] == "Rejected"
+
+
+def test_naming_the_candidate_as_the_way_back_skips_none_of_its_steps() -> None:
+    made = world()
+    edit(made, NEW)
+    on(made, lambda: canary(made) is not None)
+    edit(made, NEW, revision=revision(NEW))
+    on(made, lambda: "too few samples for agreement" in rollout(made).message)
+    assert rollout(made).stable == revision(OLD)
+
+
+def test_many_edits_push_no_good_revision_out_of_the_history() -> None:
+    made = world()
+    made.figures = {revision(NEW): GOOD}
+    edit(made, NEW)
+    on(made, lambda: rollout(made).stable == revision(NEW))
+    for number in range(20, 28):
+        edit(made, {"engine": {"maxConcurrency": number}})
+        made.step()
+        made.now += timedelta(seconds=4)
+        made.step()
+    assert states(made)[revision(OLD)] == ("Retired", "")
+    assert [state for state, _ in states(made).values()].count("Superseded") == 4, "five are kept besides the two"
+
+
+def test_steps_that_are_edited_on_the_way_do_not_let_the_candidate_take_over_unmeasured() -> None:
+    made = world()
+    made.figures = {revision(NEW): GOOD}
+    edit(made, NEW)
+    on(made, lambda: (of := canary(made)) is not None and of.weight == 30)
+    made.figures = {}
+    edit(made, NEW, steps=[{"weight": 0}])
+    on(made, lambda: rollout(made).decisions[-1].action == "StepsChanged")
+    assert [step.weight for step in rollout(made).steps] == [0]
+    on(made, lambda: "too few samples for agreement" in rollout(made).message)
+    assert (rollout(made).stable, rollout(made).step, canary(made).weight) == (revision(OLD), 1, 0)  # type: ignore[union-attr]
+
+
+def test_an_annotation_that_is_left_behind_promotes_no_later_attempt() -> None:
+    made = world()
+    edit(made, NEW)
+    on(made, lambda: rollout(made).candidate == revision(NEW))
+    word = {"serving.autoglm.dev/rollout-promote": f"{revision(NEW)}/{rollout(made).attempt}"}
+    edit(made, NEW, annotations=word)
+    made.figures = {revision(NEW): BAD}
+    on(made, lambda: rollout(made).phase == "RolledBack")
+    made.figures = {}
+    edit(made, NEW, annotations={**word, "serving.autoglm.dev/rollout-retry": "once more"})
+    on(made, lambda: "rollout-promote" in rollout(made).message)
+    assert (rollout(made).candidate, rollout(made).attempt) == (revision(NEW), 2)
+    assert f"does nothing: {revision(NEW)}/2 would" in rollout(made).message
+    on(made, lambda: "too few samples for agreement" in rollout(made).message)
+    edit(made, NEW, annotations={"serving.autoglm.dev/rollout-promote": f"{revision(NEW)}/2"})
+    on(made, lambda: rollout(made).stable == revision(NEW))
+
+
 def test_the_candidate_grows_as_the_stable_revision_gives_way() -> None:
     made = world(4)
     made.figures = {revision(NEW): GOOD}

@@ -21,7 +21,8 @@ class RolloutStep(Model):
     hold: Deadline = "0s"
     """How long the step lasts at least, from the moment at which every gateway has applied its weight."""
     approval: bool = False
-    """true ends the step only after the annotation serving.autoglm.dev/rollout-approve names the revision and the step."""
+    """true ends the step only after the annotation serving.autoglm.dev/rollout-approve names the revision, the attempt and the
+    step."""
 
 
 class RolloutGate(Model):
@@ -92,8 +93,11 @@ class KnownRevision(Reported):
 
     revision: RevisionName
     """The name of the revision."""
-    state: Literal["Stable", "Candidate", "Rejected", "Retired"]
-    """Stable serves, Candidate is on its way, Rejected was taken back, Retired is kept to be gone back to."""
+    state: Literal["Stable", "Candidate", "Rejected", "Superseded", "Retired"]
+    """Stable serves, Candidate is on its way, Rejected was taken back, Superseded gave way before it was proven, Retired was
+    stable and is kept to be gone back to."""
+    reason: Annotated[str, Field(max_length=1024)] = ""
+    """Why it is Rejected or Superseded, in a sentence."""
     since: AwareDatetime
     """Since when it is in this state."""
     template: dict[str, Any] = Field(default={})
@@ -144,7 +148,9 @@ class RolloutDecision(Reported):
     """When it was decided."""
     revision: RevisionName
     """The new revision that it was about."""
-    action: Literal["Started", "Advanced", "Promoted", "RolledBack", "Superseded", "Cancelled", "Replaced"]
+    action: Literal[
+        "Started", "Advanced", "StepsChanged", "Promoted", "RolledBack", "Superseded", "Cancelled", "Replaced"
+    ]
     """What was decided."""
     reason: Annotated[str, Field(max_length=1024)]
     """Why, in a sentence."""
@@ -169,12 +175,17 @@ class RolloutStatus(Reported):
     """Percent of the sessions that the candidate shall get now; what gateways do is in traffic."""
     step: Count = 0
     """The present step, from 1; one more than there are steps means that the candidate takes over."""
+    steps: Annotated[tuple[RolloutStep, ...], Field(max_length=16)] = ()
+    """The steps as the candidate goes through them; none if it takes over without. Where the spec's are edited, it goes on
+    in the first one that was not passed as it stands there now."""
     attempt: Count = 0
-    """How often a rollout was started."""
+    """How often a rollout was started. Annotations name it: rollout-promote and rollout-abort as CANDIDATE/ATTEMPT."""
     entered_at: AwareDatetime | None = None
-    """When the present step began to be prepared."""
+    """Since when the present step is prepared: since it began, or since the candidate lost replicas in it."""
     step_since: AwareDatetime | None = None
     """When every gateway had applied the step's weight. The hold counts from here."""
+    losses: Count = 0
+    """How often the candidate was ready in the present step, and then was not. Each time takes a tenth off the deadline."""
     rejected: Rejected | None = None
     """The revision that was last taken back."""
     retried: Annotated[str, Field(max_length=253)] = ""

@@ -174,12 +174,13 @@ class RolloutSpec(Model):
     """true stops a rollout in steps where it is; nothing is written for it, and no other annotation acts, until this is false.
     The annotation serving.autoglm.dev/rollout-pause: "true" does the same."""
     revision: RevisionName | None = None
-    """A revision of status.rollout.revisions that shall serve instead of the one that the spec describes: the way back. It
-    takes over as soon as it is ready, without steps."""
+    """A revision of status.rollout.revisions that shall serve instead of the one that the spec describes: the way back. One
+    in state Retired takes over as soon as it is ready, without steps; one that never was stable goes through them."""
     history_limit: Annotated[int, Field(ge=1, le=20)] = 5
     """How many revisions besides the stable one and the new one can be gone back to."""
     progress_deadline: Deadline = "15m"
-    """How long a new revision may take to become ready for a step before it is taken back."""
+    """How long a new revision may take to become ready for a step before it is taken back. Each time that it loses its
+    replicas in the step a tenth of this is taken off, so that one that crashes again and again is taken back."""
 
     rules = (
         Rule(

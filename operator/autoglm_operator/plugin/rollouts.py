@@ -9,7 +9,7 @@ from autoglm_operator.local.show import NONE, age, table
 from autoglm_operator.store import JsonObject
 
 PREFIX = f"{GROUP}/rollout-"
-"""Annotations by which a person steers a rollout; each names the revision that it is about, and counts while it stands."""
+"""Annotations by which a person steers a rollout; each names the one attempt that it is about."""
 
 Patch = Mapping[str, Any]
 
@@ -35,25 +35,24 @@ def resume(raw: JsonObject) -> Patch:
 
 def promote(raw: JsonObject) -> Patch:
     """The candidate takes over now."""
-    return _annotation("promote", _candidate(raw))
+    return _annotation("promote", _attempt(raw))
 
 
 def abort(raw: JsonObject) -> Patch:
     """The candidate is taken back."""
-    return _annotation("abort", _candidate(raw))
+    return _annotation("abort", _attempt(raw))
 
 
 def approve(raw: JsonObject) -> Patch:
     """The present step may end."""
-    return _annotation("approve", f"{_candidate(raw)}/{_rollout(raw).get('step', 0)}")
+    return _annotation("approve", f"{_attempt(raw)}/{_rollout(raw).get('step', 0)}")
 
 
 def retry(raw: JsonObject, now: datetime) -> Patch:
-    """A revision that was taken back is tried again. What was said about it before goes, or it would count again."""
+    """A revision that was taken back is tried again, as another attempt."""
     if not _rollout(raw).get("rejected"):
         raise NothingToDo(f"{_name(raw)}: no revision was taken back")
-    before = dict.fromkeys((PREFIX + word for word in ("abort", "promote", "approve")), None)
-    return {"metadata": {"annotations": {**before, PREFIX + "retry": f"{now:%Y-%m-%dT%H:%M:%SZ}"}}}
+    return _annotation("retry", f"{now:%Y-%m-%dT%H:%M:%SZ}")
 
 
 def rollback(raw: JsonObject, revision: str | None) -> Patch:
@@ -93,8 +92,8 @@ def status(raw: JsonObject, now: datetime) -> str:
         f"  stable      {rollout['stable']}{'' if rollout.get('proven') else ' (has not answered a request yet)'}"
     )
     if rollout.get("candidate"):
-        steps = _wished(raw).get("steps") or ()
-        lines.append(f"  candidate   {rollout['candidate']}")
+        steps = rollout.get("steps") or ()
+        lines.append(f"  candidate   {rollout['candidate']}, attempt {rollout.get('attempt', 0)}")
         lines.append(f"  step        {rollout.get('step', 0)} of {len(steps)}, {rollout.get('weight', 0)} %")
         lines.append(
             f"  since       {age(rollout.get('stepSince'), now)} (prepared {age(rollout.get('enteredAt'), now)} ago)"
@@ -115,9 +114,12 @@ def status(raw: JsonObject, now: datetime) -> str:
     ]
     if shares:
         parts.append(table(("GATEWAY", "REVISION", "SHARE", "REQUESTS", "MIRRORED", "ERRORS"), shares))
-    revisions = [(one["revision"], one["state"], age(one["since"], now)) for one in rollout.get("revisions") or ()]
+    revisions = [
+        (one["revision"], one["state"], age(one["since"], now), one.get("reason", ""))
+        for one in rollout.get("revisions") or ()
+    ]
     if revisions:
-        parts.append(table(("REVISION", "STATE", "SINCE"), revisions))
+        parts.append(table(("REVISION", "STATE", "SINCE", "REASON"), revisions))
     decisions = [
         (age(one["at"], now), one["revision"], one["action"], one["reason"]) for one in rollout.get("decisions") or ()
     ]
@@ -148,11 +150,12 @@ def _rollout(raw: JsonObject) -> Mapping[str, Any]:
     return dict(found)
 
 
-def _candidate(raw: JsonObject) -> str:
+def _attempt(raw: JsonObject) -> str:
+    """The attempt that is under way, as annotations name it."""
     rollout = _rollout(raw)
     if not rollout.get("candidate"):
         raise NothingToDo(f"{_name(raw)}: no revision is being rolled out ({rollout['phase']})")
-    return str(rollout["candidate"])
+    return f"{rollout['candidate']}/{rollout.get('attempt', 0)}"
 
 
 def _name(raw: JsonObject) -> str:

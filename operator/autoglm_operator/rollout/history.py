@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from autoglm_operator.api import KnownRevision
-from autoglm_operator.rollout.machine import Memory
+from autoglm_operator.rollout.terms import Decision
+from autoglm_operator.state import clip
 from autoglm_serving.config import AppConfig
+
+State = Literal["Stable", "Candidate", "Rejected", "Superseded", "Retired"]
 
 _OURS = ("deployment", "uid", "cluster")
 """Arguments that say whose application it is. They are those of now, whatever a template says."""
@@ -38,32 +41,44 @@ def restored(template: Mapping[str, Any], revision: str, now: AppConfig) -> AppC
 
 
 def remembered(
-    known: Sequence[KnownRevision], memory: Memory, configs: Mapping[str, AppConfig], limit: int, now: datetime
+    known: Sequence[KnownRevision], decision: Decision, configs: Mapping[str, AppConfig], limit: int, now: datetime
 ) -> tuple[KnownRevision, ...]:
-    """The history after a decision. The stable revision and the candidate always stay, the oldest others go first."""
+    """The history after a decision. The stable revision and the candidate always stay; of the others those that were never
+    stable go first, and then the oldest."""
+    memory = decision.memory
     by_name = {one.revision: one for one in known}
     for name in filter(None, (memory.stable, memory.candidate)):
         if name not in by_name and name in configs:
             by_name[name] = KnownRevision(revision=name, state="Candidate", since=now, template=template(configs[name]))
-    entries = [_entry(one, memory, now) for one in by_name.values()]
+    entries = [_entry(one, decision, now) for one in by_name.values()]
     entries.sort(key=lambda one: one.since)
     needed = {memory.stable, memory.candidate}
-    spare = [one.revision for one in entries if one.revision not in needed]
-    dropped = set(spare[: max(len(spare) - limit, 0)])
+    spare = [one for one in entries if one.revision not in needed]
+    spare.sort(key=lambda one: one.state == "Retired")
+    dropped = {one.revision for one in spare[: max(len(spare) - limit, 0)]}
     return tuple(one for one in entries if one.revision not in dropped)
 
 
-def _entry(one: KnownRevision, memory: Memory, now: datetime) -> KnownRevision:
-    rejected = memory.rejected is not None and memory.rejected.revision == one.revision
-    state = (
-        "Stable"
-        if one.revision == memory.stable
-        else "Candidate"
-        if one.revision == memory.candidate
-        else "Rejected"
-        if rejected
-        else one.state
-        if one.state in ("Rejected", "Retired")
-        else "Retired"
-    )
-    return one if one.state == state else one.model_copy(update={"state": state, "since": now.replace(microsecond=0)})
+def _entry(one: KnownRevision, decision: Decision, now: datetime) -> KnownRevision:
+    state, reason = _state(one, decision)
+    if one.state == state:
+        return one
+    return one.model_copy(update={"state": state, "reason": clip(reason), "since": now.replace(microsecond=0)})
+
+
+def _state(one: KnownRevision, decision: Decision) -> tuple[State, str]:
+    """What a revision is after a decision, and why. Only one that was stable, and answered, can be gone back to."""
+    memory = decision.memory
+    if one.revision == memory.stable:
+        return "Stable", ""
+    if one.revision == memory.candidate:
+        return "Candidate", ""
+    if memory.rejected is not None and memory.rejected.revision == one.revision:
+        return "Rejected", memory.rejected.reason
+    if one.state == "Candidate":
+        why = (taken.reason for taken in decision.taken if taken.revision == one.revision)
+        return "Superseded", next(why, f"revision {memory.stable} serves in place of it")
+    if one.state == "Stable":
+        unproven = next((taken for taken in decision.taken if taken.action == "Replaced"), None)
+        return ("Retired", "") if unproven is None else ("Superseded", unproven.reason)
+    return one.state, one.reason

@@ -3,124 +3,20 @@
 A candidate goes through the steps of the spec and then through one more, in which it has all replicas and all traffic;
 when every gateway says so, it is promoted. Whatever goes wrong before leads back to the stable revision, which changes in
 no other way than by a promotion. A paused rollout decides nothing.
+
+What people say in annotations is about one attempt, so a word that is left behind does nothing to the next one.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Literal
 
 from autoglm_operator.ages import age, words
-from autoglm_operator.api import RolloutGate
-from autoglm_operator.rollout.gates import Check, Figures, check_all
+from autoglm_operator.rollout.gates import Check, check_all
+from autoglm_operator.rollout.terms import Decision, Memory, Policy, Rejection, Situation, Step, Taken
 
-Phase = Literal["Stable", "Progressing", "Paused", "RolledBack", "Blocked"]
-Action = Literal["Started", "Advanced", "Promoted", "RolledBack", "Superseded", "Cancelled", "Replaced"]
-Level = Literal["unknown", "none", "some", "enough"]
-
-EVERYTHING = 100
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step: the candidate's share of the sessions in percent, and what ends the step."""
-
-    weight: int
-    hold: timedelta = timedelta(0)
-    approval: bool = False
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What the spec and the annotations say. Words of annotations are empty where they are absent."""
-
-    steps: tuple[Step, ...] = ()
-    gates: tuple[RolloutGate, ...] = ()
-    deadline: timedelta = timedelta(minutes=15)
-    """How long a candidate may take to become ready for a step."""
-    paused: bool = False
-    promote: str = ""
-    """The revision that shall skip what is left of its steps, holds and gates."""
-    abort: str = ""
-    """The revision that shall be taken back."""
-    approve: str = ""
-    """`REVISION/STEP`: the step that may end."""
-    retry: str = ""
-    """Another word than the remembered one lets a rejected revision try again."""
-
-    def weight(self, step: int) -> int:
-        """The weight of a step, counted from 0; all there is after the last one."""
-        return self.steps[step].weight if step < len(self.steps) else EVERYTHING
-
-
-@dataclass(frozen=True)
-class Rejection:
-    """A revision that was taken back, why and when."""
-
-    revision: str
-    reason: str
-    at: datetime
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What is remembered from one decision to the next. `weight` is what gateways were last told."""
-
-    stable: str
-    candidate: str | None = None
-    weight: int = 0
-    step: int = 0
-    attempt: int = 0
-    entered_at: datetime | None = None
-    step_since: datetime | None = None
-    rejected: Rejection | None = None
-    retried: str = ""
-    proven: bool = False
-    """Whether the stable revision ever answered a real request."""
-
-    @property
-    def window(self) -> str:
-        """Names the measurement: a step at its own weight. What came before the weight was told is another one."""
-        return f"{self.candidate}/{self.attempt}/{self.step + 1}/{self.weight}"
-
-
-@dataclass(frozen=True)
-class Situation:
-    """What was observed.
-
-    `target` is the revision that the spec describes. `level` says how far the candidate is: enough replicas for its step,
-    admitted by every gateway; some; none; or unknown, because nobody could look. `waiting` says what is missing. `failed` is
-    set when the candidate cannot become ready. `applied` is the candidate's share that every gateway reports, None while
-    they differ or do not tell. `blocked` says why no rollout can start here.
-    """
-
-    target: str
-    level: Level = "unknown"
-    waiting: str = ""
-    failed: str = ""
-    applied: int | None = None
-    figures: Figures = field(default_factory=Figures)
-    blocked: str = ""
-
-
-@dataclass(frozen=True)
-class Taken:
-    """One decision that was taken just now, and why."""
-
-    revision: str
-    action: Action
-    reason: str
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What to remember and what to say. The weight to tell gateways is in the memory."""
-
-    memory: Memory
-    phase: Phase
-    message: str
-    checks: tuple[Check, ...] = ()
-    taken: tuple[Taken, ...] = ()
+LOSSES = 10
+"""How often a candidate may lose its replicas in one step: each time leaves it this part of the deadline less."""
 
 
 def advance(policy: Policy, memory: Memory, seen: Situation, now: datetime) -> Decision:
@@ -131,8 +27,6 @@ def advance(policy: Policy, memory: Memory, seen: Situation, now: datetime) -> D
         return _nothing_to_do(memory)
     if memory.candidate not in (None, seen.target):
         return _superseded(memory, seen)
-    if policy.abort == seen.target and not _is_rejected(memory, seen.target):
-        return _reject(memory, seen.target, "it was aborted by annotation", now)
     memory = _retried(policy, memory)
     if _is_rejected(memory, seen.target):
         return _stay_back(memory)
@@ -154,6 +48,12 @@ def _nothing_to_do(memory: Memory) -> Decision:
         return Decision(memory, "Stable", text)
     why = f"the spec describes the stable revision {memory.stable} again"
     return Decision(_without_candidate(memory), "Stable", text, taken=(Taken(memory.candidate, "Cancelled", why),))
+
+
+def stop(memory: Memory, why: str) -> Decision:
+    """Nothing shall serve: a rollout that is under way ends, and the stable revision is what comes back."""
+    taken = () if memory.candidate is None else (Taken(memory.candidate, "Cancelled", why),)
+    return Decision(_without_candidate(memory), "Stable", why, taken=taken)
 
 
 def _superseded(memory: Memory, seen: Situation) -> Decision:
@@ -192,17 +92,27 @@ def _start(policy: Policy, memory: Memory, seen: Situation, now: datetime) -> De
         taken = Taken(seen.target, "Replaced", f"revision {memory.stable} never answered a request")
         put = replace(memory, stable=seen.target)
         return Decision(put, "Stable", f"revision {seen.target} is the first to serve", taken=(taken,))
-    begun = replace(memory, candidate=seen.target, step=0, weight=0, entered_at=now, attempt=memory.attempt + 1)
+    begun = replace(
+        memory, candidate=seen.target, steps=policy.steps, step=0, weight=0, entered_at=now, attempt=memory.attempt + 1
+    )
     taken = Taken(seen.target, "Started", f"the spec describes it; revision {memory.stable} serves meanwhile")
-    return Decision(begun, "Progressing", f"{_where(policy, begun)}: it is being put on the sites", taken=(taken,))
+    return Decision(begun, "Progressing", f"{_where(begun)}: it is being put on the sites", taken=(taken,))
 
 
 def _go_on(policy: Policy, memory: Memory, seen: Situation, now: datetime) -> Decision:
     """A candidate that is on its way: ready, then routed, then held and measured, then on."""
-    weight, where = policy.weight(memory.step), _where(policy, memory)
     checks = _checks(policy, memory, seen)
-    if fault := _fault(seen, checks):
+    if fault := _fault(policy, memory, seen, checks):
         return replace(_reject(memory, str(memory.candidate), fault, now), checks=checks)
+    if policy.steps != memory.steps:
+        return _follow(policy, memory, now)
+    found = _prepare(policy, memory, seen, now) or _go_through(policy, memory, checks, now)
+    return replace(found, message=found.message + _unheard(policy, memory)) if not found.taken else found
+
+
+def _prepare(policy: Policy, memory: Memory, seen: Situation, now: datetime) -> Decision | None:
+    """What a step needs before it counts: replicas, and gateways that apply its weight. None if all is there."""
+    weight, where = memory.goal, _where(memory)
     if seen.level == "unknown":
         return Decision(memory, "Progressing", f"{where}: {seen.waiting or 'nobody could look'}")
     if seen.level != "enough":
@@ -210,6 +120,11 @@ def _go_on(policy: Policy, memory: Memory, seen: Situation, now: datetime) -> De
     if seen.applied != weight or memory.weight != weight:
         told = replace(memory, weight=weight)
         return Decision(told, "Progressing", f"{where}: gateways are being told to send it {weight} %")
+    return None
+
+
+def _go_through(policy: Policy, memory: Memory, checks: tuple[Check, ...], now: datetime) -> Decision:
+    """A step whose replicas and weight are there."""
     if memory.step_since is None:
         memory = replace(memory, step_since=now)
     if memory.step >= len(policy.steps):
@@ -217,36 +132,71 @@ def _go_on(policy: Policy, memory: Memory, seen: Situation, now: datetime) -> De
     return _measure(policy, memory, checks, now)
 
 
+def _follow(policy: Policy, memory: Memory, now: datetime) -> Decision:
+    """The steps of the spec were edited. What was passed as it stands there now stays passed; an edit never ends a step, so
+    the last one at least is gone through again."""
+    same = 0
+    for old, new in zip(memory.steps, policy.steps, strict=False):
+        if old != new:
+            break
+        same += 1
+    moved = replace(memory, steps=policy.steps)
+    if memory.step >= same:
+        to = max(min(same, len(policy.steps) - 1), 0)
+        moved = replace(moved, step=to, step_since=None, entered_at=now, losses=0)
+    why = f"the steps of the spec were edited: it goes on in step {moved.step + 1} of {len(policy.steps)}"
+    taken = Taken(str(memory.candidate), "StepsChanged", why)
+    return Decision(moved, "Progressing", f"{_where(moved)}: the steps were edited", taken=(taken,))
+
+
+def _unheard(policy: Policy, memory: Memory) -> str:
+    """Says of annotations that name the candidate, but not this attempt, what would be heard."""
+    words = {"promote": policy.promote, "abort": policy.abort, "approve": policy.approve}
+    heard = {"promote": memory.name, "abort": memory.name, "approve": f"{memory.name}/{memory.step + 1}"}
+    stale = [
+        f"; the annotation rollout-{name}={word} is not about this attempt and does nothing: {heard[name]} would"
+        for name, word in words.items()
+        if word.split("/")[0] == memory.candidate and not (word + "/").startswith(memory.name + "/")
+    ]
+    return "".join(stale)
+
+
 def _checks(policy: Policy, memory: Memory, seen: Situation) -> tuple[Check, ...]:
     """What the gates say of the present step. Figures of another weight than the step's own are another measurement."""
-    told = memory.step < len(policy.steps) and memory.weight == policy.weight(memory.step)
+    told = memory.step < len(memory.steps) and memory.weight == memory.goal
     return check_all(policy.gates, seen.figures) if told else ()
 
 
-def _fault(seen: Situation, checks: Sequence[Check]) -> str:
+def _fault(policy: Policy, memory: Memory, seen: Situation, checks: Sequence[Check]) -> str:
     """Why the candidate has to go, whatever else is missing; empty where nothing is known against it."""
+    if policy.abort == memory.name:
+        return "it was aborted by annotation"
     if seen.failed:
         return f"it does not start: {seen.failed}"
     return "; ".join(found.message for found in checks if found.state == "Failed")
 
 
 def _wait_for_replicas(policy: Policy, memory: Memory, seen: Situation, now: datetime) -> Decision:
-    """Not enough replicas: the share falls back to what is safe, and the step begins anew when they are there."""
+    """Not enough replicas: the share falls back to what is safe, and the step begins anew when they are there. Each time it
+    is waited for less, or a candidate that crashes and comes back would be waited for without end."""
     if memory.step_since is not None:
-        memory = replace(memory, step_since=None, entered_at=now)
+        memory = replace(memory, step_since=None, entered_at=now, losses=memory.losses + 1)
+    left = policy.deadline * max(LOSSES - memory.losses, 0) / LOSSES
     waited = age(memory.entered_at, now) if memory.entered_at else timedelta(0)
-    if waited >= policy.deadline:
-        why = f"it was not ready within {words(policy.deadline)}: {seen.waiting or 'no replica'}"
+    if waited >= left:
+        late = f"within {words(left)}" if left else "any more"
+        again = f" after it lost replicas for the {memory.losses}. time in this step" if memory.losses else ""
+        why = f"it was not ready {late}{again}: {seen.waiting or 'no replica'}"
         return _reject(memory, str(memory.candidate), why, now)
-    safe = policy.weight(memory.step - 1) if memory.step > 0 and seen.level == "some" else 0
+    safe = memory.steps[memory.step - 1].weight if memory.step > 0 and seen.level == "some" else 0
     waiting = replace(memory, weight=min(memory.weight, safe))
-    return Decision(waiting, "Progressing", f"{_where(policy, memory)}: {seen.waiting or 'its replicas start'}")
+    return Decision(waiting, "Progressing", f"{_where(memory)}: {seen.waiting or 'its replicas start'}")
 
 
 def _measure(policy: Policy, memory: Memory, checks: tuple[Check, ...], now: datetime) -> Decision:
     """A step at its own weight, with no gate that failed: held, measured and approved, then on."""
-    step, where = policy.steps[memory.step], _where(policy, memory)
-    if policy.promote == memory.candidate:
+    step, where = policy.steps[memory.step], _where(memory)
+    if policy.promote == memory.name:
         return _next(policy, memory, checks, "promoted by annotation", now, to=len(policy.steps))
     left = step.hold - age(memory.step_since, now) if memory.step_since else step.hold
     if left > timedelta(0):
@@ -254,7 +204,7 @@ def _measure(policy: Policy, memory: Memory, checks: tuple[Check, ...], now: dat
     short = [found.gate.metric for found in checks if found.state == "Waiting"]
     if short:
         return Decision(memory, "Progressing", f"{where}: too few samples for {', '.join(short)}", checks)
-    approved = f"{memory.candidate}/{memory.step + 1}"
+    approved = f"{memory.name}/{memory.step + 1}"
     if step.approval and policy.approve != approved:
         text = f"{where}: waits for the annotation serving.autoglm.dev/rollout-approve={approved}"
         return Decision(memory, "Progressing", text, checks)
@@ -262,9 +212,9 @@ def _measure(policy: Policy, memory: Memory, checks: tuple[Check, ...], now: dat
 
 
 def _next(policy: Policy, memory: Memory, checks: Sequence[Check], why: str, now: datetime, *, to: int) -> Decision:
-    moved = replace(memory, step=to, step_since=None, entered_at=now)
+    moved = replace(memory, step=to, step_since=None, entered_at=now, losses=0)
     taken = Taken(str(memory.candidate), "Advanced", f"step {memory.step + 1} of {len(policy.steps)}: {why}")
-    return Decision(moved, "Progressing", f"{_where(policy, moved)}: begins", tuple(checks), (taken,))
+    return Decision(moved, "Progressing", f"{_where(moved)}: begins", tuple(checks), (taken,))
 
 
 def _promote(memory: Memory, why: str) -> Decision:
@@ -279,11 +229,11 @@ def _passed(step: Step, checks: Sequence[Check]) -> str:
 
 
 def _without_candidate(memory: Memory) -> Memory:
-    return replace(memory, candidate=None, weight=0, step=0, entered_at=None, step_since=None)
+    """The stable revision alone."""
+    return replace(memory, candidate=None, weight=0, step=0, steps=(), entered_at=None, step_since=None, losses=0)
 
 
-def _where(policy: Policy, memory: Memory) -> str:
-    weight = policy.weight(memory.step)
-    if memory.step >= len(policy.steps):
-        return f"revision {memory.candidate} takes over with {weight} %"
-    return f"revision {memory.candidate} in step {memory.step + 1} of {len(policy.steps)} with {weight} %"
+def _where(memory: Memory) -> str:
+    if memory.step >= len(memory.steps):
+        return f"revision {memory.candidate} takes over with {memory.goal} %"
+    return f"revision {memory.candidate} in step {memory.step + 1} of {len(memory.steps)} with {memory.goal} %"

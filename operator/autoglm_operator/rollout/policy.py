@@ -1,25 +1,22 @@
 """What the spec and the annotations of a deployment say about its rollouts."""
 
+from collections.abc import Iterable
 from datetime import timedelta
 
-from autoglm_operator.api import AutoGLMDeployment
+from autoglm_operator.api import AutoGLMDeployment, RolloutStep
 from autoglm_operator.api.quantities import seconds
-from autoglm_operator.rollout.machine import Policy, Step
+from autoglm_operator.rollout.terms import Policy, Step
 
 PREFIX = "serving.autoglm.dev/rollout-"
-"""Annotations: rollout-pause=true, rollout-promote=REVISION, rollout-abort=REVISION, rollout-approve=REVISION/STEP and
-rollout-retry=ANYTHING. Each names what it is about, so that reading it twice does nothing twice; one that still stands when
-its revision is tried again counts again."""
+"""Annotations: rollout-pause=true, rollout-promote=REVISION/ATTEMPT, rollout-abort=REVISION/ATTEMPT,
+rollout-approve=REVISION/ATTEMPT/STEP and rollout-retry=ANYTHING. Each names the one attempt that it is about, so that reading
+it twice does nothing twice, and what is left behind does nothing to the next attempt."""
 
 
-def of(deployment: AutoGLMDeployment) -> Policy:
-    """The policy of a deployment. A revision that is named in `spec.rollout.revision` takes over without steps."""
+def of(deployment: AutoGLMDeployment, *, direct: bool = False) -> Policy:
+    """The policy of a deployment. `direct`: the revision that shall serve was good before, and needs no steps."""
     spec = deployment.spec.rollout
-    steps = (
-        ()
-        if spec.revision is not None
-        else tuple(Step(step.weight, timedelta(seconds=seconds(step.hold)), step.approval) for step in spec.steps or ())
-    )
+    steps = () if direct else steps_of(spec.steps or ())
     return Policy(
         steps=steps,
         gates=spec.gates if steps else (),
@@ -30,6 +27,11 @@ def of(deployment: AutoGLMDeployment) -> Policy:
         approve=_word(deployment, "approve"),
         retry=_word(deployment, "retry")[:253],
     )
+
+
+def steps_of(steps: Iterable[RolloutStep]) -> tuple[Step, ...]:
+    """Steps as the API has them, for the machine."""
+    return tuple(Step(step.weight, timedelta(seconds=seconds(step.hold)), step.approval) for step in steps)
 
 
 def _word(deployment: AutoGLMDeployment, name: str) -> str:

@@ -12,8 +12,10 @@ from autoglm_operator.api import (
     RevisionShare,
     RolloutDecision,
     RolloutStatus,
+    RolloutStep,
 )
-from autoglm_operator.rollout.machine import Decision, Memory, Rejection
+from autoglm_operator.rollout import policy
+from autoglm_operator.rollout.terms import Decision, Memory, Rejection, Step
 from autoglm_operator.state import GatewayView, clip
 
 DECISIONS = 10
@@ -28,9 +30,11 @@ def memory(status: RolloutStatus) -> Memory:
         candidate=status.candidate,
         weight=status.weight,
         step=max(status.step - 1, 0),
+        steps=policy.steps_of(status.steps),
         attempt=status.attempt,
         entered_at=status.entered_at,
         step_since=status.step_since,
+        losses=status.losses,
         rejected=Rejection(rejected.revision, rejected.reason, rejected.at) if rejected else None,
         retried=status.retried,
         proven=status.proven,
@@ -62,9 +66,11 @@ def status(before: RolloutStatus | None, decision: Decision, scene: Scene, now: 
         candidate=found.candidate,
         weight=found.weight,
         step=found.step + 1 if found.candidate is not None else 0,
+        steps=tuple(_step(one) for one in found.steps),
         attempt=found.attempt,
         entered_at=found.entered_at,
         step_since=found.step_since,
+        losses=found.losses,
         rejected=Rejected(revision=rejected.revision, reason=clip(rejected.reason), at=rejected.at)
         if rejected
         else None,
@@ -77,6 +83,11 @@ def status(before: RolloutStatus | None, decision: Decision, scene: Scene, now: 
         ),
         decisions=((before.decisions if before else ()) + told)[-DECISIONS:],
     )
+
+
+def _step(step: Step) -> RolloutStep:
+    hold = f"{step.hold.total_seconds():.3f}".rstrip("0").rstrip(".")
+    return RolloutStep(weight=step.weight, hold=f"{hold}s", approval=step.approval)
 
 
 def traffic(gateways: Sequence[GatewayView], deployment: str) -> tuple[GatewayTraffic, ...]:

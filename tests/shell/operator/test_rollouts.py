@@ -56,3 +56,13 @@ def test_a_good_revision_is_promoted_and_one_that_answers_differently_is_taken_b
     config = world.ray.config(base)
     assert config is not None
     assert config["args"]["revision"] == first
+
+    world.apply_deployment(rollout=GATED, engine={"maxConcurrency": 7})
+    world.wait(lambda: bool(rollout(world).get("candidate")), "another revision is on its way")
+    under_way = rollout(world)
+    assert under_way["steps"] == [{"weight": 25, "hold": "1s", "approval": False}], "the API server keeps the steps"
+    world.apply_deployment(rollout=GATED, engine={"maxConcurrency": 8})
+    world.wait(lambda: actions(world)[-2:] == ["Superseded", "Started"], "the next one takes its place")
+    gave_way = next(one for one in rollout(world)["revisions"] if one["revision"] == under_way["candidate"])
+    assert gave_way["state"] == "Superseded"
+    assert gave_way["reason"] == f"the spec describes revision {rollout(world)['candidate']} now"
