@@ -167,7 +167,8 @@ def test_a_retry_that_stood_before_anything_was_taken_back_retries_nothing() -> 
 def test_a_word_that_is_left_behind_does_nothing_to_the_next_attempt_of_the_same_revision(stale: str) -> None:
     """The revision was promoted, aborted or approved once. Then it was taken back, and tried again."""
     policy = Policy(steps=(Step(10, timedelta(seconds=30), approval=True), HALF), gates=(ERRORS,))
-    left = replace(policy, **{stale: {"approve": "b/1/1"}.get(stale, "b/1")})
+    words: dict[str, Any] = {stale: {"approve": "b/1/1"}.get(stale, "b/1")}
+    left = replace(policy, **words)
     again = Memory("a", "b", attempt=2, steps=policy.steps, entered_at=NOW, proven=True)
     quiet = situation(figures=Figures())
     memory, now, texts = again, NOW, []
