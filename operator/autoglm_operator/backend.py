@@ -23,11 +23,12 @@ class SiteFailure(Exception):
 
 @dataclass(frozen=True)
 class ClusterView:
-    """One observation of a site."""
+    """One observation of a site. `capacity_unknown` says why there is no capacity, if the site could not tell it."""
 
     applications: tuple[ApplicationView, ...]
     ray_version: str | None
     capacity: Capacity | None
+    capacity_unknown: str = ""
 
 
 class Backend(Protocol):

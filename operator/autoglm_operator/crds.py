@@ -117,12 +117,19 @@ def _deployment_definition() -> Json:
 def _site_definition() -> Json:
     connected = ".status.conditions[?(@.type=='Connected')]"
     columns = [
-        _column("Connected", f"{connected}.status", "Whether the Ray cluster answers."),
+        _column("Connected", f"{connected}.status", "Whether the site answers."),
         _column("Tier", ".spec.tier", "cloud or edge."),
         _column("Phase", ".status.phase", "Connected, Stale or Unreachable."),
+        _column("Free", ".status.free", "Free out of all accelerators, by type."),
+        _column("Price", ".spec.price", "Price of one replica for an hour.", type_="number"),
         _column("Applications", ".status.applications", "Applications of this operator there.", type_="integer"),
-        _column("Observed", ".status.observedAt", "Time since the Ray cluster last answered.", type_="date"),
+        _column("Observed", ".status.observedAt", "Time since the site last answered.", type_="date"),
         _column("Reason", f"{connected}.reason", "Why it is connected or not.", wide=True),
+        _column("Bandwidth", ".spec.link.bandwidth", "Bandwidth towards the site, as declared.", wide=True),
+        _column("RTT", ".spec.link.rtt", "Round trip time, as declared.", wide=True),
+        _column(
+            "Capacity seen", ".status.capacityObservedAt", "Time since free capacity was seen.", type_="date", wide=True
+        ),
         _column("Ray", ".status.rayVersion", "Version of Ray.", wide=True),
         _column("Address", ".spec.backend.ray.address", "Address of the Ray dashboard.", wide=True),
         _column("Message", ".status.message", "What is wrong, in a sentence.", wide=True),

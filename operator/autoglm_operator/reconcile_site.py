@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 from autoglm_operator import conditions, deletion, placement, views
 from autoglm_operator.ages import PROGRESSING, age, backoff
-from autoglm_operator.api import SiteCapacity, SiteCondition, SiteStatus
+from autoglm_operator.api import AcceleratorType, DiscoveredAccelerator, SiteCapacity, SiteCondition, SiteStatus
 from autoglm_operator.state import (
     FINALIZER,
     ApplicationView,
@@ -25,7 +25,13 @@ LOOK_AGAIN = timedelta(seconds=10)
 ORPHAN_AGE = timedelta(seconds=60)
 """An application younger than this is no orphan: its owner may be newer than the list of owners."""
 
+CAPACITY_REFRESH = timedelta(minutes=1)
+"""Free accelerators that changed are told this long after the last figures, at the soonest."""
+
 MAX_RESOURCES = 64
+MAX_MODELS = 16
+ACCELERATORS: dict[AcceleratorType, str] = {"gpu": "GPU", "npu": "NPU", "cpu": "CPU"}
+"""The resource that counts accelerators of each type."""
 
 
 def reconcile_site(site: SiteView | InvalidSite, fleet: Fleet, now: datetime) -> SitePlan:
@@ -150,11 +156,14 @@ def _status(site: SiteView, fleet: Fleet, verdict: Verdict, now: datetime) -> Si
         observed_generation=meta.generation,
         conditions=(condition,),
         phase=views.phase(site, now),
-        observed_at=seen.replace(microsecond=0) if seen else (before.observed_at if before else None),
+        observed_at=_second(seen) or (before.observed_at if before else None),
         applications=count if count is not None else (before.applications if before else None),
         ray_version=site.ray_version or (before.ray_version if before else None),
         message=clip(verdict.message) if verdict.status != "True" else "",
         capacity=_capacity(site.capacity) or (before.capacity if before else ()),
+        accelerators=_accelerators(site.capacity) or (before.accelerators if before else ()),
+        capacity_observed_at=_second(_capacity_at(site)) or (before.capacity_observed_at if before else None),
+        capacity_message=clip(site.capacity_unknown),
     )
 
 
@@ -176,19 +185,52 @@ def _capacity(capacity: Capacity | None) -> tuple[SiteCapacity, ...]:
     )
 
 
+def _accelerators(capacity: Capacity | None) -> tuple[DiscoveredAccelerator, ...]:
+    """What deployments can ask for, by type."""
+    if capacity is None:
+        return ()
+    return tuple(
+        DiscoveredAccelerator(
+            type=kind,
+            total=total,
+            free=max(capacity.available.get(name, 0.0), 0.0),
+            models=tuple(model[:128] for model in capacity.models.get(name, ())[:MAX_MODELS]),
+        )
+        for kind, name in ACCELERATORS.items()
+        if (total := capacity.total.get(name, 0.0)) > 0
+    )
+
+
+def _capacity_at(site: SiteView) -> datetime | None:
+    return None if site.capacity is None else site.capacity_at or site.observed_at
+
+
+def _second(moment: datetime | None) -> datetime | None:
+    """A time as Kubernetes writes it, in whole seconds."""
+    return moment.replace(microsecond=0) if moment else None
+
+
 def _settled(before: SiteStatus | None, after: SiteStatus) -> SiteStatus:
     """The status to write: the old one if nothing but young figures would change."""
     if before is None or _timeless(before) != _timeless(after):
         return after
     if before.observed_at is None or after.observed_at is None:
         return before if before == after else after
-    return after if after.observed_at - before.observed_at >= conditions.REFRESH else before
+    limit = conditions.REFRESH if _free_devices(before) == _free_devices(after) else CAPACITY_REFRESH
+    return after if after.observed_at - before.observed_at >= limit else before
+
+
+def _free_devices(status: SiteStatus) -> list[tuple[str, float]]:
+    """Free accelerators but for processor cores, of which some come and go all the time."""
+    return [(one.type, one.free) for one in status.accelerators if one.type != "cpu"]
 
 
 def _timeless(status: SiteStatus) -> SiteStatus:
     """The status without what moves all the time: when it was seen, and how much is free just now."""
     capacity = tuple(one.model_copy(update={"available": 0.0}) for one in status.capacity)
-    return status.model_copy(update={"observed_at": None, "capacity": capacity})
+    accelerators = tuple(one.model_copy(update={"free": 0.0}) for one in status.accelerators)
+    without = {"observed_at": None, "capacity_observed_at": None, "capacity": capacity, "accelerators": accelerators}
+    return status.model_copy(update=without)
 
 
 def _events(before: SiteStatus | None, after: SiteStatus) -> tuple[Event, ...]:

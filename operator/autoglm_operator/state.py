@@ -129,10 +129,16 @@ class ApplicationView:
 
 @dataclass(frozen=True)
 class Capacity:
-    """Resources of a Ray cluster in Ray's units."""
+    """Resources of a site in Ray's names and units.
+
+    `machines` tell what is free on each machine that takes work, empty where that is not known. `models` say what the
+    accelerators are, by resource.
+    """
 
     total: Mapping[str, float]
     available: Mapping[str, float]
+    machines: tuple[Mapping[str, float], ...] = ()
+    models: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -140,6 +146,7 @@ class SiteView:
     """What is known about one site. `applications` and `observed_at` belong to the last observation that succeeded.
 
     `error` is set while the latest attempt failed; `failures` counts the attempts that failed since the last success.
+    `capacity` is the last that was told, at `capacity_at`; `capacity_unknown` says why the latest attempt got none.
     """
 
     site: AutoGLMSite
@@ -149,6 +156,8 @@ class SiteView:
     failures: int = 0
     ray_version: str | None = None
     capacity: Capacity | None = None
+    capacity_at: datetime | None = None
+    capacity_unknown: str = ""
 
     @property
     def name(self) -> str:

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from autoglm_operator import applications
-from autoglm_operator.allocation import RESIDENCY, allocate
+from autoglm_operator.allocation import allocate
 from autoglm_operator.api import AutoGLMDeployment, DeploymentStatus
+from autoglm_operator.offers import RESIDENCY
 from autoglm_operator.reconcile import reconcile
 from autoglm_operator.state import (
     ApplicationView,
@@ -22,6 +23,7 @@ from autoglm_operator.state import (
     SiteView,
 )
 from autoglm_serving.config import Worker
+from support import kube
 from support.fleet import NOW, admitted, application, condition, deployment, gateway, site, wanted, with_status
 
 DOWN = SiteError("Unreachable", "no route to host")
@@ -221,3 +223,43 @@ def test_a_deployment_without_placement_runs_everywhere_as_before() -> None:
     assert plan.status.placement is None
     assert isinstance(plan.status, DeploymentStatus)
     assert wanted(of).replicas == 2
+
+
+def pods(name: str, *found: ApplicationView, cpus: float | None, **spec: Any) -> SiteView:
+    """A site with KubeRay and one machine with so many free processors; None where it does not tell."""
+    view = SiteView(kube.site(name), found, NOW - timedelta(seconds=2))
+    if cpus is None:
+        return view
+    free = {"CPU": cpus, "memory": 64 * 2.0**30}
+    return replace(view, capacity=Capacity(free, free, (free,)))
+
+
+def test_a_kuberay_site_gets_what_fits_beside_the_head_of_its_ray_cluster() -> None:
+    dear = place("dear", price=9.0)
+    assert puts(decide(asks(3), pods("small", cpus=4.0), dear)) == {"small": 2, "dear": 1}
+    assert puts(decide(asks(3), pods("small", cpus=2.0), dear)) == {"dear": 3}, "room for the head alone"
+    assert puts(decide(asks(3), pods("small", cpus=None), dear)) == {"small": 3}, "it does not tell, and is tried"
+
+
+def test_a_site_that_is_too_small_and_does_not_tell_is_not_tried_again_and_again() -> None:
+    """The site is the cheapest. What waits there is taken away, and then nothing says any more that it did not fit."""
+    of, at, tries = asks(2, {"settle": "0s"}), NOW, 0
+    small, dear = 0, 0
+    for _ in range(60):
+        message = "Engine: 2 replicas are taking long to be scheduled" if small else ""
+        there = (runs(of, small, ready=0, message=message),) if small else ()
+        views = (
+            replace(pods("small", *there, cpus=None), observed_at=at),
+            replace(place("dear", *((runs(of, dear),) if dear else ()), price=9.0), observed_at=at),
+        )
+        allocated = allocate(of, Worker(cpus=1.0), views, at)
+        assert allocated is not None
+        tries += allocated.now.get("small", 0) > small == 0
+        small, dear = (allocated.now.get(name, 0) for name in ("small", "dear"))
+        of = of.model_copy(update={"status": DeploymentStatus(placement=allocated.status)})
+        at += timedelta(seconds=30)
+    assert dear == 2
+    assert tries <= 3, "in half an hour: at the start, after ten minutes, and not before another twenty"
+    assert allocated is not None
+    row = next(row for row in allocated.status.sites if row.name == "small")
+    assert (row.refusals or 0) >= 2

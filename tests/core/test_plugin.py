@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from autoglm_operator.local import show
 from autoglm_operator.plugin import commands, rollouts
 from autoglm_operator.plugin.ray_logs import replicas
 from autoglm_operator.plugin.traffic import Sample, parse, top
 from autoglm_operator.plugin.tree import tree
+from autoglm_operator.store import SITE, ObjectKey
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 Json = dict[str, Any]
@@ -94,6 +96,24 @@ ROLLING: Json = {
     "traffic": [{"gateway": "http://g:9901", "shares": [{"revision": "r2", "percent": 10, "requests": 12}]}],
     "decisions": [{"at": "2026-03-01T11:58:00Z", "revision": "r2", "action": "Started", "reason": "the spec changed"}],
 }
+
+
+def test_the_tree_shows_price_and_age_of_free_capacity_and_why_it_could_not_be_seen() -> None:
+    told = {"capacityObservedAt": "2026-03-01T11:50:00Z", "capacityMessage": "pods is forbidden"}
+    berlin = {**BERLIN, "spec": {"tier": "edge", "price": 2.5}, "status": {**BERLIN["status"], **told}}
+    lines = tree(deployment(), [berlin], NOW).splitlines()
+    assert any(line.endswith("5 of 8 GPU free, price 2.5, free seen 10m ago") for line in lines)
+    assert any(line.endswith("pods is forbidden") for line in lines)
+
+
+def test_the_table_of_sites_shows_free_accelerators_and_prices() -> None:
+    told = {"free": "5/8 gpu", "capacityObservedAt": "2026-03-01T11:50:00Z"}
+    berlin = {**BERLIN, "spec": {"price": 2.5}, "status": {**BERLIN["status"], **told}}
+    other = {"metadata": {"name": "jena"}, "spec": {}}
+    found = show.sites({ObjectKey(SITE, "", one["metadata"]["name"]): one for one in (berlin, other)}, NOW).splitlines()
+    assert found[0].split()[:6] == ["NAME", "CONNECTED", "TIER", "PHASE", "FREE", "PRICE"]
+    assert "5/8 gpu (10m ago)   2.5" in found[1]
+    assert "<none>" in found[2]
 
 
 def test_the_tree_shows_each_site_with_its_cluster_and_only_what_is_not_well() -> None:

@@ -245,3 +245,38 @@ def test_two_clusters_that_share_a_ray_cluster_leave_each_others_applications_al
         assert plan.status.applications == 1, "each counts its own"
     gone = replace(east, deployments=())
     assert [one.uid for one in reconcile_site(shared, gone, NOW).deletions] == [ours.metadata.uid]
+
+
+def test_accelerators_are_told_by_type_with_what_is_free_and_the_age_of_the_figures() -> None:
+    has = Capacity({"CPU": 64.0, "GPU": 8.0}, {"CPU": 12.0, "GPU": 5.0}, models={"GPU": ("H100",)})
+    seen = replace(view("a"), capacity=has, capacity_at=NOW - timedelta(seconds=40))
+    status = reconcile_site(seen, FLEET, NOW).status
+    assert [(one.type, one.total, one.free, one.models) for one in status.accelerators] == [
+        ("gpu", 8.0, 5.0, ("H100",)),
+        ("cpu", 64.0, 12.0, ()),
+    ]
+    assert status.free == "5/8 gpu, 12/64 cpu"
+    assert status.capacity_observed_at == NOW - timedelta(seconds=40)
+
+
+def test_figures_that_could_not_be_read_stay_with_their_age_and_it_is_said_why() -> None:
+    has = Capacity({"CPU": 8.0}, {"CPU": 8.0})
+    first = replace(view("a"), capacity=has, capacity_at=NOW)
+    known = stored(first, reconcile_site(first, FLEET, NOW))
+    later = replace(known, observed_at=NOW + timedelta(minutes=9), capacity=None, capacity_unknown="pods is forbidden")
+    status = reconcile_site(later, FLEET, NOW + timedelta(minutes=9)).status
+    assert (status.phase, status.free, status.capacity_observed_at) == ("Connected", "8/8 cpu", NOW)
+    assert status.capacity_message == "pods is forbidden"
+
+
+def test_free_accelerators_that_changed_are_told_within_a_minute_and_free_cores_later() -> None:
+    def at(later: int, gpus: float, cpus: float) -> bool:
+        has = Capacity({"CPU": 8.0, "GPU": 8.0}, {"CPU": cpus, "GPU": gpus})
+        moment = NOW + timedelta(seconds=later)
+        seen = replace(known, capacity=has, observed_at=moment, capacity_at=moment)
+        return reconcile_site(seen, FLEET, moment).status != known.site.status
+
+    has = Capacity({"CPU": 8.0, "GPU": 8.0}, {"CPU": 8.0, "GPU": 8.0})
+    first = replace(view("a"), capacity=has)
+    known = stored(first, reconcile_site(first, FLEET, NOW))
+    assert [at(30, 4, 8), at(70, 4, 8), at(70, 8, 2), at(400, 8, 2)] == [False, True, False, True]

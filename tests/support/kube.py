@@ -1,7 +1,7 @@
 """Sites with the back end kubeRay for tests of the operator's decisions: what the API server would hold there. No I/O."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -34,6 +34,38 @@ def view(
     """A site that was read `age` seconds ago, with what the listings hold."""
     applications = tuple(one for listing in found for one in observed.applications(listing, name))
     return SiteView(site(name, backend), applications=applications, observed_at=now - timedelta(seconds=age))
+
+
+def node(
+    name: str,
+    *,
+    cpu: str = "4",
+    memory: str = "1Gi",
+    gpu: int = 0,
+    pods: str = "110",
+    labels: Mapping[str, str] | None = None,
+    taints: Sequence[Json] = (),
+    ready: bool = True,
+    cordoned: bool = False,
+    **devices: str,
+) -> Json:
+    """A node as the API server holds it; `devices` are further resources."""
+    offers = {"cpu": cpu, "memory": memory, "pods": pods, **({"nvidia.com/gpu": str(gpu)} if gpu else {}), **devices}
+    return {
+        "metadata": {"name": name, "labels": dict(labels or {})},
+        "spec": {"taints": list(taints), **({"unschedulable": True} if cordoned else {})},
+        "status": {"allocatable": offers, "conditions": [{"type": "Ready", "status": "True" if ready else "False"}]},
+    }
+
+
+def pod(
+    on: str | None, *, cpu: str | None = None, memory: str | None = None, gpu: int = 0, phase: str = "Running"
+) -> Json:
+    """A pod with one container, bound to a node or not."""
+    asked = {"cpu": cpu, "memory": memory, "nvidia.com/gpu": str(gpu) if gpu else None}
+    requests = {key: amount for key, amount in asked.items() if amount is not None}
+    spec: Json = {"containers": [{"name": "main", "resources": {"requests": requests}}]}
+    return {"spec": spec | ({"nodeName": on} if on else {}), "status": {"phase": phase}}
 
 
 def manifests(of: AutoGLMDeployment, name: str, backend: Mapping[str, Any] | None = None) -> tuple[Json, ...]:

@@ -64,6 +64,10 @@ class SitePlacement(Reported):
     """Replicas that shall run there in the end."""
     why: Annotated[str, Field(max_length=512)] = ""
     """Why, in a sentence for people."""
+    refused_at: AwareDatetime | None = None
+    """When replicas last found no place there although figures had room for them, or there were no figures."""
+    refusals: Count | None = None
+    """How often that was in a row. The site gets no further replicas for ten minutes, each time for twice as long."""
 
 
 class PlacementStatus(Reported):

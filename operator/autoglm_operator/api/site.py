@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, Field, computed_field
 
 from autoglm_operator.api.base import API_VERSION, Model, NotYet, Reported, Rule, Unique
 from autoglm_operator.api.conditions import SiteCondition
@@ -116,7 +116,7 @@ class SiteSpec(Model):
 
 
 class SiteCapacity(Reported):
-    """One resource of the Ray cluster, in Ray's units."""
+    """One resource of the site, by Ray's name and in Ray's units."""
 
     resource: Annotated[str, Field(max_length=128)]
     """Name of the resource, such as "CPU" or "GPU"."""
@@ -124,6 +124,19 @@ class SiteCapacity(Reported):
     """How much there is."""
     available: float
     """How much of it is free."""
+
+
+class DiscoveredAccelerator(Reported):
+    """Accelerators of one type that were found at a site; processor cores are those of type cpu."""
+
+    type: AcceleratorType
+    """Type, as in spec.worker.accelerator.type of a deployment."""
+    total: Annotated[float, Field(ge=0)]
+    """How many there are."""
+    free: Annotated[float, Field(ge=0)]
+    """How many of them nobody holds, on machines that take work."""
+    models: Annotated[tuple[Annotated[str, Field(max_length=128)], ...], Field(max_length=16)] = ()
+    """What they are, as Ray or the labels of nodes tell, such as "H100"."""
 
 
 class SiteStatus(Reported):
@@ -144,7 +157,20 @@ class SiteStatus(Reported):
     message: Annotated[str, Field(max_length=4096)] = ""
     """What is wrong, in a sentence for people; empty when nothing is."""
     capacity: Annotated[tuple[SiteCapacity, ...], Field(max_length=64), Unique("resource")] = ()
-    """Resources of the Ray cluster."""
+    """Resources of the site: of its Ray cluster, or of the nodes on which KubeRay may run pods."""
+    accelerators: Annotated[tuple[DiscoveredAccelerator, ...], Field(max_length=3), Unique("type")] = ()
+    """Accelerators by type, as discovered."""
+    capacity_observed_at: AwareDatetime | None = None
+    """When capacity and accelerators were seen; absent means never."""
+    capacity_message: Annotated[str, Field(max_length=1024)] = ""
+    """Why capacity could not be seen at the last attempt; empty when it was."""
+
+    @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorator above property; pydantic documents this form
+    @property
+    def free(self) -> Annotated[str, Field(max_length=128)]:
+        """Free out of all accelerators by type, such as "5/8 gpu, 12/64 cpu"; empty while nothing is known."""
+        order = sorted(self.accelerators, key=lambda one: one.type == "cpu")
+        return ", ".join(f"{one.free:.6g}/{one.total:.6g} {one.type}" for one in order)
 
 
 class AutoGLMSite(Model):

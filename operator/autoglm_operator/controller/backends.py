@@ -44,7 +44,7 @@ class Backends:
                 raise SiteFailure("KubeRayMissing", "there is no Kubernetes here: run the operator in a cluster")
             return self.parts.connect(await self._secret(reference))
 
-        return KubeRaySite(name, kube.namespace, connect, own=reference is not None, ray_version=kube.ray_version)
+        return KubeRaySite(name, kube, connect, self.parts.clock, own=reference is not None)
 
     async def _secret(self, reference: SecretReference | None) -> str | None:
         if reference is None:

@@ -124,12 +124,16 @@ class Sites:
 
 
 def _seen(view: SiteView, cluster: ClusterView, now: datetime) -> SiteView:
+    """A site that told no capacity this time keeps the last one, with its age."""
+    told = cluster.capacity is not None
     return SiteView(
         view.site,
         applications=cluster.applications,
         observed_at=now,
-        ray_version=cluster.ray_version,
-        capacity=cluster.capacity,
+        ray_version=cluster.ray_version or view.ray_version,
+        capacity=cluster.capacity if told else view.capacity,
+        capacity_at=now if told else view.capacity_at,
+        capacity_unknown=cluster.capacity_unknown,
     )
 
 

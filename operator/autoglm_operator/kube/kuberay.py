@@ -1,5 +1,7 @@
 """A site whose Ray clusters KubeRay makes: RayServices of one namespace, read and written through the API server.
 
+What is free there comes from the nodes and the pods on them, which changes slowly and is read less often.
+
 Objects are written by server-side apply under the operator's name, so that a field that a person changed is taken back and
 one that somebody added beside ours stays. Whatever belongs to others is left alone, and so is its name.
 """
@@ -8,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+from autoglm_operator.api import KubeRayBackend
 from autoglm_operator.backend import ClusterView, SiteFailure
 from autoglm_operator.kube.api import (
     APPLY_PATCH,
@@ -19,8 +22,8 @@ from autoglm_operator.kube.api import (
     Refused,
 )
 from autoglm_operator.kube.pages import pages
-from autoglm_operator.kuberay import names, observed
-from autoglm_operator.state import ApplicationChange, ApplyApplication, DeleteApplication
+from autoglm_operator.kuberay import capacity, names, observed
+from autoglm_operator.state import ApplicationChange, ApplyApplication, Capacity, DeleteApplication
 from autoglm_operator.store import Conflict, JsonObject, NotFound, NotLeading, StoreError
 
 RAY = "/apis/ray.io/v1"
@@ -32,25 +35,68 @@ _PATHS = {
 }
 _CHILDREN = ("PodDisruptionBudget", "NetworkPolicy")
 
+CAPACITY_S = 15.0
+"""How often nodes and their pods are read. What is free changes slowly, and reading it costs the API server more."""
+
+FEW_NODES = 20
+"""Up to so many nodes each is asked for its pods alone, which the API server finds at once; else all pods are read."""
+
+_CACHED = ("resourceVersion", "0")
+"""From the API server's memory: a figure that is seconds old is good enough here."""
+
 
 class KubeRaySite:
     """The back end of one site. `connect` gives the API of the site's Kubernetes cluster when it is first needed."""
 
     def __init__(
-        self, site: str, namespace: str, connect: Callable[[], Awaitable[KubeApi]], *, own: bool, ray_version: str
+        self,
+        site: str,
+        kube: KubeRayBackend,
+        connect: Callable[[], Awaitable[KubeApi]],
+        clock: Callable[[], float],
+        *,
+        own: bool,
     ) -> None:
         """`own` says that the connection is this site's alone, to be closed with it and made anew when it is refused."""
         self._site = site
-        self._namespace = namespace
+        self._kube = kube
+        self._namespace = kube.namespace
         self._connect = connect
+        self._clock = clock
         self._own = own
-        self._ray_version = ray_version
         self._api: KubeApi | None = None
+        self._capacity: Capacity | None = None
+        self._capacity_unknown = ""
+        self._capacity_due = float("-inf")
 
     async def observe(self) -> ClusterView:
-        """Every RayService of the namespace as an application."""
+        """Every RayService of the namespace as an application, and what is free on the site's nodes."""
         found = observed.applications(await self._guarded(self._look), self._site)
-        return ClusterView(found, self._ray_version, None)
+        if self._clock() >= self._capacity_due:
+            self._capacity_due = self._clock() + CAPACITY_S
+            await self._discover()
+        return ClusterView(found, self._kube.ray_version, self._capacity, self._capacity_unknown)
+
+    async def _discover(self) -> None:
+        """What is free. A site where that may not be read, or cannot just now, is a good site still."""
+        self._capacity = None
+        try:
+            self._capacity = await self._guarded(self._read_nodes, close=False)
+            self._capacity_unknown = ""
+        except SiteFailure as failure:
+            self._capacity_unknown = f"nodes and pods cannot be listed: {failure.error.message}"
+
+    async def _read_nodes(self, api: KubeApi) -> Capacity:
+        labels = ",".join(f"{key}={value}" for key, value in sorted(self._kube.node_selector.items()))
+        selector = (("labelSelector", labels),) if labels else ()
+        nodes = await pages(api, "/api/v1/nodes", (_CACHED, *selector))
+        running = "status.phase!=Succeeded,status.phase!=Failed"
+        if len(nodes) > FEW_NODES:
+            fields = [f"spec.nodeName!=,{running}"]
+        else:
+            fields = [f"spec.nodeName={node['metadata']['name']},{running}" for node in nodes]
+        found = [await pages(api, "/api/v1/pods", (_CACHED, ("fieldSelector", one))) for one in fields]
+        return capacity.capacity(nodes, (pod for part in found for pod in part), self._kube)
 
     async def apply(self, changes: Sequence[ApplicationChange]) -> bool:
         """Makes the changes, one after the other; each can be repeated without harm."""
@@ -64,8 +110,8 @@ class KubeRaySite:
         if api is not None and self._own:
             api.close()
 
-    async def _guarded(self, work: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
-        """Failures of the API server, as failures of the site."""
+    async def _guarded(self, work: Callable[..., Awaitable[Any]], *arguments: Any, close: bool = True) -> Any:
+        """Failures of the API server, as failures of the site. `close` makes the connection anew where it is refused."""
         try:
             if self._api is None:
                 self._api = await self._connect()
@@ -73,7 +119,8 @@ class KubeRaySite:
         except NotLeading:
             raise
         except Forbidden as error:
-            await self.close()
+            if close:
+                await self.close()
             raise SiteFailure("Unauthorized", f"the operator may not do this at the site: {error}") from None
         except Refused as error:
             raise SiteFailure("DeployFailed", f"the API server refused an object: {error}") from None

@@ -9,7 +9,10 @@ from autoglm_operator.store import DEPLOYMENT, SITE, JsonObject, ObjectKey
 
 NONE = "<none>"
 DEPLOYMENT_COLUMNS = ("NAME", "READY", "REPLICAS", "SITES", "MODEL", "REASON", "REVISION", "TTFT P95", "AGE", "MESSAGE")
-SITE_COLUMNS = ("NAME", "CONNECTED", "TIER", "PHASE", "APPLICATIONS", "OBSERVED", "RAY", "ADDRESS", "MESSAGE")
+SITE_COLUMNS = (
+    *("NAME", "CONNECTED", "TIER", "PHASE", "FREE", "PRICE", "APPLICATIONS", "OBSERVED"),
+    *("RAY", "ADDRESS", "MESSAGE"),
+)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -148,12 +151,21 @@ def _site(raw: JsonObject, now: datetime) -> tuple[str, ...]:
         condition(raw, "Connected").get("status", "Unknown"),
         raw["spec"].get("tier", "cloud"),
         status.get("phase") or NONE,
+        _free(status, now),
+        f"{raw['spec'].get('price', 0):g}",
         NONE if applications is None else str(applications),
         age(status.get("observedAt"), now),
         status.get("rayVersion") or NONE,
         ((raw["spec"].get("backend") or {}).get("ray") or {}).get("address", NONE),
         status.get("message", ""),
     )
+
+
+def _free(status: Mapping[str, Any], now: datetime) -> str:
+    """Free accelerators; with their age where that is not the site's."""
+    seen = status.get("capacityObservedAt")
+    late = "" if seen == status.get("observedAt") else f" ({age(seen, now)} ago)"
+    return f"{status['free']}{late}" if status.get("free") else NONE
 
 
 def _title(name: str) -> str:

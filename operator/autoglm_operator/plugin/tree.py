@@ -75,7 +75,12 @@ def _cluster(site: JsonObject, now: datetime) -> Node:
         f"answered {show.age(status.get('observedAt'), now)} ago",
         *(f"{one['available']:g} of {one['total']:g} {one['resource']} free" for one in status.get("capacity") or ()),
     ]
-    return Node(", ".join(parts), (Node(status["message"]),) if status.get("message") else ())
+    if site["spec"].get("price"):
+        parts.append(f"price {site['spec']['price']:g}")
+    if status.get("capacityObservedAt") not in (None, status.get("observedAt")):
+        parts.append(f"free seen {show.age(status['capacityObservedAt'], now)} ago")
+    words = [status[key] for key in ("message", "capacityMessage") if status.get(key)]
+    return Node(", ".join(parts), tuple(map(Node, words)))
 
 
 def _lines(node: Node) -> Iterator[str]:

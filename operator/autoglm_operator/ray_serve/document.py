@@ -25,6 +25,7 @@ ENGINE_DEPLOYMENT = "Engine"
 STATUSES: frozenset[str] = frozenset(get_args(ApplicationStatus))
 KEPT = ("proxy_location", "http_options", "grpc_options", "target_capacity")
 REDACTED = "<redacted>"
+MODEL = "accelerator_type:"
 
 
 def applications(document: Json) -> tuple[ApplicationView, ...]:
@@ -37,11 +38,26 @@ def capacity(status: Json) -> Capacity | None:
     usage = _at(status, "data", "clusterStatus", "loadMetricsReport", "usage")
     if not isinstance(usage, Mapping):
         return None
-    pairs = {str(name): value for name, value in usage.items() if _is_pair(value)}
+    total = {str(name): float(value[1]) for name, value in usage.items() if _is_pair(value)}
+    by_node = _at(status, "data", "clusterStatus", "loadMetricsReport", "usageByNode")
+    nodes = [node for _, node in sorted(by_node.items())] if isinstance(by_node, Mapping) else []
     return Capacity(
-        total={name: float(total) for name, (_, total) in pairs.items()},
-        available={name: float(total) - float(used) for name, (used, total) in pairs.items()},
+        total, _free(usage), tuple(_free(node) for node in nodes if isinstance(node, Mapping)), _models(total)
     )
+
+
+def _free(usage: Json) -> dict[str, float]:
+    """What is left, of (used, total)."""
+    pairs = {str(name): value for name, value in usage.items() if _is_pair(value)}
+    return {name: max(float(total) - float(used), 0.0) for name, (used, total) in pairs.items()}
+
+
+def _models(total: Mapping[str, float]) -> dict[str, tuple[str, ...]]:
+    """Ray names what the accelerators of a node are by a resource of which the node has 1."""
+    names = sorted(name.removeprefix(MODEL) for name in total if name.startswith(MODEL))
+    npus = tuple(name for name in names if name.startswith("Ascend"))
+    kinds = {"GPU": tuple(name for name in names if name not in npus), "NPU": npus}
+    return {kind: found for kind, found in kinds.items() if found and total.get(kind)}
 
 
 def merged(document: Json, changes: Sequence[ApplicationChange], start_options: Json) -> dict[str, Any] | None:

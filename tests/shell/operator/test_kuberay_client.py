@@ -10,8 +10,10 @@ import yaml
 from aiohttp import web
 from typing_extensions import override
 
+from autoglm_operator.api import KubeRayBackend
 from autoglm_operator.backend import SiteFailure
 from autoglm_operator.kube import KubeApi, KubeRaySite, Patience, remote_configuration
+from autoglm_operator.kube.kuberay import CAPACITY_S, FEW_NODES
 from autoglm_operator.kuberay import names
 from autoglm_operator.state import ApplyApplication, DeleteApplication
 from autoglm_operator.store import NotLeading, StoreError
@@ -34,6 +36,8 @@ class Api(ThreadedServer):
         self.objects: dict[str, Json] = {}
         self.failing: dict[str, tuple[int, str]] = {}
         self.writes: list[tuple[str, str, Any]] = []
+        self.asked: list[str] = []
+        """Questions about nodes and pods."""
 
     @override
     def application(self) -> web.Application:
@@ -52,6 +56,8 @@ class Api(ThreadedServer):
             return web.json_response(body if isinstance(body, dict) else {})
         if request.path in self.objects:
             return web.json_response(self.objects[request.path])
+        if request.path.startswith(("/api/v1/nodes", "/api/v1/pods")):
+            self.asked.append(request.path_qs)
         if request.path.count("/") > RAY.count("/") + 1:
             return web.json_response({"message": "not found"}, status=404)
         listed = [found for path, found in self.objects.items() if path.rpartition("/")[0] == request.path]
@@ -81,14 +87,20 @@ def lease() -> Lease:
 
 
 @pytest.fixture
-async def site(api: Api, lease: Lease) -> AsyncIterator[KubeRaySite]:
+def time() -> list[float]:
+    """Seconds on the site's clock, to be moved by hand."""
+    return [0.0]
+
+
+@pytest.fixture
+async def site(api: Api, lease: Lease, time: list[float]) -> AsyncIterator[KubeRaySite]:
     configuration = kubernetes.client.Configuration(host=api.url)
     configuration.retries = False
 
     async def connect() -> KubeApi:
         return KubeApi(configuration, lease, threads=4, patience=Patience(attempts=1))
 
-    made = KubeRaySite(SITE, kube.NAMESPACE, connect, own=True, ray_version="2.60.0")
+    made = KubeRaySite(SITE, KubeRayBackend.model_validate(kube.BACKEND), connect, lambda: time[0], own=True)
     yield made
     await made.close()
 
@@ -117,6 +129,38 @@ async def test_an_application_is_seen_with_its_figures(api: Api, site: KubeRaySi
     api.objects[SERVICE] = stored()
     (found,) = (await site.observe()).applications
     assert (found.name, found.status, found.owner_uid) == (APPLICATION, "RUNNING", fleet.UID)
+
+
+async def test_what_is_free_comes_from_the_nodes_and_is_read_now_and_then(
+    api: Api, site: KubeRaySite, time: list[float]
+) -> None:
+    api.objects["/api/v1/nodes/a"] = kube.node("a", cpu="8", gpu=2)
+    api.objects["/api/v1/pods/one"] = kube.pod("a", cpu="3", gpu=1)
+    for _ in range(3):
+        found = await site.observe()
+        assert found.capacity is not None
+        assert (found.capacity.available["CPU"], found.capacity.available["GPU"]) == (5.0, 1.0)
+    assert len(api.asked) == 2
+    assert "spec.nodeName%3Da" in api.asked[1]
+    time[0] += CAPACITY_S
+    api.objects["/api/v1/pods/two"] = kube.pod("a", cpu="5")
+    assert (await site.observe()).capacity != found.capacity
+    api.objects.update({f"/api/v1/nodes/{number}": kube.node(f"n{number}") for number in range(FEW_NODES)})
+    time[0] += CAPACITY_S
+    await site.observe()
+    assert len(api.asked) == 6
+    assert "spec.nodeName%21%3D" in api.asked[-1]
+
+
+async def test_a_site_where_nodes_may_not_be_read_is_a_good_site_and_says_what_is_missing(
+    api: Api, site: KubeRaySite
+) -> None:
+    api.objects[SERVICE] = stored()
+    api.failing["GET /api/v1/nodes"] = (403, "nodes is forbidden")
+    found = await site.observe()
+    assert len(found.applications) == 1
+    assert found.capacity is None
+    assert "nodes and pods cannot be listed" in found.capacity_unknown
 
 
 async def test_every_object_is_applied_under_the_operators_name(api: Api, site: KubeRaySite) -> None:

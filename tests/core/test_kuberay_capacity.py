@@ -1,0 +1,140 @@
+"""What a site with KubeRay has and what is free there, from nodes and pods as the API server holds them."""
+
+from typing import Any
+
+import pytest
+
+from autoglm_operator.api import KubeRayBackend
+from autoglm_operator.fitting import fitting
+from autoglm_operator.kuberay.capacity import capacity, head_need, worker_need
+from autoglm_operator.kuberay.quantity import number
+from autoglm_operator.state import Capacity
+from support import fleet, kube
+from support.kube import node, pod
+
+
+def backend(**more: Any) -> KubeRayBackend:
+    return KubeRayBackend.model_validate(kube.BACKEND | more)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("2", 2),
+        ("1500m", 1.5),
+        ("16Gi", 16 * 2**30),
+        ("1k", 1000),
+        ("2e3", 2000),
+        ("1E", 1e18),
+        (".5", 0.5),
+        ("100n", 1e-7),
+    ],
+)
+def test_a_quantity_is_read_as_kubernetes_means_it(text: str, value: float) -> None:
+    assert number(text) == pytest.approx(value)
+
+
+@pytest.mark.parametrize("text", ["", "a lot", "1Gb", "--1", "1e", None])
+def test_what_is_no_quantity_reserves_nothing(text: object) -> None:
+    assert number(text) == 0.0
+
+
+def test_free_is_what_nodes_can_allocate_without_what_their_pods_request() -> None:
+    nodes = [node("a", cpu="8", memory="32Gi", gpu=4), node("b", cpu="4", memory="16Gi")]
+    pods = [
+        pod("a", cpu="500m", memory="1Gi"),
+        pod("a", cpu="2", memory="2Gi", gpu=3),
+        pod("b", cpu="1", phase="Succeeded"),
+        pod(None, cpu="4"),
+        pod("elsewhere", cpu="4"),
+    ]
+    found = capacity(nodes, pods, backend())
+    assert (found.total["CPU"], found.available["CPU"]) == (12.0, 9.5)
+    assert (found.total["GPU"], found.available["GPU"]) == (4.0, 1.0)
+    assert found.available["memory"] == (32 - 3 + 16) * 2**30
+    assert [free["CPU"] for free in found.machines] == [5.5, 4.0]
+
+
+def test_only_nodes_that_the_site_selects_and_whose_taints_it_tolerates_count() -> None:
+    taint = {"key": "gpu", "value": "yes", "effect": "NoSchedule"}
+    nodes = [
+        node("plain", cpu="8"),
+        node("ours", cpu="4", labels={"pool": "phones"}),
+        node("kept", cpu="2", labels={"pool": "phones"}, taints=[taint]),
+        node("soft", cpu="1", labels={"pool": "phones"}, taints=[{**taint, "effect": "PreferNoSchedule"}]),
+    ]
+    assert capacity(nodes, [], backend(nodeSelector={"pool": "phones"})).total == {"CPU": 5.0, "memory": 2 * 2**30}
+    for toleration in ({"key": "gpu", "value": "yes"}, {"key": "gpu", "operator": "Exists"}, {"operator": "Exists"}):
+        told = capacity(nodes, [], backend(nodeSelector={"pool": "phones"}, tolerations=[toleration]))
+        assert told.total["CPU"] == 7.0
+    other = {"key": "gpu", "value": "no"}
+    assert capacity(nodes, [], backend(nodeSelector={"pool": "phones"}, tolerations=[other])).total["CPU"] == 5.0
+
+
+def test_a_node_that_takes_no_pods_now_is_part_of_the_site_and_nothing_of_it_is_free() -> None:
+    down = {"key": "node.kubernetes.io/unreachable", "effect": "NoExecute"}
+    nodes = [
+        node("good", cpu="1"),
+        node("cordoned", cpu="2", cordoned=True),
+        node("silent", cpu="4", ready=False),
+        node("tainted", cpu="8", taints=[down]),
+        node("crowded", cpu="16", pods="1"),
+    ]
+    found = capacity(nodes, [pod("crowded", cpu="1")], backend())
+    assert (found.total["CPU"], found.available["CPU"], len(found.machines)) == (31.0, 1.0, 1)
+
+
+def test_a_pod_holds_what_the_scheduler_reserves_for_it() -> None:
+    whole = pod("a", cpu="1")
+    whole["spec"]["initContainers"] = [
+        {"resources": {"requests": {"cpu": "250m"}}, "restartPolicy": "Always"},
+        {"resources": {"requests": {"cpu": "3"}}},
+    ]
+    whole["spec"]["overhead"] = {"cpu": "500m"}
+    assert capacity([node("a", cpu="8")], [whole], backend()).available["CPU"] == 8 - 3.25 - 0.5
+    limited = pod("a")
+    limited["spec"]["containers"] = [{"resources": {"limits": {"cpu": "2"}}}, {}]
+    assert capacity([node("a", cpu="8")], [limited], backend()).available["CPU"] == 6.0
+    limited["spec"]["resources"] = {"requests": {"cpu": "5"}}
+    assert capacity([node("a", cpu="8")], [limited], backend()).available["CPU"] == 3.0
+
+
+def test_accelerators_have_rays_names_whatever_the_devices_are_called_and_labels_tell_what_they_are() -> None:
+    nodes = [
+        node("a", **{"huawei.com/Ascend310P": "2"}, labels={"node.kubernetes.io/npu.chip.name": "310P3"}),
+        node("b", gpu=1, labels={"nvidia.com/gpu.product": "NVIDIA-H100-80GB"}),
+    ]
+    found = capacity(nodes, [], backend(devices={"npu": "huawei.com/Ascend310P"}))
+    assert (found.total["NPU"], found.total["GPU"]) == (2.0, 1.0)
+    assert found.models == {"GPU": ("NVIDIA-H100-80GB",), "NPU": ("310P3",)}
+
+
+def test_a_worker_pod_needs_what_its_container_requests_and_its_template_counts() -> None:
+    spec = {
+        "engine": {"name": "vllm", "parallelism": {"tensor": 4}},
+        "worker": {
+            "accelerator": {"type": "gpu"},
+            "resources": {"cpu": "1500m", "memory": "8Gi"},
+            "template": {"spec": {"containers": [{"name": "side", "resources": {"requests": {"cpu": "500m"}}}]}},
+        }
+    }
+    assert worker_need(fleet.deployment(spec), backend()) == {"CPU": 2.0, "memory": 8 * 2**30, "GPU": 4.0}
+    assert head_need(backend(head={"cpu": 1, "memory": "2Gi"})) == {"CPU": 1.0, "memory": 2 * 2**30}
+
+
+def free(*cpus: float) -> Capacity:
+    return Capacity({"CPU": sum(cpus)}, {"CPU": sum(cpus)}, tuple({"CPU": one} for one in cpus))
+
+
+def test_a_replica_has_to_fit_on_one_machine() -> None:
+    assert fitting(free(3, 3, 3), {"CPU": 4}) == 0
+    assert fitting(free(3, 9), {"CPU": 4}) == 2
+    assert fitting(Capacity({"CPU": 9}, {"CPU": 9}), {"CPU": 4}) == 2, "machines are not told"
+    assert fitting(free(1, 1), {"CPU": 0.1}) == 20
+
+
+def test_the_head_goes_where_it_costs_the_fewest_replicas() -> None:
+    assert fitting(free(4, 6), {"CPU": 4}, {"CPU": 2}) == 2
+    assert fitting(free(4, 4), {"CPU": 4}, {"CPU": 2}) == 1
+    assert fitting(free(4), {"CPU": 4}, {"CPU": 2}) == 0
+    assert fitting(free(1, 1), {"CPU": 1}, {"CPU": 2}) == 0, "no machine takes the head"
