@@ -185,7 +185,7 @@ def _timeless(status: DeploymentStatus) -> DeploymentStatus:
     rollout = record.timeless(status.rollout) if status.rollout else None
     placement = _steady(status.placement) if status.placement else None
     return status.model_copy(
-        update={"sites": sites, "gateway_table": table, "rollout": rollout, "placement": placement}
+        update={"sites": sites, "gateway_table": table, "rollout": rollout, "placement": placement, "ttft": None}
     )
 
 

@@ -234,6 +234,7 @@ def _status(
         conditions=written,
         sites=rows[:MAX_ROWS],
         gateway_table=_table(subject, route),
+        ttft=views.ttft(subject.observed.gateways, subject.config.deployment, subject.now),
         placement=subject.allocated.status if subject.allocated else None,
     )
 

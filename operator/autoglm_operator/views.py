@@ -5,9 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from autoglm_operator.ages import CONNECTED_FOR, FIGURE_LIMIT, STALE_FOR, is_fresh
-from autoglm_operator.api import Reason, SitePhase
+from autoglm_operator.api import Reason, SitePhase, TtftStatus
 from autoglm_operator.state import ApplicationView, GatewayView, Published, SiteView, Verdict
+from autoglm_serving.measurements import added
 from autoglm_serving.routing_table import Admission
+
+TTFT_SAMPLES = 20
+"""Fewest answers of which a 95th percentile is told: with fewer it is the slowest one."""
 
 
 def phase(view: SiteView, now: datetime) -> SitePhase | None:
@@ -59,6 +63,28 @@ def owned(view: SiteView, uid: str) -> tuple[ApplicationView, ...]:
 def reporting(gateways: Iterable[GatewayView], now: datetime) -> tuple[GatewayView, ...]:
     """The gateways whose report is young enough to be believed."""
     return tuple(view for view in gateways if view.report and is_fresh(view.observed_at, now, FIGURE_LIMIT))
+
+
+def ttft(gateways: Iterable[GatewayView], deployment: str, now: datetime) -> TtftStatus | None:
+    """How fast the answers of a deployment began lately, at all gateways that are heard; None where that says too little."""
+    told = [
+        (view.observed_at, one.ttft)
+        for view in reporting(gateways, now)
+        if view.report is not None and view.observed_at is not None
+        for one in view.report.first_bytes
+        if one.deployment == deployment
+    ]
+    sketch = added(one for _, one in told)
+    p95 = sketch.quantile(0.95)
+    if p95 is None or sketch.total < TTFT_SAMPLES:
+        return None
+    oldest = min(at for at, _ in told).replace(microsecond=0)
+    return TtftStatus(p95=_seconds(p95), samples=sketch.total, gateways=len(told), observed_at=oldest)
+
+
+def _seconds(value: float) -> str:
+    """A duration with two digits, which is as right as it is."""
+    return f"{float(f'{value * 1000:.2g}'):.0f}ms" if value < 0.995 else f"{float(f'{value:.2g}'):g}s"
 
 
 def holds(view: GatewayView, published: Published) -> bool:

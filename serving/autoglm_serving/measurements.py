@@ -73,6 +73,14 @@ class RevisionReport(Measured):
         return self.requests + self.mirrored
 
 
+class FirstBytes(Measured):
+    """How long the answers of one deployment took to begin at one gateway, whatever revision gave them: clients' requests of
+    the last five minutes that were answered. An answer that does not stream begins when it is complete."""
+
+    deployment: str
+    ttft: Sketch = Sketch()
+
+
 def bucket(seconds: float) -> int:
     """The bucket of a duration. What is shorter or longer than the bounds counts as the bound."""
     return math.ceil(math.log(min(max(seconds, SHORTEST_S), LONGEST_S)) / math.log(GROWTH))
@@ -91,6 +99,11 @@ def merged(reports: Iterable[RevisionReport]) -> RevisionReport | None:
     latency = _added(report.latency.counts for report in found)
     weight = min(report.weight for report in found)
     return found[0].model_copy(update={**sums, "ttft": ttft, "latency": latency, "weight": weight})
+
+
+def added(sketches: Iterable[Sketch]) -> Sketch:
+    """Several gateways' sketches as one."""
+    return _added(sketch.counts for sketch in sketches)
 
 
 def _added(parts: Iterable[Mapping[int, int]]) -> Sketch:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.alias_generators import to_camel
 
 from autoglm_serving.config import Limits
-from autoglm_serving.measurements import RevisionReport
+from autoglm_serving.measurements import FirstBytes, RevisionReport
 
 Tier = Literal["cloud", "edge"]
 Policy = Literal["leastWork", "roundRobin"]
@@ -173,6 +173,8 @@ class GatewayReport(Part):
     started_at: datetime
     revisions: tuple[RevisionReport, ...] = ()
     """Both revisions of each route that has a canary: the shares that they get now, and what was measured."""
+    first_bytes: tuple[FirstBytes, ...] = ()
+    """How long answers took to begin lately, for each deployment that had some."""
 
 
 def sign(table: RoutingTable, key: bytes) -> SignedTable:

@@ -181,7 +181,7 @@ STATUS = DeploymentStatus.model_validate(
         "replicas": 3,
         "readyReplicas": 2,
         "selector": "serving.autoglm.dev/deployment=phones",
-        "ttftP95": "820ms",
+        "ttft": {"p95": "820ms", "samples": 40, "gateways": 2, "observedAt": "2026-01-01T00:00:00Z"},
         "conditions": [
             {
                 "type": "Ready",

@@ -98,3 +98,30 @@ def test_a_client_that_leaves_soon_says_nothing_about_a_revision(context: Contex
     clock.now += 9.0
     sent.close()
     assert (report(context).requests, report(context).errors) == (0, 0)
+
+
+def began(context: Context, now: float) -> dict[str, int]:
+    return {one.deployment: one.ttft.total for one in context.recent.reports(now)}
+
+
+def test_answers_that_clients_got_lately_say_how_fast_they_began(context: Context, clock: Clock) -> None:
+    route = put(context, None)
+    for status in (200, 200, 404, 503):
+        sent = begin(context, route)
+        clock.now += 0.5
+        answer(sent, status)
+        sent.close()
+    (told,) = context.recent.reports(clock.now)
+    assert (told.deployment, told.ttft.total) == ("ns/phone", 2), "a refusal is no answer that began fast"
+    assert told.ttft.quantile(0.95) == pytest.approx(0.5, rel=0.05)
+
+
+def test_what_began_more_than_five_minutes_ago_is_forgotten(context: Context, clock: Clock) -> None:
+    route = put(context, None)
+    for _ in range(3):
+        sent = begin(context, route)
+        answer(sent)
+        clock.now += 100
+    assert began(context, clock.now) == {"ns/phone": 2}
+    assert began(context, clock.now + 100) == {"ns/phone": 1}
+    assert began(context, clock.now + 400) == {}

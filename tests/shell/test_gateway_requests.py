@@ -89,6 +89,9 @@ async def test_each_model_goes_to_its_own_deployment_on_the_same_server(gateway:
     await gateway.ask(question(model="other-model"))
     await gateway.ask(question())
     assert [seen.path for seen in first.seen] == ["/test.other/v1/chat/completions", "/test.phone/v1/chat/completions"]
+    lately = {one.deployment: one.ttft for one in (await gateway.report()).first_bytes}
+    assert lately["test/other"].total == 1, "the operator hears how fast answers begin, by deployment"
+    assert 0 < (lately["test/other"].quantile(0.95) or 0) < DEADLINE_S
 
 
 async def test_round_robin_reaches_every_site_in_turn(gateway: Gateway, first: FakeServer, second: FakeServer) -> None:

@@ -21,7 +21,7 @@ from autoglm_operator.state import (
     SiteError,
     SiteView,
 )
-from autoglm_serving.measurements import RevisionReport
+from autoglm_serving.measurements import FirstBytes, RevisionReport, Sketch
 from autoglm_serving.routing_table import Admission, Endpoint, GatewayReport, RoutingTable
 from support.fleet import NOW, site
 
@@ -81,6 +81,8 @@ class World:
     """Processors of each cluster, of which every replica takes one; None where clusters do not tell."""
     figures: dict[str, Any] = field(default_factory=dict)
     """What gateways report as measured about a revision (fields of RevisionReport by revision), in every window."""
+    first_bytes: dict[str, Sketch] = field(default_factory=dict)
+    """How long answers took to begin lately, by deployment, as each gateway tells."""
 
     def observed(self) -> Observed:
         """What the shell would see now."""
@@ -167,6 +169,7 @@ class World:
             admissions=tuple(self._admissions()),
             started_at=NOW,
             revisions=tuple(self._revisions()),
+            first_bytes=tuple(FirstBytes(deployment=name, ttft=one) for name, one in self.first_bytes.items()),
         )
         silent = number >= self.gateways - self.mute
         return GatewayView(f"gateway-{number}", None if silent else report, None if silent else self.now)

@@ -28,6 +28,7 @@ from autoglm_operator.api.deployment_status import (
     DeploymentStatus,
     GatewayTable,
     SiteState,
+    TtftStatus,
 )
 from autoglm_operator.api.kuberay import (
     DeviceNames,
@@ -153,6 +154,7 @@ __all__ = [
     "SloSpec",
     "Toleration",
     "TopologySpread",
+    "TtftStatus",
     "WorkerSpec",
     "parse_deployment",
     "parse_deployment_status",

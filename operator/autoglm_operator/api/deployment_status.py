@@ -45,6 +45,20 @@ class GatewayTable(Reported):
     """When a gateway last said that it had this table."""
 
 
+class TtftStatus(Reported):
+    """How long clients waited for the first byte of an answer in the last five minutes, at all gateways together. An answer
+    that does not stream begins when it is complete. Right to within 5 %."""
+
+    p95: Annotated[str, Field(max_length=16)]
+    """The time that 95 % of the answers stayed below, such as "820ms"."""
+    samples: Count
+    """How many answers that is about; at least 20."""
+    gateways: Count
+    """How many gateways told."""
+    observed_at: AwareDatetime
+    """When the oldest of these figures was told. While nothing else changes, all are written anew every five minutes."""
+
+
 class DeploymentStatus(Reported):
     """What the operator observed. Every figure has the time at which it was seen."""
 
@@ -62,8 +76,8 @@ class DeploymentStatus(Reported):
     """Facts about the deployment. Ready stands on SitesReady and GatewayReady."""
     sites: Annotated[tuple[DeploymentSiteStatus, ...], Field(max_length=256), Unique("name")] = ()
     """One entry for each selected site, and for each site that is being left."""
-    ttft_p95: Annotated[str, Field(max_length=16)] | None = None
-    """Time to the first token at the 95th percentile, as gateways measured it, such as "820ms"."""
+    ttft: TtftStatus | None = None
+    """How fast answers began lately; absent without enough requests, and where no gateway tells."""
     gateway_table: GatewayTable | None = None
     """The routing table that carries this deployment."""
     placement: PlacementStatus | None = None

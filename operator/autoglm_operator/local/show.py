@@ -137,7 +137,7 @@ def _deployment(raw: JsonObject, now: datetime) -> tuple[str, ...]:
         raw["spec"]["model"]["name"],
         ready.get("reason", NONE),
         status.get("revision") or NONE,
-        status.get("ttftP95") or NONE,
+        (status.get("ttft") or {}).get("p95") or NONE,
         age(meta.get("creationTimestamp"), now),
         ready.get("message", ""),
     )

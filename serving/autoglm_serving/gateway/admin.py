@@ -2,6 +2,7 @@
 
 import hmac
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -114,6 +115,7 @@ class _Handlers:
             table_version=fleet.table.version if fleet.table else 0,
             admissions=fleet.admissions(),
             revisions=self._parts.context.tallies.reports(),
+            first_bytes=self._parts.context.recent.reports(time.monotonic()),
             started_at=self._parts.started_at,
         )
         return web.json_response(text=report.model_dump_json(by_alias=True))

@@ -13,6 +13,7 @@ from autoglm_serving.gateway import health
 from autoglm_serving.gateway.fleet import Fleet, Flight, Member
 from autoglm_serving.gateway.metrics import Metrics
 from autoglm_serving.gateway.mirror import Mirror, Original
+from autoglm_serving.gateway.recent import Recent
 from autoglm_serving.gateway.records import Record, Records
 from autoglm_serving.gateway.tallies import Tallies
 from autoglm_serving.routing import NoEndpoint, Pick, Profile, RequestCost, features, learn, own_work, pick
@@ -38,6 +39,7 @@ class Context:
     tracing: Tracing
     turns: dict[str, int] = field(default_factory=dict)
     """Round robin's turn of each deployment."""
+    recent: Recent = field(default_factory=Recent)
     tallies: Tallies = field(init=False)
     mirror: Mirror = field(init=False)
 
@@ -242,6 +244,8 @@ class Dispatch:
 
     def _praise(self, served: Member, now: float) -> None:
         seconds = now - self._at
+        if self._status is not None and self._status < 400:
+            self._context.recent.began(self._route.deployment, seconds, now)
         self._context.metrics.first_byte_seconds.labels(self._route.deployment).observe(seconds)
         revision = self._record.revision
         served.health = health.served(served.health, revision, served.wanted, seconds, datetime.now(UTC))
