@@ -21,7 +21,7 @@ from typing import Literal
 
 from autoglm_serving.images import ImageSize
 from autoglm_serving.routing_table import ResolutionPolicy
-from autoglm_serving.vision.quality import EVERY_KIND, Loss, Measurement, Quality, QualityTable
+from autoglm_serving.vision.quality import EVERY_KIND, Loss, Quality, QualityTable
 from autoglm_serving.vision.sizing import at_short_side
 
 THIN_LINK_SHARE = 0.3
@@ -78,11 +78,9 @@ def quality_of(policy: ResolutionPolicy) -> Quality | None:
     """The policy's measurements, ready for questions; None where there are none."""
     if not policy.quality:
         return None
-    rows = tuple(
-        Measurement(kind=each.kind, short_side=each.short_side, right=each.right, samples=each.samples)
-        for each in policy.quality
+    return Quality(
+        QualityTable(model="the deployment's", source="spec.resolution.quality", measurements=policy.quality)
     )
-    return Quality(QualityTable(model="the deployment's", source="spec.resolution.quality", measurements=rows))
 
 
 def kind_of(sizes: Sequence[ImageSize]) -> str:

@@ -8,12 +8,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from autoglm_serving.vision.quality import EVERY_KIND, Measurement, Quality, QualityTable, interval, load
+from autoglm_operator.api import ResolutionSpec
+from autoglm_serving.routing_table import MeasuredQuality, ResolutionPolicy
+from autoglm_serving.vision.quality import EVERY_KIND, Quality, QualityTable, interval, load
 
 
 def quality(*rows: tuple[str, int, int, int]) -> Quality:
     measurements = tuple(
-        Measurement(kind=kind, short_side=side, right=right, samples=samples) for kind, side, right, samples in rows
+        MeasuredQuality(kind=kind, short_side=side, right=right, samples=samples) for kind, side, right, samples in rows
     )
     return Quality(QualityTable(model="m", source="s", measured="2026-11-26", measurements=measurements))
 
@@ -91,7 +93,7 @@ def test_the_interval_holds_the_share_and_stays_between_0_and_1(samples: int, da
 
 
 def document(**changes: Any) -> str:
-    row = {"kind": "phone", "short_side": 480, "right": 5, "samples": 10}
+    row = {"kind": "phone", "shortSide": 480, "right": 5, "samples": 10}
     table = {"model": "m", "source": "s", "measured": "2026-11-26", "measurements": [row]}
     return json.dumps({**table, **changes})
 
@@ -100,12 +102,26 @@ def test_a_table_is_read_from_json() -> None:
     assert load(document()).loss_at(480, "phone").accuracy == 0.5
 
 
+def test_a_table_that_was_written_goes_into_a_manifest_as_it_is_and_on_to_the_gateway() -> None:
+    rows = json.loads(PHONES.table.text())["measurements"]
+    assert rows[0] == {"kind": "phone", "shortSide": 480, "right": 50, "samples": 100}
+    spec = ResolutionSpec.model_validate({"mode": "dynamic", "quality": rows})
+    policy = ResolutionPolicy(
+        quality=tuple(MeasuredQuality.model_validate(each.model_dump()) for each in spec.quality or ())
+    )
+    assert policy.quality == PHONES.table.measurements
+    assert load(PHONES.table.text()).table == PHONES.table
+
+
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
         ({"measured": "yesterday"}, "measured"),
         ({"measurements": []}, "measurements"),
-        ({"measurements": [{"kind": "p", "short_side": 480, "right": 11, "samples": 10}]}, "more right answers"),
+        (
+            {"measurements": [{"kind": "p", "shortSide": 480, "right": 11, "samples": 10}]},
+            "right must not be above samples",
+        ),
         ({"typo": 1}, "typo"),
     ],
 )

@@ -60,7 +60,7 @@ def write_results(out: Path, found: Sequence[Verdict], model: str, source: str) 
     content = {"model": model, "source": source, "measured": day, "rows": to_json(rows)}
     _write(out / RESULTS, json.dumps(content, indent=1) + "\n")
     _write(out / TABLE, table)
-    _write(out / QUALITY, quality_table(rows, model, source, day).model_dump_json(indent=1) + "\n")
+    _write(out / QUALITY, quality_table(rows, model, source, day).text())
     _write(out / VERDICTS, "".join(json.dumps(vars(each), ensure_ascii=False) + "\n" for each in found))
     return table
 

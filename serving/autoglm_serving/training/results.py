@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from autoglm_serving.routing_table import MeasuredQuality
 from autoglm_serving.training.intervals import Share, wilson
-from autoglm_serving.vision.quality import EVERY_KIND, Measurement, QualityTable
+from autoglm_serving.vision.quality import EVERY_KIND, QualityTable
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def quality_table(rows: Sequence[Row], model: str, source: str, measured: str) -
         source=source,
         measured=measured,
         measurements=tuple(
-            Measurement(kind=kind, short_side=row.short_side, right=row.share.right, samples=row.share.total)
+            MeasuredQuality(kind=kind, short_side=row.short_side, right=row.share.right, samples=row.share.total)
             for kind, row in chosen
         ),
     )

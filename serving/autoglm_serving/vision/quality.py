@@ -7,10 +7,12 @@ regression weighted by samples). Outside the measured sizes the nearest one answ
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
 
+from autoglm_serving.routing_table import MeasuredQuality
 from autoglm_serving.vision.costs import FitError, Latency
 
 Basis = Literal["measured", "between", "below_range", "above_range"]
@@ -21,22 +23,9 @@ _Z = 1.959964
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    """Base of what the file holds: frozen, strict about unknown keys, camelCase."""
 
-
-class Measurement(_Part):
-    """How many of the samples of one kind of content were right at one short side (pixels)."""
-
-    kind: str
-    short_side: Annotated[int, Field(ge=1)]
-    right: Annotated[int, Field(ge=0)]
-    samples: Annotated[int, Field(ge=1)]
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.right > self.samples:
-            raise ValueError("more right answers than samples")
-        return self
+    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
 
 
 class FittedLatency(_Part):
@@ -51,15 +40,19 @@ class FittedLatency(_Part):
 
 
 class QualityTable(_Part):
-    """The file: measurements of one model, and where they come from."""
+    """The file: measurements of one model, and where they come from. Its rows are those of `spec.resolution.quality`."""
 
     model: str
     source: str
     """The command and data that gave the figures."""
     measured: Annotated[str, Field(pattern=r"^(\d{4}-\d{2}-\d{2})?$")] = ""
     """The day; empty where nobody said."""
-    measurements: Annotated[tuple[Measurement, ...], Field(min_length=1)]
+    measurements: Annotated[tuple[MeasuredQuality, ...], Field(min_length=1)]
     latency: FittedLatency | None = None
+
+    def text(self) -> str:
+        """What is written to the file; `load` reads it."""
+        return self.model_dump_json(indent=1, by_alias=True, exclude_none=True) + "\n"
 
 
 class Interval(NamedTuple):
@@ -160,13 +153,13 @@ def interval(accuracy: float, samples: int) -> Interval:
     return Interval(max(0.0, centre - half), min(1.0, centre + half))
 
 
-def _of_kind(measurements: Sequence[Measurement], kind: str) -> Sequence[Measurement]:
+def _of_kind(measurements: Sequence[MeasuredQuality], kind: str) -> Sequence[MeasuredQuality]:
     """All kinds together are their own rows where the table has such, else the sum of the others."""
     own = [each for each in measurements if each.kind == kind]
     return own if own or kind != EVERY_KIND else measurements
 
 
-def _monotone(measurements: Sequence[Measurement]) -> tuple[_Level, ...]:
+def _monotone(measurements: Sequence[MeasuredQuality]) -> tuple[_Level, ...]:
     """One level for each short side, never falling: neighbours in the wrong order are pooled."""
     sides = sorted({each.short_side for each in measurements})
     pools: list[tuple[list[int], int, int]] = []  # short sides, right, samples

@@ -119,7 +119,7 @@ def write(out: Path, study: Study) -> str:
     (out / STUDY).write_text(study.model_dump_json(by_alias=True) + "\n", encoding="utf-8")
     (out / PAGE).write_text(text, encoding="utf-8")
     (out / PICTURE).write_text(picture(study), encoding="utf-8")
-    (out / QUALITY).write_text(quality(study).model_dump_json(indent=1, exclude_none=True) + "\n", encoding="utf-8")
+    (out / QUALITY).write_text(quality(study).text(), encoding="utf-8")
     return text
 
 
