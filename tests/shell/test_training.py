@@ -289,7 +289,7 @@ def test_questions_in_one_row_give_the_losses_of_prompts_of_their_own(trained: P
     prompts = Prompts(ModelTokenizer(folder))
     picture = open_screens(data).decoded(open_screens(data).items[0])
     pixels, grid = ModelImages(folder).pixels(picture, ImageSize(12544, 12544 * 4))
-    before = prompts.before(int(grid.prod()) // 4)
+    before = prompts.before(int(grid.prod()) // 16)
     asked = [
         Asked(tuple(prompts.after(text)), (number, number + 40, prompts.end_id), (1.0, 0.25, 0.1))
         for number, text in enumerate(("Tap Wi-Fi", "点击“蓝牙”", "Tap the last of all"), 50)
@@ -311,7 +311,7 @@ def test_the_tower_as_matrix_products_gives_the_numbers_of_its_convolutions(trai
     )
     with torch.no_grad():
         before = model.get_image_features(pixels, grid, return_dict=True).pooler_output[0]
-        compute_as_products(model)
+        compute_as_products(model, {})
         after = model.get_image_features(pixels, grid, return_dict=True).pooler_output[0]
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
 
@@ -333,12 +333,15 @@ def test_the_patch_embedding_begins_with_directions_that_vary_alike(trained: Pat
 
 LEARNER = Recipe(
     name="learner",
-    stages=(Stage("fixed", 480, (112,), 100), Stage("scales", 1, (112,), 100), Stage("groups", 1, (112,), 100)),
+    stages=(
+        Stage("fixed", 480, (112,), 100, token_budget=1000),
+        Stage("scales", 1, (112,), 100, token_budget=1000),
+        Stage("groups", 1, (112,), 100, token_budget=1000),
+    ),
     network=Network(
         vision_layers=2, vision_width=64, vision_heads=2, merger_width=96, text_layers=2, text_width=128, text_heads=2,
         text_mlp_width=192,
     ),
-    token_budget=1000,
     batch_limit=4,
     questions=6,
     learning_rate=3e-3,

@@ -85,17 +85,19 @@ def build(
     `text` and `vision` replace entries of the two configurations: other sizes, another spread of the weights.
     """
     tokenizer = train_tokenizer()
-    config = _config(tokenizer, {**_TEXT, **(text or {})}, {**_VISION, **(vision or {})})
+    sizes = {**_VISION, **(vision or {})}
+    config = _config(tokenizer, {**_TEXT, **(text or {})}, sizes)
+    pixels = {**_PIXELS, "patch_size": sizes["patch_size"], "merge_size": sizes["spatial_merge_size"]}
     write_tokenizer(tokenizer, folder)
     _write_weights(config, folder, seed)
     _write_json(folder / "generation_config.json", _generation(tokenizer))
     _write_json(
         folder / "preprocessor_config.json",
-        {**_PIXELS, "image_processor_type": "Glm4vImageProcessor", "size": _IMAGE_SIZE},
+        {**pixels, "image_processor_type": "Glm4vImageProcessor", "size": _IMAGE_SIZE},
     )
     _write_json(
         folder / "video_preprocessor_config.json",
-        {**_PIXELS, "video_processor_type": "Glm4vVideoProcessor", "size": _VIDEO_SIZE},
+        {**pixels, "video_processor_type": "Glm4vVideoProcessor", "size": _VIDEO_SIZE},
     )
 
 

@@ -1,5 +1,6 @@
 """From a step's number to the tensors of its batch: which screens, which windows, which questions."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -10,12 +11,13 @@ from autoglm_serving.model.load import ImageSize, ModelImages, ModelTokenizer
 from autoglm_serving.screens.dice import Dice
 from autoglm_serving.screens.records import Screen, relative_point
 from autoglm_serving.training import windows
-from autoglm_serving.training.cards import Card, draw_card
+from autoglm_serving.training.cards import LETTERS, Card, draw_card
 from autoglm_serving.training.dataset import Screens
 from autoglm_serving.training.examples import FRAME_WEIGHT, Asked, Question, Row, pack, questions, token_weights
 from autoglm_serving.training.prompts import Prompts
 from autoglm_serving.training.recipe import Recipe, Step, resolution_weight
 from autoglm_serving.training.windows import Window
+from autoglm_serving.vision.sizing import TOKEN_SIDE
 
 _ANY_SIZE = ImageSize(1, 1 << 40)
 """Pictures come in the model's size already."""
@@ -39,18 +41,22 @@ class Batch:
     """The resolution's weight, for each target."""
     asks: tuple[tuple[int, int, tuple[int, ...]], ...]
     """(row, place, cells) of the questions that point."""
+    tokens: tuple[int, ...]
+    """Image tokens of each picture."""
     words: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     """(image token of the batch, token of a text that it shows, weight): what can be read where."""
     places: tuple[torch.Tensor, torch.Tensor]
     """(image token of the batch, hundreds and tens of x and y of the middle of the smallest element that it shows)."""
-    letters: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-    """(image token of the batch, number of a letter that it shows, weight), of cards."""
+    letters: tuple[torch.Tensor, torch.Tensor]
+    """(slot of the batch, number of the letter in its middle or NO_LETTER), of cards. A patch has SLOTS slots."""
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
         if device.type == "cpu":
             return self
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "asks"}
+        values = {
+            field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("asks", "tokens")
+        }
         moved: dict[str, Any] = {
             name: value.to(device) if isinstance(value, torch.Tensor) else tuple(each.to(device) for each in value)
             for name, value in values.items()
@@ -59,7 +65,7 @@ class Batch:
 
     @property
     def image_tokens(self) -> int:
-        return int(self.grid.prod(-1).sum()) // 4
+        return sum(self.tokens)
 
 
 class BatchMaker:
@@ -71,10 +77,11 @@ class BatchMaker:
         self._tokenizer = tokenizer
         self._images = images
         self._prompts = Prompts(tokenizer)
+        self._patch_side = recipe.network.patch_side
 
     def batch(self, step: Step, part: int = 0) -> Batch:
         """One of the batches whose gradients a step adds up."""
-        rows, pictures, words, places, letters, scales = [], [], [], [], [], []
+        rows, pictures, words, places, letters, scales, tokens = [], [], [], [], [], [], []
         for number, (screen, window, card) in enumerate(self._pictures(step, part)):
             dice = Dice(self._recipe.seed, "questions", step.number, part, number)
             reading = step.stage.name == "reading"
@@ -84,16 +91,18 @@ class BatchMaker:
             )
             rows.append(pack(self._prompts.before(window.tokens), [self._asked(each, window) for each in asked]))
             pictures.append(card.picture if card is not None else self._screens.picture(screen, window))
-            letters.append(card.letters_by_cell() if card is not None else {})
-            words.append(_even(self._words(screen, window)))
+            letters.append(self._letters(card, dice) if card is not None else {})
+            words.append(card.words_by_cell(self._spans) if card is not None else _even(self._words(screen, window)))
+            tokens.append(window.tokens)
             places.append(middles(screen, window))
         pixels, grids = zip(*(self._images.pixels(each, _ANY_SIZE) for each in pictures), strict=True)
         grid = torch.cat(grids)
         return replace(
             collate(rows, scales, torch.cat(pixels), grid),
-            words=_triplets(words, grid),
-            places=_pairs(places, grid),
-            letters=_triplets(letters, grid),
+            tokens=tuple(tokens),
+            words=_triplets(words, tokens),
+            places=_pairs(places, tokens),
+            letters=_slots(letters, [SLOTS * count for count in grid.prod(-1).tolist()]),
         )
 
     def _asked(self, question: Question, window: Window) -> Asked:
@@ -106,6 +115,28 @@ class BatchMaker:
             cells=window.cells(question.box) if question.box is not None else (),
         )
 
+    def _spans(self, text: str) -> list[tuple[int, int, int]]:
+        """The tokens of a text, each with the signs that it begins and ends with."""
+        signs = [place for place, sign in enumerate(text) for _ in sign.encode()]
+        found, end = [], -1 if _spaced(text) != text else 0
+        for index in self._tokenizer.encode(_spaced(text), literal=True):
+            start, end = max(end, 0), end + len(self._tokenizer.pieces[index])
+            if end > start:
+                found.append((index, signs[start], signs[end - 1] + 1))
+        return found
+
+    def _letters(self, card: Card, dice: Dice) -> dict[int, int]:
+        """By slot, in the order of the merged patches: the letters, and a few slots without one."""
+        side, across = self._patch_side, card.screen.width // TOKEN_SIDE
+        found = {
+            _slot(letter.x / side, letter.y / side, across, TOKEN_SIDE // side): letter.number
+            for letter in card.letters
+        }
+        count = SLOTS * across * (card.screen.height // TOKEN_SIDE) * (TOKEN_SIDE // side) ** 2
+        for _ in range(len(found) // _LETTERS_TO_NONE):
+            found.setdefault(dice.below(count), NO_LETTER)
+        return found
+
     def _words(self, screen: Screen, window: Window) -> dict[int, list[int]]:
         """By image token: the text tokens of the elements that it shows."""
         seen: dict[int, list[int]] = {}
@@ -113,8 +144,7 @@ class BatchMaker:
             text = element.text.strip()
             if not text or len(text) > _LONGEST_SEEN or not window.holds(element.box):
                 continue
-            # With the space that is before a word in an instruction: there and here it is the same token.
-            ids = self._tokenizer.encode(f" {text}" if text[0].isascii() and text[0].isalpha() else text, literal=True)
+            ids = self._tokenizer.encode(_spaced(text), literal=True)
             for cell in window.cells(element.box):
                 seen.setdefault(cell, []).extend(ids)
         return seen
@@ -135,7 +165,7 @@ class BatchMaker:
             else:
                 window = windows.choose(screen, step.short_side, step.stage.least_window, dice)
             tokens += window.tokens
-            if found and tokens > self._recipe.token_budget:
+            if found and tokens > step.stage.token_budget:
                 break
             found.append((screen, window, card))
         return found
@@ -147,6 +177,26 @@ class BatchMaker:
         round_number, inside = divmod(place, len(self._screens.items))
         return self._screens.items[_shuffled(inside, len(self._screens.items), recipe.seed, round_number)]
 
+
+def _spaced(text: str) -> str:
+    """With the space that is before a word in an instruction: there and here it is the same token then."""
+    return f" {text}" if text[0].isascii() and text[0].isalpha() else text
+
+
+def _slot(x: float, y: float, across: int, side: int) -> int:
+    """The slot at a place in patches; `across` image tokens in a row, each of `side` x `side` patches."""
+    column, row = int(x), int(y)
+    token = row // side * across + column // side
+    patch = token * side * side + row % side * side + column % side
+    return patch * SLOTS + int((x - column) * SLOTS)
+
+
+SLOTS = 2
+"""Places of a patch that can each hold the middle of a letter, side by side."""
+
+NO_LETTER = len(LETTERS)
+
+_LETTERS_TO_NONE = 4
 
 _LONGEST_SEEN = 40
 """Texts of more characters fill many tokens, and no token shows them all."""
@@ -197,9 +247,10 @@ def collate(rows: Sequence[Row], scales: Sequence[float], pixels: torch.Tensor, 
         weights=weights[targets],
         scales=torch.tensor(scales)[targets // length],
         asks=tuple((number, place, cells) for number, row in enumerate(rows) for place, cells in row.asks),
-        words=_triplets([], grid),
-        places=_pairs([], grid),
-        letters=_triplets([], grid),
+        tokens=(),
+        words=_triplets([], ()),
+        places=_pairs([], ()),
+        letters=_slots([], ()),
     )
 
 
@@ -222,10 +273,10 @@ def _even(seen: dict[int, list[int]]) -> _Weighed:
     return {cell: [(index, 1 / len(ids)) for index in ids] for cell, ids in seen.items()}
 
 
-def _triplets(pictures: Sequence[_Weighed], grid: torch.Tensor) -> Triplets:
+def _triplets(pictures: Sequence[_Weighed], tokens: Sequence[int]) -> Triplets:
     found = [
         (start + cell, index, weight)
-        for start, seen in zip(_starts(grid), pictures, strict=False)
+        for start, seen in zip(_starts(tokens), pictures, strict=False)
         for cell, weighed in seen.items()
         for index, weight in weighed
     ]
@@ -233,16 +284,26 @@ def _triplets(pictures: Sequence[_Weighed], grid: torch.Tensor) -> Triplets:
     return torch.tensor(cells, dtype=torch.long), torch.tensor(ids, dtype=torch.long), torch.tensor(weights)
 
 
-def _pairs(places: Sequence[dict[int, tuple[int, ...]]], grid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _pairs(places: Sequence[dict[int, tuple[int, ...]]], tokens: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
     found = [
         (start + cell, digits)
-        for start, seen in zip(_starts(grid), places, strict=False)
+        for start, seen in zip(_starts(tokens), places, strict=False)
         for cell, digits in seen.items()
     ]
     cells, digits = zip(*found, strict=True) if found else ((), ())
     return torch.tensor(cells, dtype=torch.long), torch.tensor(digits, dtype=torch.long)
 
 
-def _starts(grid: torch.Tensor) -> list[int]:
-    """The first image token of each picture in the batch, and their number."""
-    return [0, *(grid.prod(-1) // 4).cumsum(0).tolist()]
+def _slots(pictures: Sequence[dict[int, int]], counts: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    found = [
+        (start + slot, number)
+        for start, seen in zip(_starts(counts), pictures, strict=False)
+        for slot, number in seen.items()
+    ]
+    slots, numbers = zip(*found, strict=True) if found else ((), ())
+    return torch.tensor(slots, dtype=torch.long), torch.tensor(numbers, dtype=torch.long)
+
+
+def _starts(counts: Sequence[int]) -> list[int]:
+    """Where each picture's part of the batch begins, and where the last one ends."""
+    return [0, *itertools.accumulate(counts)]

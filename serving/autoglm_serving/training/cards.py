@@ -1,11 +1,11 @@
-"""Cards: pictures full of texts, drawn while training. They show ten times as many texts per image token as screens do.
+"""Cards: pages full of texts, drawn while training. They show forty times as many letters per image token as screens do.
 
-A card is a small screen without tasks: rows of fields, each with a phrase that screens say, in the fonts that screens use.
-Letters, words and places are learned on cards; what a screen looks like is learned on screens.
+A card is a small screen without tasks: lines of phrases that screens say, close to each other, in the fonts that screens
+use. Every letter's place is known. Letters, words and places are learned on cards; what a screen looks like, on screens.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from autoglm_serving.screens import words
 from autoglm_serving.screens.dice import Dice
-from autoglm_serving.screens.records import Box, Element, Screen
+from autoglm_serving.screens.records import Element, Screen
 from autoglm_serving.vision.sizing import TOKEN_SIDE
 
 _LATIN = (
@@ -32,8 +32,10 @@ _CHINESE = ("/usr/share/fonts/truetype/wqy/wqy-zenhei.ttc",)
 _FINE = 2
 """Cards are drawn in twice their size and reduced, as the pictures of screens are."""
 
-_MIDDLE_SIZE, _SMALLER, _LARGER = 14, 5, 8
-"""Of the letters, in pixels of the card, and how much smaller and larger they can be."""
+_MIDDLE_SIZE = 14
+"""Of the letters, in pixels of the card."""
+
+_OTHER_SIZES = (-5, -4, -3, -2, -2, -1, -1, 0, 0, 0, 1, 1, 2, 3, 4, 6, 8)
 
 LETTERS = tuple(
     sorted({sign for topic in words.ALL for pair in topic for text in pair for sign in text if not sign.isspace()})
@@ -41,59 +43,91 @@ LETTERS = tuple(
 """Every sign that a card can show."""
 
 _NUMBERS = {sign: number for number, sign in enumerate(LETTERS)}
+_ENGLISH = tuple(sign for sign in LETTERS if sign.isascii())
+_OTHER = tuple(sign for sign in LETTERS if not sign.isascii())
 
-_SIDES = (5, 11)
-"""Of a card, in image tokens; the larger one is rarely reached by both."""
+_SIDES = (4, 7)
+"""Of a card, in image tokens."""
 
-_TRIES = 6
-"""Phrases that are tried for one field: long ones do not fit narrow fields."""
+_WHOLE = 1 << 20
 
 
 @dataclass(frozen=True)
 class Letter:
-    """A sign's number in LETTERS, and its box in pixels of the card."""
+    """A sign's number in LETTERS, and its middle in pixels of the card."""
 
     number: int
-    box: tuple[float, float, float, float]
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class Line:
+    """A text on the card. `ends`: where its signs begin and end, len(text) + 1 places; `y`: its middle. In pixels."""
+
+    text: str
+    ends: tuple[float, ...]
+    y: float
+    size: int
+
+    def cells(self, first: int, last: int, across: int, along: int) -> list[tuple[int, float]]:
+        """The image tokens that show a good part of the signs from first to before last, with how many pixels of them."""
+        row = int(self.y // TOKEN_SIDE)
+        if not 0 <= row < along:
+            return []
+        left, right = self.ends[first], self.ends[last]
+        found = []
+        for column in range(max(0, int(left // TOKEN_SIDE)), min(across - 1, int(right // TOKEN_SIDE)) + 1):
+            shown = min(right, (column + 1) * TOKEN_SIDE) - max(left, column * TOKEN_SIDE)
+            if shown >= _READABLE or shown >= _GOOD_PART * (right - left):
+                found.append((row * across + column, shown))
+        return found
+
+
+_READABLE, _GOOD_PART = 6.0, 0.6
+"""Pixels of a word, or the part of it, from which on an image token shows it."""
+
+Spans = Callable[[str], Sequence[tuple[int, int, int]]]
+"""From a text to its tokens: (token, first sign, sign after the last)."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """A picture in the model's size and what is on it."""
+    """A picture in the model's size and what is on it. The screen's elements are the texts that it shows whole."""
 
     screen: Screen
     picture: Image.Image
-    letters: tuple[Letter, ...]
+    lines: tuple[Line, ...]
 
-    def letters_by_cell(self) -> dict[int, list[tuple[int, float]]]:
-        """By image token: the signs that it shows a good part of, with weights that add up to 1."""
+    @property
+    def letters(self) -> list[Letter]:
+        """Those whose middle is on the card."""
+        return [
+            Letter(_NUMBERS[sign], x, line.y)
+            for line in self.lines
+            for place, sign in enumerate(line.text)
+            if sign in _NUMBERS
+            and 0 <= (x := (line.ends[place] + line.ends[place + 1]) / 2) < self.screen.width
+            and 0 <= line.y < self.screen.height
+        ]
+
+    def words_by_cell(self, spans: Spans) -> dict[int, list[tuple[int, float]]]:
+        """By image token: the text tokens that it shows a good part of, with weights that add up to 1."""
         across, along = self.screen.width // TOKEN_SIDE, self.screen.height // TOKEN_SIDE
         seen: dict[int, list[tuple[int, float]]] = {}
-        for letter in self.letters:
-            for cell, share in _shares(letter.box, across, along):
-                seen.setdefault(cell, []).append((letter.number, share))
+        for line in self.lines:
+            for token, first, last in spans(line.text):
+                for cell, shown in line.cells(first, last, across, along):
+                    seen.setdefault(cell, []).append((token, shown))
         return {cell: _normal(found) for cell, found in seen.items()}
-
-
-def _shares(box: tuple[float, float, float, float], across: int, along: int) -> Iterator[tuple[int, float]]:
-    """The image tokens that show a good part of a box, with the part."""
-    left, top, right, bottom = box
-    area = (right - left) * (bottom - top)
-    for row in range(max(0, int(top // TOKEN_SIDE)), min(along - 1, int(bottom // TOKEN_SIDE)) + 1):
-        for column in range(max(0, int(left // TOKEN_SIDE)), min(across - 1, int(right // TOKEN_SIDE)) + 1):
-            wide = min(right, (column + 1) * TOKEN_SIDE) - max(left, column * TOKEN_SIDE)
-            tall = min(bottom, (row + 1) * TOKEN_SIDE) - max(top, row * TOKEN_SIDE)
-            share = max(0.0, wide) * max(0.0, tall) / area
-            if share > _GOOD_PART:
-                yield row * across + column, share
-
-
-_GOOD_PART = 0.3
 
 
 def _normal(found: list[tuple[int, float]]) -> list[tuple[int, float]]:
     total = sum(share for _, share in found)
     return [(number, share / total) for number, share in found]
+
+
+_Colour = tuple[int, int, int]
 
 
 @dataclass
@@ -103,92 +137,69 @@ class _Drawing:
     pen: ImageDraw.ImageDraw
     dice: Dice
     dark: bool
+    ground: _Colour
     variety: float
-    elements: list[Element]
-    letters: list[Letter]
+    width: int
+    height: int
+    lines: list[Line] = field(default_factory=list)
 
     def grows(self, percent: int) -> bool:
         """True in so many of a hundred cases, seldom while there is little variety."""
         return self.dice.below(1000) < 10 * percent * self.variety
 
+    def from_to(self, least: float, most: float) -> float:
+        return least + (most - least) * self.dice.below(_WHOLE) / _WHOLE
+
 
 def draw_card(dice: Dice, variety: float = 1.0) -> Card:
     """The card of these dice. Without Chinese fonts on the machine all texts are English."""
-    across, along = dice.between(*_SIDES), dice.between(*_SIDES)
-    while across * along > _MOST_TOKENS:
-        along -= 1
-    width, height = across * TOKEN_SIDE, along * TOKEN_SIDE
+    width, height = dice.between(*_SIDES) * TOKEN_SIDE, dice.between(*_SIDES) * TOKEN_SIDE
     dark = dice.below(1000) < 450 * min(1.0, 2 * variety)
     ground = _grey(dice, 8, 50) if dark else _grey(dice, 225, 255)
     image = Image.new("RGB", (width * _FINE, height * _FINE), ground)
-    drawing = _Drawing(ImageDraw.Draw(image), dice, dark, variety, [], [])
-    top = dice.between(0, 12)
-    while (row := _row(drawing, top, width, height)) is not None:
-        for field in row.fields:
-            _draw_field(drawing, field, row.size)
-        top = row.bottom
+    drawing = _Drawing(ImageDraw.Draw(image), dice, dark, ground, variety, width, height)
+    top = drawing.from_to(-6, 4)
+    while top < height - 6:
+        top = _draw_line(drawing, top)
+    elements = _elements(drawing.lines, width, height)
     screen = Screen(
         id="card", image="", width=width, height=height, kind="phone", template="card", theme="dark" if dark else "light",
-        language="en", elements=tuple(drawing.elements), tasks=(),
+        language="en", elements=elements, tasks=(),
     )  # fmt: skip
-    return Card(screen, image.resize((width, height), Image.Resampling.BICUBIC), tuple(drawing.letters))
+    return Card(screen, image.resize((width, height), Image.Resampling.BICUBIC), tuple(drawing.lines))
 
 
-_MOST_TOKENS = 80
-
-
-@dataclass(frozen=True)
-class _Row:
-    fields: tuple[Box, ...]
-    size: int
-    bottom: int
-
-
-def _row(drawing: _Drawing, top: int, width: int, height: int) -> _Row | None:
-    """The next row from `top` on, or None when the card is full."""
-    dice, variety = drawing.dice, drawing.variety
-    size = dice.between(_MIDDLE_SIZE - round(_SMALLER * variety), _MIDDLE_SIZE + round(_LARGER * variety))
-    tall = size + dice.between(4, 24)
-    if top + tall > height:
-        return None
-    gap, margin = dice.between(0, 8), dice.between(0, 10)
-    count = dice.pick((1, 1, 2, 2, 3)) if width >= _WIDE else dice.pick((1, 1, 2))
-    each = (width - 2 * margin - gap * (count - 1)) // count
-    lefts = [margin + number * (each + gap) for number in range(count)]
-    fields = tuple((left, top, left + each, top + tall) for left in lefts)
-    return _Row(fields, size, top + tall + dice.between(0, 8))
-
-
-_WIDE = 196
-
-
-def _draw_field(drawing: _Drawing, box: Box, size: int) -> None:
-    """Draw one phrase that fits into the field and is new on the card, on a plate or not; nothing if none is found."""
-    pen, dice = drawing.pen, drawing.dice
-    left, top, right, bottom = (side * _FINE for side in box)
-    inset = dice.between(2, 10) * _FINE
-    taken = {element.text for element in drawing.elements}
-    for _ in range(_TRIES):
+def _draw_line(drawing: _Drawing, top: float) -> float:
+    """Fill one line with texts from beyond the left side to beyond the right one; returns where the next one begins."""
+    dice = drawing.dice
+    size = _MIDDLE_SIZE + round(drawing.variety * dice.pick(_OTHER_SIZES))
+    ink, bottom = _ink(drawing), top + size * drawing.from_to(1.1, 1.5)
+    if drawing.grows(20):
+        plate, ink = _plate(drawing, ink)
+        drawing.pen.rectangle((0, top * _FINE, drawing.width * _FINE, bottom * _FINE), fill=plate)
+    left, middle = drawing.from_to(-8, 6), (top + bottom) / 2
+    while left < drawing.width:
         text, font = _phrase(drawing, size)
-        length = pen.textlength(text, font)
-        if text not in taken and length <= right - left - 2 * inset:
-            break
-    else:
-        return
-    plate, ink = _colours(drawing)
-    if plate is not None:
-        pen.rounded_rectangle((left, top, right - 1, bottom - 1), dice.between(0, 12) * _FINE, fill=plate)
-    start = left + inset if dice.chance(60) else left + (right - left - length) / 2
-    pen.text((start, (top + bottom) / 2), text, fill=ink, font=font, anchor="lm")
-    drawing.elements.append(Element(f"e{len(drawing.elements)}", "button", text, box))
-    half = size * _LETTER_HEIGHT / 2
-    middle = (box[1] + box[3]) / 2
-    ends = [start / _FINE, *((start + pen.textlength(text[:end], font)) / _FINE for end in range(1, len(text) + 1))]
-    drawing.letters.extend(
-        Letter(_NUMBERS[sign], (ends[place], middle - half, ends[place + 1], middle + half))
-        for place, sign in enumerate(text)
-        if sign in _NUMBERS and ends[place + 1] > ends[place]
-    )
+        drawing.pen.text((left * _FINE, middle * _FINE), text, fill=ink, font=font, anchor="lm")
+        ends = [left, *(left + drawing.pen.textlength(text[:end], font) / _FINE for end in range(1, len(text) + 1))]
+        drawing.lines.append(Line(text, tuple(ends), middle, size))
+        left = ends[-1] + drawing.from_to(3, 14)
+    return bottom
+
+
+def _elements(lines: Sequence[Line], width: int, height: int) -> tuple[Element, ...]:
+    """The texts that are all on the card, each but once."""
+    found: list[Element] = []
+    texts: set[str] = set()
+    for line in lines:
+        half = line.size * _LETTER_HEIGHT / 2
+        left, right, top, bottom = line.ends[0], line.ends[-1], line.y - half, line.y + half
+        if left < 0 or right > width or top < 0 or bottom > height or line.text in texts:
+            continue
+        texts.add(line.text)
+        box = (int(left), int(top), max(int(left) + 1, int(right)), max(int(top) + 1, int(bottom)))
+        found.append(Element(f"e{len(found)}", "button", line.text, box))
+    return tuple(found)
 
 
 _LETTER_HEIGHT = 0.9
@@ -196,13 +207,26 @@ _LETTER_HEIGHT = 0.9
 
 def _phrase(drawing: _Drawing, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
     dice = drawing.dice
-    english, chinese = dice.pick(dice.pick(words.ALL))
-    if drawing.grows(45) and (fonts := _fonts(_CHINESE, size)):
-        return chinese, dice.pick(fonts)
-    if dice.chance(6):
-        english = str(dice.between(0, 99))
+    if drawing.grows(25) and (fonts := _fonts(_CHINESE, size)):
+        return _letters(dice, _OTHER) if dice.chance(_NO_WORDS) else dice.pick(dice.pick(words.ALL))[1], dice.pick(
+            fonts
+        )
     fonts = _fonts(_LATIN, size) or (_any_font(size),)
-    return english, dice.pick(fonts[: 1 + round((len(fonts) - 1) * drawing.variety)])
+    font = dice.pick(fonts[: 1 + round((len(fonts) - 1) * drawing.variety)])
+    if dice.chance(_NO_WORDS):
+        return _letters(dice, _ENGLISH), font
+    english = dice.pick(dice.pick(words.ALL))[0]
+    if dice.chance(20):
+        english = dice.pick((english.upper(), english.title(), english.lower()))
+    return english, font
+
+
+_NO_WORDS = 25
+"""Percent of the texts that are letters by chance, so that letters are read and not guessed from their neighbours."""
+
+
+def _letters(dice: Dice, signs: Sequence[str]) -> str:
+    return "".join(dice.pick(signs) for _ in range(dice.between(1, 8)))
 
 
 @lru_cache
@@ -219,19 +243,20 @@ def _any_font(size: int) -> ImageFont.FreeTypeFont:
     return font
 
 
-_Colour = tuple[int, int, int]
-
-
-def _colours(drawing: _Drawing) -> tuple[_Colour | None, _Colour]:
-    """A plate (or none) and an ink that can be read on it."""
+def _ink(drawing: _Drawing) -> _Colour:
     dice, dark = drawing.dice, drawing.dark
-    if drawing.grows(25):  # a plate in a strong colour under white letters
-        return (dice.below(170), dice.below(150), dice.below(190)), (255, 255, 255)
-    plate = (_grey(dice, 20, 75) if dark else _grey(dice, 215, 255)) if drawing.grows(50) else None
-    if drawing.grows(15):  # coloured letters
+    if drawing.grows(12):
         low, high = (130, 255) if dark else (0, 140)
-        return plate, (dice.between(low, high), dice.between(low, high), dice.between(low, high))
-    return plate, _grey(dice, 150, 255) if dark else _grey(dice, 0, 115)
+        return dice.between(low, high), dice.between(low, high), dice.between(low, high)
+    return _grey(dice, 150, 255) if dark else _grey(dice, 0, 115)
+
+
+def _plate(drawing: _Drawing, ink: _Colour) -> tuple[_Colour, _Colour]:
+    """A ground behind a line, and an ink that can be read on it."""
+    dice = drawing.dice
+    if dice.chance(50):
+        return (dice.below(150), dice.below(150), dice.below(150)), (255, 255, 255)
+    return (_grey(dice, 20, 75) if drawing.dark else _grey(dice, 215, 255)), ink
 
 
 def _grey(dice: Dice, low: int, high: int) -> _Colour:

@@ -14,9 +14,10 @@ from transformers import Glm4vForConditionalGeneration
 from autoglm_serving.model.load import ImageSize, ModelImages
 from autoglm_serving.model.tiny import build
 from autoglm_serving.screens.dice import Dice
-from autoglm_serving.training.batches import Batch, Triplets
-from autoglm_serving.training.cards import LETTERS, draw_card
+from autoglm_serving.training.batches import NO_LETTER, SLOTS, Batch, Triplets
+from autoglm_serving.training.cards import draw_card
 from autoglm_serving.training.recipe import Network, Recipe
+from autoglm_serving.vision.sizing import TOKEN_SIDE
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ def write_start(folder: Path, network: Network, seed: int) -> None:
             },
         },
         vision={
+            "patch_size": network.patch_side,
+            "spatial_merge_size": TOKEN_SIDE // network.patch_side,
             "depth": network.vision_layers,
             "hidden_size": network.vision_width,
             "num_heads": network.vision_heads,
@@ -106,8 +109,11 @@ _QUIET, _LOUD = 0.01, 10
 """Components that vary less than a hundredth of the tenth one are noise: they are not made as loud as the others."""
 
 
-def compute_as_products(model: Glm4vForConditionalGeneration) -> None:
-    """Let the tower's two convolutions, whose kernels never overlap, run as matrix products: the same numbers, sooner."""
+def compute_as_products(model: Glm4vForConditionalGeneration, seen: dict[str, torch.Tensor]) -> None:
+    """Let the tower's two convolutions, whose kernels never overlap, run as matrix products: the same numbers, sooner.
+
+    `seen` gets what the patches tell before they are merged: [patches, width] as "patches".
+    """
     tower = model.model.visual
 
     def embed(patches: torch.Tensor) -> torch.Tensor:
@@ -116,6 +122,7 @@ def compute_as_products(model: Glm4vForConditionalGeneration) -> None:
 
     def merge(blocks: torch.Tensor) -> torch.Tensor:
         kernel = tower.downsample
+        seen["patches"] = blocks.permute(0, 2, 3, 1).flatten(0, 2)
         return functional.linear(blocks.flatten(1), kernel.weight.flatten(1), kernel.bias)
 
     tower.patch_embed.forward = embed
@@ -139,13 +146,16 @@ class Student(nn.Module):
         self.key = nn.Linear(width, width, bias=False)
         self.reader = nn.Linear(width, width)
         self.places = nn.Linear(width, PLACE_DIGITS * 10)
-        self.letters = nn.Linear(width, len(LETTERS))
-        compute_as_products(model)
+        self.letters = LetterReader(recipe.network.vision_width)
+        self._seen: dict[str, torch.Tensor] = {}
+        compute_as_products(model, self._seen)
 
-    def forward(self, batch: Batch) -> Losses:
+    def forward(self, batch: Batch, tower: bool = True) -> Losses:
+        """The losses of a batch. Without `tower` only the language model and the pointer learn."""
         model = self.model.model
-        features = torch.cat(model.get_image_features(batch.pixels, batch.grid, return_dict=True).pooler_output)
-        read = self._read(batch, features)
+        with torch.set_grad_enabled(tower):
+            features = torch.cat(model.get_image_features(batch.pixels, batch.grid, return_dict=True).pooler_output)
+            read = self._read(batch, features)
         if not len(batch.targets):  # nothing is asked: the language model has nothing to learn here
             return Losses(total=read.total(self.recipe), **read.figures(), answer=0.0, pointer=0.0, right=0.0)
         embedded = model.get_input_embeddings()(batch.ids)
@@ -171,7 +181,7 @@ class Student(nn.Module):
         )
 
     def _read(self, batch: Batch, features: torch.Tensor) -> "Read":
-        return Read(self._words(batch, features), self._places(batch, features), self._letters(batch, features))
+        return Read(self._words(batch, features), self._places(batch, features), self._letters(batch))
 
     def _positions(self, batch: Batch) -> torch.Tensor:
         """As the model itself counts them; every question begins at the position after the picture."""
@@ -212,8 +222,11 @@ class Student(nn.Module):
             batch.words, features, lambda shown: functional.linear(self.reader(shown), embeddings) * _SHARPNESS
         )
 
-    def _letters(self, batch: Batch, features: torch.Tensor) -> torch.Tensor:
-        return _of_each(batch.letters, features, self.letters)
+    def _letters(self, batch: Batch) -> torch.Tensor:
+        slots, numbers = batch.letters
+        if len(slots) == 0:
+            return self._seen["patches"].sum() * 0
+        return functional.cross_entropy(self.letters(self._seen["patches"], slots).float(), numbers)
 
     def _places(self, batch: Batch, features: torch.Tensor) -> torch.Tensor:
         cells, digits = batch.places
@@ -221,6 +234,27 @@ class Student(nn.Module):
             return features.sum() * 0
         said = self.places(features[cells]).float().unflatten(-1, (PLACE_DIGITS, 10))
         return functional.cross_entropy(said.flatten(0, 1), digits.flatten())
+
+
+class LetterReader(nn.Module):
+    """Which letter has its middle here? Each patch has places beside each other to answer for.
+
+    What a letter looks like is learned from places that are known, hardly from a list of all letters near by.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.places = nn.Linear(width, SLOTS * _SLOT_WIDTH)
+        self.signs = nn.Linear(_SLOT_WIDTH, NO_LETTER + 1)
+
+    def forward(self, patches: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
+        """Scores of all letters, and of none, at some of the places: [slots, letters + 1]."""
+        seen = self.places(patches).view(-1, _SLOT_WIDTH)[slots]
+        scores: torch.Tensor = self.signs(functional.gelu(seen))
+        return scores
+
+
+_SLOT_WIDTH = 64
 
 
 @dataclass(frozen=True)

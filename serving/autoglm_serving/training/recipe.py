@@ -1,8 +1,8 @@
 """What a training run is: sizes, stages, schedules. Everything that happens at a step follows from the recipe and its number.
 
-First the vision tower alone learns to read on cards full of texts, from plain to varied ones. Then come three stages on screens
-and fewer and fewer cards: one fixed resolution, random scales with the resolution-aware loss weight, and tuning by groups of
-resolutions. Screens are shown whole or in windows.
+First the vision tower alone learns to read on cards full of texts, from plain to varied ones, and on windows of screens. Then
+come three stages on screens and fewer and fewer cards, in which the language model learns too: one fixed resolution, random
+scales with the resolution-aware loss weight, and tuning by groups of resolutions. Screens are shown whole or in windows.
 """
 
 import math
@@ -17,11 +17,15 @@ StageName = Literal["reading", "fixed", "scales", "groups"]
 
 @dataclass(frozen=True)
 class Network:
-    """The sizes of AutoGLM-Tiny. The vision tower's MLP is as wide as the text model, as in GLM-4.1V."""
+    """The sizes of AutoGLM-Tiny. The vision tower's MLP is as wide as the text model, as in GLM-4.1V.
 
-    vision_layers: int = 5
-    vision_width: int = 192
-    vision_heads: int = 6
+    An image token covers 28 x 28 pixels as there, but in 4 x 4 patches of 7: letters of a phone's screen are as large as two.
+    """
+
+    patch_side: int = 7
+    vision_layers: int = 4
+    vision_width: int = 96
+    vision_heads: int = 3
     merger_width: int = 512
     text_layers: int = 4
     text_width: int = 256
@@ -33,7 +37,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the run. `short_sides` in pixels: one for "fixed", the bounds for "scales", the groups for "groups".
+    """A part of the run. `short_sides` in pixels: one for "fixed", the groups for "groups", else the bounds.
 
     A window shows between `least_window` and all of each side of a screen; `whole_percent` of the screens are shown whole.
     `cards_percent` of all pictures are cards instead of screens.
@@ -47,26 +51,29 @@ class Stage:
     cards_percent: int = 0
     rate: float = 1.0
     """The learning rate's factor."""
+    tower: bool = True
+    """Whether the vision tower learns. Without, a step costs a third."""
+    token_budget: int = 1024
+    """Bounds the image tokens of a batch."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole run. `token_budget` bounds the image tokens of a batch, `questions` the tasks asked about one picture."""
+    """A whole run. `questions` are the tasks asked about one picture."""
 
     name: str
     stages: tuple[Stage, ...]
     network: Network = Network()
-    token_budget: int = 1024
     batch_limit: int = 16
     questions: int = 12
     accumulate: int = 1
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 1.2e-3
     warmup: int = 200
     weight_decay: float = 0.05
     clip: float = 1.0
     pointer_weight: float = 0.5
-    words_weight: float = 0.5
-    places_weight: float = 0.5
+    words_weight: float = 0.4
+    places_weight: float = 0.15
     letters_weight: float = 1.0
     base_side: float = 260.0
     """sqrt(H*W) of what the fixed stage shows in the middle: cards of 63 image tokens, windows of 120."""
@@ -114,11 +121,6 @@ def resolution_weight(width: int, height: int, base_side: float) -> float:
     return 1 + abs(1 - math.sqrt(width * height) / base_side)
 
 
-def batch_size(recipe: Recipe, tokens_of_one: int) -> int:
-    """Pictures in a batch, all of one resolution group: as many as the token budget holds, at least one."""
-    return max(1, min(recipe.batch_limit, recipe.token_budget // max(1, tokens_of_one)))
-
-
 def scaled(recipe: Recipe, steps: int) -> Recipe:
     """The same recipe with another number of steps, shared out to the stages in the same proportions."""
     if steps < len(recipe.stages):
@@ -148,7 +150,7 @@ def _stage_at(recipe: Recipe, number: int) -> tuple[Stage, int]:
 
 
 def _short_side(recipe: Recipe, stage: Stage, number: int, inside: int) -> int:
-    if stage.name in ("reading", "fixed"):
+    if stage.name == "fixed":
         return stage.short_sides[0]
     if stage.name == "groups":
         return stage.short_sides[inside % len(stage.short_sides)]
@@ -158,12 +160,18 @@ def _short_side(recipe: Recipe, stage: Stage, number: int, inside: int) -> int:
 
 
 def _schedule(recipe: Recipe, number: int) -> float:
-    """Linear warm-up, then a half cosine down to a hundredth over the whole run."""
-    if number < recipe.warmup:
-        return (number + 1) / recipe.warmup
-    share = (number - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
-    return 0.01 + 0.99 * (1 + math.cos(math.pi * share)) / 2
+    """Warm-up, full rate, and a straight fall in the last part: once while the tower learns to read, once after that."""
+    reading = sum(stage.steps for stage in recipe.stages if stage.name == "reading")
+    inside, steps = (number, reading) if number < reading else (number - reading, recipe.steps - reading)
+    if inside < min(recipe.warmup, steps):
+        return (inside + 1) / min(recipe.warmup, steps)
+    return min(1.0, max(_LEAST_RATE, (steps - inside) / (_FALLING * steps)))
 
+
+_FALLING = 0.45
+"""The part of the steps in which the rate falls."""
+
+_LEAST_RATE = 0.02
 
 _SMOKE_NETWORK = Network(
     vision_layers=2, vision_width=64, vision_heads=2, merger_width=96, text_layers=2, text_width=128, text_heads=2,
@@ -174,13 +182,12 @@ PRESETS: dict[str, Recipe] = {
     "smoke": Recipe(
         name="smoke",
         stages=(
-            Stage("reading", 2, (112,), 0, cards_percent=100),
-            Stage("fixed", 4, (112,), 50, cards_percent=25),
-            Stage("scales", 4, (84, 140), 50),
-            Stage("groups", 2, (84, 140), 100, rate=0.3),
+            Stage("reading", 2, (84, 112), 0, cards_percent=60, token_budget=64),
+            Stage("fixed", 4, (112,), 50, cards_percent=25, token_budget=64),
+            Stage("scales", 4, (84, 140), 50, token_budget=64),
+            Stage("groups", 2, (84, 140), 100, rate=0.3, token_budget=64),
         ),
         network=_SMOKE_NETWORK,
-        token_budget=64,
         batch_limit=2,
         questions=4,
         warmup=2,
@@ -190,35 +197,33 @@ PRESETS: dict[str, Recipe] = {
     "hour": Recipe(
         name="hour",
         stages=(
-            Stage("reading", 900, (336,), 0, cards_percent=100),
-            Stage("fixed", 200, (336,), 10, cards_percent=60),
-            Stage("scales", 150, (280, 448), 30, cards_percent=30),
-            Stage("groups", 50, (280, 336, 392, 448), 80, cards_percent=5, rate=0.7),
+            Stage("reading", 2500, (308, 448), 0, 0.12, cards_percent=70, token_budget=160),
+            Stage("fixed", 700, (336,), 20, cards_percent=20, token_budget=360, tower=False),
+            Stage("scales", 500, (280, 448), 35, cards_percent=10, token_budget=360, tower=False),
+            Stage("groups", 200, (280, 336, 392, 448), 60, rate=0.7, token_budget=360, tower=False),
         ),
         warmup=40,
-        checkpoint_every=50,
+        checkpoint_every=100,
     ),
     "night": Recipe(
         name="night",
         stages=(
-            Stage("reading", 12000, (336,), 0, cards_percent=100),
-            Stage("fixed", 2500, (336,), 10, cards_percent=60),
-            Stage("scales", 2500, (252, 504), 30, cards_percent=30),
-            Stage("groups", 1000, (252, 336, 448, 560), 90, rate=0.7),
+            Stage("reading", 24000, (280, 560), 0, 0.12, cards_percent=70, token_budget=160),
+            Stage("fixed", 3000, (336,), 20, cards_percent=20, token_budget=480, tower=False),
+            Stage("scales", 4000, (252, 504), 35, cards_percent=10, token_budget=480),
+            Stage("groups", 1500, (252, 336, 448, 560), 80, rate=0.7, token_budget=720),
         ),
-        warmup=300,
+        warmup=100,
     ),
     "gpu": Recipe(
         name="gpu",
         stages=(
-            Stage("reading", 8000, (336,), 0, cards_percent=100),
-            Stage("fixed", 3000, (336,), 10, cards_percent=60),
-            Stage("scales", 4000, (252, 560), 40, cards_percent=20),
-            Stage("groups", 1500, (252, 336, 448, 560), 90, rate=0.7),
+            Stage("reading", 6000, (280, 560), 0, 0.12, cards_percent=70, token_budget=1024),
+            Stage("fixed", 3000, (336,), 20, cards_percent=20, token_budget=2048),
+            Stage("scales", 4000, (252, 560), 40, cards_percent=10, token_budget=2048),
+            Stage("groups", 1500, (252, 336, 448, 560), 90, rate=0.7, token_budget=4096),
         ),
-        token_budget=4096,
         batch_limit=64,
-        learning_rate=1e-3,
         warmup=300,
         checkpoint_every=1000,
     ),

@@ -96,6 +96,10 @@ class Replier:
         ids = [*self._prompts.before(image_tokens), *self._prompts.after(instruction)]
         return torch.tensor([ids], device=self._device)
 
+    def tokens_of(self, grid: torch.Tensor) -> int:
+        """Image tokens of a grid of patches."""
+        return int(grid.prod()) // int(self.model.config.vision_config.spatial_merge_size) ** 2
+
     def _whole(self, pixels: torch.Tensor, grid: torch.Tensor) -> Seen:
         """As the model itself sees."""
         output = self.model.get_image_features(pixels, grid, return_dict=True)
@@ -103,7 +107,7 @@ class Replier:
 
     def _prefix(self, seen: Seen) -> tuple[DynamicCache, int]:
         """The cache of system text and picture, and the position that comes next."""
-        ids = torch.tensor([self._prompts.before(int(seen.grid.prod()) // 4)], device=self._device)
+        ids = torch.tensor([self._prompts.before(self.tokens_of(seen.grid))], device=self._device)
         kinds = (ids == self._prompts.image_id).int()
         positions = self.model.model.get_rope_index(ids, kinds, image_grid_thw=seen.grid)[0]
         following = int(positions.max()) + 1

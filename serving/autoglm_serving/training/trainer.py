@@ -153,7 +153,7 @@ class _Run:
         for group in self._optimizer.param_groups:
             group["lr"] = step.learning_rate
         self._optimizer.zero_grad(set_to_none=True)
-        losses = [self._backward(batch.to(self._device), len(parts)) for batch in parts]
+        losses = [self._backward(batch.to(self._device), len(parts), step.stage.tower) for batch in parts]
         norm = torch.nn.utils.clip_grad_norm_(self._student.parameters(), self._recipe.clip)
         self._optimizer.step()
         return {
@@ -169,9 +169,9 @@ class _Run:
             "seconds": round(time.perf_counter() - started, 3),
         }
 
-    def _backward(self, batch: Batch, parts: int) -> Losses:
+    def _backward(self, batch: Batch, parts: int, tower: bool) -> Losses:
         with self._autocast():
-            losses: Losses = self._student(batch)
+            losses: Losses = self._student(batch, tower)
         (losses.total / parts).backward()  # type: ignore[no-untyped-call]
         return losses
 

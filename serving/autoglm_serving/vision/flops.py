@@ -117,9 +117,9 @@ class Flops:
 
 def vision(shape: VisionShape, images: Sequence[TokenGrid]) -> Flops:
     """Read pictures: patch embedding, blocks (each picture attends to itself), downsampling, merger."""
-    patches = sum(image.patches for image in images)
-    squares = sum(image.patches**2 for image in images)
     tokens = sum(image.tokens for image in images)
+    patches = tokens * shape.merge**2
+    squares = sum((image.tokens * shape.merge**2) ** 2 for image in images)
     pixels_of_patch = shape.channels * shape.frames * shape.patch**2
     block = 4 * shape.hidden**2 + 3 * shape.hidden * shape.out_hidden
     return Flops(

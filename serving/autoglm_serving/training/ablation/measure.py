@@ -58,7 +58,7 @@ class Settings:
     def options(self) -> Options:
         """Rotary positions are squeezed into the longest side that the largest trained size has on a phone of 9:20."""
         long = at_short_side(1080, 2400, LARGEST_SIDE)[1]
-        return Options(trained_side=long // (TOKEN_SIDE // 2), crop=self.crop)
+        return Options(trained_pixels=long, crop=self.crop)
 
 
 @dataclass(frozen=True)

@@ -172,10 +172,12 @@ class _Maker(BatchMaker):
         pixels, grid = self._processor.pixels(self._data.picture(screen, window), _ANY_SIZE)
         asked = questions(screen, window, plan.questions, dice)
 
+        side = int(grid[0, 1]) * TOKEN_SIDE // window.height  # patches along an image token
+
         def batch(rows: int, columns: int) -> Batch:
             seen = Window(window.box, columns * TOKEN_SIDE, rows * TOKEN_SIDE)
             row = pack(self._asking.before(seen.tokens), [self._asked(each, seen) for each in asked])
-            return collate([row], [1.0], pixels, grid.new_tensor([[1, 2 * rows, 2 * columns]]))
+            return collate([row], [1.0], pixels, grid.new_tensor([[1, side * rows, side * columns]]))
 
         return Example(number, pixels, grid, batch)
 

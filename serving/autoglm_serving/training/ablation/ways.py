@@ -101,7 +101,7 @@ class ByQuestion:
     @torch.inference_mode()
     def _seen(self, replier: Replier, asked: Asked, instruction: str) -> Seen:
         pixels, grid = replier.pixels(asked.picture, asked.max_pixels)
-        ids = replier.prompt(instruction, int(grid.prod()) // 4)
+        ids = replier.prompt(instruction, replier.tokens_of(grid))
         inputs = {
             "input_ids": ids,
             "attention_mask": torch.ones_like(ids),
@@ -122,7 +122,8 @@ class Detailed:
     def first_look(self, replier: Replier, asked: Asked) -> Seen:
         pixels, grid = replier.pixels(asked.picture, asked.max_pixels)
         seen = replier.see(pixels, grid)
-        rows, columns = (int(side) // 2 for side in grid[0, 1:])
+        side = replier.model.config.vision_config.spatial_merge_size
+        rows, columns = (int(patches) // side for patches in grid[0, 1:])
         shown = asked.picture.resize((columns * TOKEN_SIDE, rows * TOKEN_SIDE), Image.Resampling.BICUBIC)
         mask = detail_mask(np.asarray(shown))
         cells = mask.reshape(rows, TOKEN_SIDE, columns, TOKEN_SIDE).any(axis=(1, 3)).flatten()

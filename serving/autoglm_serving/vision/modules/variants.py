@@ -42,8 +42,8 @@ AttentionName = Literal["channel", "spatial", "cbam", "receptive"]
 class Options:
     """What an ablation may set for all variants."""
 
-    trained_side: int | None = None
-    """Longest side, in patches, of the pictures in training, for scaled rotary positions; None: the learned grid's side."""
+    trained_pixels: int | None = None
+    """Longest side, in pixels, of the pictures in training, for scaled rotary positions; None: the learned grid's side."""
     query_grid: tuple[int, int] = (12, 6)
     """Rows and columns of learnable queries: 72 image tokens, upright like a phone."""
     crop: CropRule = field(default_factory=CropRule)
@@ -137,7 +137,7 @@ def build_variant(name: str, model: Model, options: Options | None = None) -> Va
 def build_tower(recipe: Recipe, model: Model, options: Options) -> FusedTower:
     """The recipe's tower for this model's sizes."""
     config = model.config.vision_config
-    side = options.trained_side or config.image_size // config.patch_size
+    side = (options.trained_pixels or config.image_size) // config.patch_size
     channels = config.out_hidden_size if recipe.place == "late" else config.hidden_size
     plan = Plan(
         recipe.source,
