@@ -1,17 +1,25 @@
 """The Ray cluster of a deployment at a site with the back end kubeRay: what to write there, and what the budget forbids.
 
 The Serve part goes in place, as everywhere. Worker pods follow the replicas: up with them, down only when Serve has emptied
-them. Other pods take another Ray cluster, which `kuberay.change` plans.
+them. Other pods take another Ray cluster, which `kuberay.change` plans. Where that takes the first one away before, one site
+follows the other: the next one only when the last one serves again, so that a change that does not start stops at one site.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autoglm_operator.api import RolloutSpec
 from autoglm_operator.applications import Standing, Wanted, matches
 from autoglm_operator.kuberay import manifests, pods
 from autoglm_operator.kuberay.change import Budget, Change, Need, plan
 from autoglm_operator.kuberay.drift import drifted
-from autoglm_operator.state import ApplicationChange, ApplicationView, ApplyApplication, DeleteApplication, SiteView
+from autoglm_operator.state import (
+    ApplicationChange,
+    ApplicationView,
+    ApplyApplication,
+    DeleteApplication,
+    RayServiceView,
+    SiteView,
+)
 from autoglm_operator.subject import Subject
 
 
@@ -24,6 +32,14 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """The site that may lose its only Ray cluster now, and the one that all others wait for; both empty where there is none."""
+
+    site: str = ""
+    waits_for: str = ""
+
+
+@dataclass(frozen=True)
 class Place:
     """A deployment at one site: the application that it wants there and the one that is there."""
 
@@ -31,6 +47,7 @@ class Place:
     view: SiteView
     application: Wanted
     found: ApplicationView | None
+    turn: Turn = Turn()
 
     @property
     def rollout(self) -> RolloutSpec:
@@ -50,6 +67,36 @@ class Place:
         return DeleteApplication(self.view.name, name, self.application.uid)
 
 
+def turn(subject: Subject) -> Turn:
+    """Whose turn it is to be taken away: nobody's while a site that answers is not up with the pods that it shall have."""
+    places = [_place(subject, view) for view in subject.chosen if _is_read(subject, view)]
+    waiting = ""
+    for place in places:
+        found = place.found
+        if found is not None and found.status != "DELETING" and found.owner_uid != place.application.uid:
+            continue  # the name is taken: nothing will change there
+        if found is None or found.status == "DELETING" or found.ready_replicas == 0:
+            return Turn(waits_for=place.view.name)
+        if not _has_pods(place, found):
+            waiting = waiting or place.view.name
+        elif found.status != "RUNNING" or found.ready_replicas < place.application.replicas:
+            return Turn(waits_for=place.view.name)
+    return Turn(waiting, waiting)
+
+
+def _is_read(subject: Subject, view: SiteView) -> bool:
+    return view.site.spec.backend.kube_ray is not None and subject.is_live(view)
+
+
+def _place(subject: Subject, view: SiteView) -> Place:
+    return Place(subject, view, subject.wanted_at(view.name), subject.found(view))
+
+
+def _has_pods(place: Place, found: ApplicationView) -> bool:
+    """Whether the Ray cluster is made from what it shall be made from."""
+    return found.ray_service is not None and found.ray_service.cluster_hash == place.manifests.cluster_hash
+
+
 def step(place: Place, standing: Standing) -> Step:
     """The next step. `standing` is what the application says; it holds unless the pods have to change as well."""
     found = place.found
@@ -57,13 +104,29 @@ def step(place: Place, standing: Standing) -> Step:
         return Step(standing)
     if found is None or found.ray_service is None:
         return Step(standing, apply(place))
-    if found.ray_service.cluster_hash != place.manifests.cluster_hash:
-        return _replace_cluster(place, found, standing)
+    if not _has_pods(place, found):
+        return _kept(place, found, standing) if place.subject.is_behind else _replace_cluster(place, found, standing)
     if standing.restart:
         return Step(standing, place.delete())
-    change = apply(place)
-    stale = standing.apply or change.workers or drifted(found.ray_service.objects, change.manifests)
+    return _in_place(found.ray_service, apply(place), standing)
+
+
+def _in_place(present: RayServiceView, change: ApplyApplication, standing: Standing) -> Step:
+    stale = standing.apply or change.workers or drifted(present.objects, change.manifests)
     return Step(standing, change if stale else None)
+
+
+def _kept(place: Place, found: ApplicationView, standing: Standing) -> Step:
+    """Another revision serves than the one whose pods the spec describes: it keeps the pods that it has while it runs."""
+    if standing.restart:
+        return Step(standing, place.delete())
+    present = found.ray_service.objects.get("RayService") if found.ray_service is not None else None
+    if found.ray_service is None or present is None:
+        return Step(standing)
+    change = apply(place)
+    first, *children = change.manifests
+    same_pods = manifests.with_pods_of(first, present, place.application.replicas)
+    return _in_place(found.ray_service, replace(change, manifests=(same_pods, *children)), standing)
 
 
 def _replace_cluster(place: Place, found: ApplicationView, standing: Standing) -> Step:
@@ -72,6 +135,9 @@ def _replace_cluster(place: Place, found: ApplicationView, standing: Standing) -
     if change.way == "Refused":
         ready = min(found.ready_replicas, place.application.replicas)
         return Step(Standing("Degraded" if ready else "Failed", "ClusterChangeRefused", change.message, ready))
+    if change.way == "Staged" and found.ready_replicas and place.turn.site != place.view.name:
+        text = f"{change.message}, when site {place.turn.waits_for} serves with its new pods"
+        return Step(Standing("Deploying", "RollingOut", text, min(found.ready_replicas, place.application.replicas)))
     if change.way == "Staged":
         return Step(Standing("Deploying", "RollingOut", change.message), place.delete())
     return Step(Standing("Deploying", "RollingOut", change.message, standing.ready, apply=True), apply(place))

@@ -8,11 +8,16 @@ from autoglm_operator.state import ApplyApplication, DeleteApplication, SiteOutc
 from autoglm_operator.subject import Subject
 
 
-def at(subject: Subject, view: SiteView) -> SiteOutcome:
-    """The outcome at one site. A site that does not answer is left as it is."""
+def at_all(subject: Subject) -> tuple[SiteOutcome, ...]:
+    """The outcome at each chosen site. A site that does not answer is left as it is."""
+    turn = clusters.turn(subject)
+    return tuple(_at(subject, view, turn) for view in subject.chosen)
+
+
+def _at(subject: Subject, view: SiteView, turn: clusters.Turn) -> SiteOutcome:
     if not subject.is_live(view):
         return _silent(subject, view)
-    return _served(subject, view) if subject.stopped is None else _emptied(subject, view, subject.stopped)
+    return _served(subject, view, turn) if subject.stopped is None else _emptied(subject, view, subject.stopped)
 
 
 def second(moment: datetime | None) -> datetime | None:
@@ -20,11 +25,11 @@ def second(moment: datetime | None) -> datetime | None:
     return moment.replace(microsecond=0) if moment else None
 
 
-def _served(subject: Subject, view: SiteView) -> SiteOutcome:
+def _served(subject: Subject, view: SiteView, turn: clusters.Turn) -> SiteOutcome:
     found = subject.found(view)
     wanted = applications.kept(found, subject.wanted_at(view.name))
     standing = applications.judge(found, wanted, _history(subject, view.name), subject.now)
-    step = _step(clusters.Place(subject, view, wanted, found), standing)
+    step = _step(clusters.Place(subject, view, wanted, found, turn), standing)
     standing = step.standing
     row = DeploymentSiteStatus(
         name=view.name,

@@ -60,7 +60,7 @@ def _refuse(deployment: InvalidDeployment, observed: Observed, now: datetime) ->
 def _serve(spec: Subject, rollout: rolling.Rolling | None) -> Plan:
     """A deployment that shall exist, step by step. While a rollout is under way the stable revision is what is judged."""
     subject = spec if rollout is None else rollout.subject
-    selected = tuple(outcomes.at(subject, view) for view in subject.chosen)
+    selected = outcomes.at_all(subject)
     places = leaving.find(subject, selected)
     route = _route(subject, selected, places, rollout)
     published = _published(subject, route)

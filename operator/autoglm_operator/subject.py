@@ -1,7 +1,7 @@
 """One deployment that shall exist, with everything that is derived from its spec and from what was observed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 
@@ -39,6 +39,11 @@ class Subject:
         if self.lead is not None:
             return self.lead.config
         return revision.stamp(applications.config(self.deployment, self.observed.cluster))
+
+    @cached_property
+    def is_behind(self) -> bool:
+        """Whether another revision serves than the one that the spec describes."""
+        return self.lead is not None and self.lead.config.revision != replace(self, lead=None).config.revision
 
     @cached_property
     def wanted(self) -> applications.Wanted:

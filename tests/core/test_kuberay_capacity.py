@@ -101,7 +101,7 @@ def test_a_pod_holds_what_the_scheduler_reserves_for_it() -> None:
 
 def test_accelerators_have_rays_names_whatever_the_devices_are_called_and_labels_tell_what_they_are() -> None:
     nodes = [
-        node("a", **{"huawei.com/Ascend310P": "2"}, labels={"node.kubernetes.io/npu.chip.name": "310P3"}),
+        node("a", devices={"huawei.com/Ascend310P": "2"}, labels={"node.kubernetes.io/npu.chip.name": "310P3"}),
         node("b", gpu=1, labels={"nvidia.com/gpu.product": "NVIDIA-H100-80GB"}),
     ]
     found = capacity(nodes, [], backend(devices={"npu": "huawei.com/Ascend310P"}))
@@ -116,7 +116,7 @@ def test_a_worker_pod_needs_what_its_container_requests_and_its_template_counts(
             "accelerator": {"type": "gpu"},
             "resources": {"cpu": "1500m", "memory": "8Gi"},
             "template": {"spec": {"containers": [{"name": "side", "resources": {"requests": {"cpu": "500m"}}}]}},
-        }
+        },
     }
     assert worker_need(fleet.deployment(spec), backend()) == {"CPU": 2.0, "memory": 8 * 2**30, "GPU": 4.0}
     assert head_need(backend(head={"cpu": 1, "memory": "2Gi"})) == {"CPU": 1.0, "memory": 2 * 2**30}

@@ -1,8 +1,14 @@
 """Whether a Ray cluster may be replaced, and how."""
 
+from typing import Any
+
 import pytest
 
+from autoglm_operator.api import AutoGLMDeployment
 from autoglm_operator.kuberay.change import Budget, Need, plan
+from autoglm_operator.reconcile import reconcile
+from autoglm_operator.state import ApplyApplication, Observed, Plan, SiteView
+from support import fleet, kube
 
 GPUS = Need(replicas=4, accelerators=2, kind="gpu")
 
@@ -50,3 +56,101 @@ def test_never_are_accelerators_doubled_beyond_the_budget() -> None:
             for serving in range(replicas + 1):
                 way = plan(Need(replicas, 1, "gpu"), Budget(surge, 1), serving).way
                 assert (way == "Surge") == (surge >= replicas)
+
+
+def sites(of: AutoGLMDeployment, *views: SiteView) -> Plan:
+    """The decision about a deployment at some sites, of which a gateway gets answers."""
+    names = [view.name for view in views]
+    gateways = (fleet.gateway(*fleet.admitted(of, *names)),)
+    return reconcile(of, Observed(sites=views, gateways=gateways), fleet.NOW)
+
+
+def running(of: AutoGLMDeployment, name: str, **kwargs: Any) -> SiteView:
+    return kube.view(name, kube.stored(of, name), **kwargs)
+
+
+def changes(plan: Plan) -> list[tuple[str, str]]:
+    return [(type(one).__name__, one.site) for one in plan.applications]
+
+
+OLD = fleet.deployment()
+NEW = fleet.deployment({"worker": {"resources": {"memory": "6Gi"}}})
+
+
+def test_the_only_ray_clusters_of_several_sites_are_replaced_one_after_the_other() -> None:
+    first = sites(NEW, *(running(OLD, name) for name in ("a", "b", "c")))
+    assert changes(first) == [("DeleteApplication", "a")]
+    rows = {row.name: row for row in first.status.sites}
+    assert rows["b"].message.endswith("when site a serves with its new pods")
+    assert (rows["b"].ready, rows["b"].state) == (1, "Deploying")
+
+    gone = sites(NEW, kube.view("a"), running(OLD, "b"), running(OLD, "c"))
+    assert changes(gone) == [("ApplyApplication", "a")]
+    starting = kube.Stored(*kube.manifests(NEW, "a"))
+    starting.runs("DEPLOYING", "UPDATING", endpoints=0)
+    still = sites(NEW, kube.view("a", starting.listing()), running(OLD, "b"), running(OLD, "c"))
+    assert changes(still) == []
+
+    second = sites(NEW, running(NEW, "a"), running(OLD, "b"), running(OLD, "c"))
+    assert changes(second) == [("DeleteApplication", "b")]
+    assert changes(sites(NEW, *(running(NEW, name) for name in ("a", "b", "c")))) == []
+
+
+def test_a_change_that_does_not_start_stops_at_one_site() -> None:
+    broken = kube.Stored(*kube.manifests(NEW, "a"))
+    broken.runs("DEPLOY_FAILED", "DEPLOY_FAILED", "no such image", endpoints=0)
+    plan = sites(NEW, kube.view("a", broken.listing()), running(OLD, "b"))
+    assert [site for kind, site in changes(plan) if kind == "DeleteApplication" and site == "b"] == []
+
+
+def test_a_silent_site_and_a_name_that_is_taken_hold_up_nobody() -> None:
+    foreign = kube.Stored(*kube.manifests(OLD, "a"))
+    foreign.ray_service["metadata"] |= {"labels": {}, "annotations": {}}
+    plan = sites(NEW, kube.view("a", foreign.listing()), running(OLD, "b", age=600.0), running(OLD, "c"))
+    assert changes(plan) == [("DeleteApplication", "c")]
+
+
+def test_a_site_that_does_not_answer_is_replaced_whoever_s_turn_it_is() -> None:
+    idle = kube.Stored(*kube.manifests(OLD, "b"))
+    idle.runs("DEPLOYING", "UPDATING", endpoints=0)
+    plan = sites(NEW, running(OLD, "a"), kube.view("b", idle.listing()))
+    assert changes(plan) == [("DeleteApplication", "b")]
+
+
+def test_a_surge_needs_no_turns() -> None:
+    surge = fleet.deployment({"worker": {"resources": {"memory": "6Gi"}}, "rollout": {"maxSurge": 1}})
+    plan = sites(surge, running(OLD, "a"), running(OLD, "b"))
+    assert changes(plan) == [("ApplyApplication", "a"), ("ApplyApplication", "b")]
+
+
+STEPS = {"steps": [{"weight": 50}], "maxSurge": 1}
+
+
+def blocked(replicas: int = 1) -> AutoGLMDeployment:
+    """A deployment with steps whose new revision, with other pods, cannot be rolled out at a site with KubeRay."""
+    before = fleet.deployment({"rollout": STEPS})
+    plan = sites(before, running(before, "a"))
+    worker = {"resources": {"memory": "6Gi", "cpu": 2}}
+    after = fleet.deployment({"rollout": STEPS, "worker": worker, "replicas": replicas})
+    return after.model_copy(update={"status": fleet.with_status(before, plan).status})
+
+
+def test_a_rollout_that_is_blocked_leaves_the_pods_as_they_are() -> None:
+    before = fleet.deployment({"rollout": STEPS})
+    plan = sites(blocked(), running(before, "a"))
+    assert plan.status.rollout is not None
+    assert plan.status.rollout.phase == "Blocked"
+    assert changes(plan) == []
+
+
+def test_while_a_rollout_is_blocked_the_number_of_replicas_still_follows_the_spec_with_the_pods_there_are() -> None:
+    before = fleet.deployment({"rollout": STEPS})
+    old = kube.manifests(before, "a")[0]
+    (change,) = sites(blocked(replicas=3), running(before, "a")).applications
+    assert isinstance(change, ApplyApplication)
+    made = change.manifests[0]
+    assert made["metadata"]["annotations"] == old["metadata"]["annotations"]
+    cluster, was = made["spec"]["rayClusterConfig"], old["spec"]["rayClusterConfig"]
+    assert cluster["workerGroupSpecs"][0]["template"] == was["workerGroupSpecs"][0]["template"]
+    assert cluster["workerGroupSpecs"][0]["replicas"] == 3
+    assert list(change.workers.values()) == [3]

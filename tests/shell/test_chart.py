@@ -241,13 +241,17 @@ def test_no_rule_is_wider_than_it_must_be(full: list[Json], plain: list[Json]) -
             assert "*" not in (group, resource, verb)
             assert resource != "secrets" or (verb == "get" and names), role["metadata"]["name"]
             assert "rbac" not in group
-            assert resource not in ("pods", "pods/exec", "nodes"), resource
+            assert resource not in ("pods", "nodes") or verb == "list", "they are counted, and nothing else"
+            assert resource != "pods/exec"
 
 
 def test_an_operator_of_some_namespaces_has_no_right_on_deployments_elsewhere(full: list[Json]) -> None:
     cluster = _granted(one(full, "ClusterRole", "autoglm-system-autoglm-operator"))
     of_others = {grant for grant in cluster if not grant[1].startswith("autoglmsites")}
-    assert of_others == {("", "namespaces", "get", "kube-system")}, "its uid names the cluster in applications"
+    counted = {("", "nodes", "list", ""), ("", "pods", "list", "")}
+    assert of_others - counted == {("", "namespaces", "get", "kube-system")}, (
+        "its uid names the cluster in applications"
+    )
     roles = {
         entry["metadata"]["namespace"]
         for entry in full
@@ -259,6 +263,18 @@ def test_an_operator_of_some_namespaces_has_no_right_on_deployments_elsewhere(fu
         "--namespace=phones",
         "--namespace=kiosks",
     ]
+
+
+def test_nodes_and_pods_are_listed_only_where_kuberay_may_be_used(
+    helm: Helm, full: list[Json], plain: list[Json]
+) -> None:
+    name = "autoglm-system-autoglm-operator"
+    of_example = yaml.safe_load_all((ROOT / "config/rbac/site-kuberay.yaml").read_text())
+    counted = _granted(next(document for document in of_example if document["kind"] == "ClusterRole"))
+    assert counted <= _granted(one(full, "ClusterRole", name))
+    without = helm.render({"operator": {"kubeRay": {"namespaces": ["ray"], "discovery": False}}})
+    for rendered in (plain, without):
+        assert not counted & _granted(one(rendered, "ClusterRole", name))
 
 
 def test_secrets_of_sites_can_be_read_by_name_alone(full: list[Json]) -> None:

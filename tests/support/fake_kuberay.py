@@ -33,7 +33,8 @@ def grant(api: ControlPlane, namespace: str) -> None:
     """What config/rbac/site-kuberay.yaml grants, in this namespace."""
     documents = list(yaml.safe_load_all((ROOT / "config/rbac/site-kuberay.yaml").read_text()))
     for document in documents:
-        document["metadata"]["namespace"] = namespace
+        if not document["kind"].startswith("Cluster"):
+            document["metadata"]["namespace"] = namespace
     assert documents[1]["subjects"][0] == {"kind": "ServiceAccount", "name": ACCOUNT, "namespace": SYSTEM}
     api.apply(*documents)
 

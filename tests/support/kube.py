@@ -47,10 +47,16 @@ def node(
     taints: Sequence[Json] = (),
     ready: bool = True,
     cordoned: bool = False,
-    **devices: str,
+    devices: Mapping[str, str] | None = None,
 ) -> Json:
     """A node as the API server holds it; `devices` are further resources."""
-    offers = {"cpu": cpu, "memory": memory, "pods": pods, **({"nvidia.com/gpu": str(gpu)} if gpu else {}), **devices}
+    offers = {
+        "cpu": cpu,
+        "memory": memory,
+        "pods": pods,
+        **({"nvidia.com/gpu": str(gpu)} if gpu else {}),
+        **(devices or {}),
+    }
     return {
         "metadata": {"name": name, "labels": dict(labels or {})},
         "spec": {"taints": list(taints), **({"unschedulable": True} if cordoned else {})},

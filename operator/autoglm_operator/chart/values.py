@@ -114,6 +114,9 @@ class KubeRayRights(Group):
 
     namespaces: list[DnsLabel] = []
     """Namespaces in which the operator may make Ray clusters with KubeRay; each must exist. Empty: nowhere."""
+    discovery: bool = True
+    """Whether the operator may list the nodes and pods of this cluster, where it has such namespaces: from them it reads
+    what is free. Without that right placement finds out by trying what fits."""
 
 
 class Operator(Group):

@@ -4,6 +4,7 @@ The same deployment and site always give the same objects, so that nothing is wr
 is the application that every other back end is given.
 """
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping
@@ -99,6 +100,21 @@ def ray_service_of(wanted: Wanted) -> Json:
     }
 
 
+def with_pods_of(made: Mapping[str, Any], stored: Mapping[str, Any], replicas: int) -> Json:
+    """The RayService with the pods of the stored one, and so many workers."""
+    cluster = copy.deepcopy(dict(stored["spec"]["rayClusterConfig"]))
+    for group in cluster.get("workerGroupSpecs") or ():
+        if group.get("groupName") == WORKERS:
+            group.update(_counts(replicas))
+    known = (stored["metadata"].get("annotations") or {}).get(CLUSTER_HASH)
+    annotations = {**made["metadata"]["annotations"], **({CLUSTER_HASH: known} if known else {})}
+    return {
+        **made,
+        "metadata": {**made["metadata"], "annotations": annotations},
+        "spec": {**made["spec"], "rayClusterConfig": cluster},
+    }
+
+
 def children_of(wanted: Wanted, owner_uid: str, available: int) -> tuple[Json, ...]:
     """PodDisruptionBudget and NetworkPolicy. They belong to the RayService and go with it.
 
@@ -137,9 +153,7 @@ def _cluster(wanted: Wanted) -> Json:
         "workerGroupSpecs": [
             {
                 "groupName": WORKERS,
-                "replicas": wanted.replicas,
-                "minReplicas": wanted.replicas,
-                "maxReplicas": wanted.replicas,
+                **_counts(wanted.replicas),
                 "rayStartParams": pods.worker_start(wanted.deployment),
                 "template": pods.worker_template(wanted.deployment, kube, marks, hashed),
             }
@@ -152,6 +166,11 @@ def _cluster(wanted: Wanted) -> Json:
             secret = {"name": gcs.redis_password.name, "key": gcs.redis_password.key}
             cluster["gcsFaultToleranceOptions"]["redisPassword"] = {"valueFrom": {"secretKeyRef": secret}}
     return cluster
+
+
+def _counts(replicas: int) -> dict[str, int]:
+    """Wanted, fewest and most workers."""
+    return {"replicas": replicas, "minReplicas": replicas, "maxReplicas": replicas}
 
 
 def _child(wanted: Wanted, owner_uid: str, api_version: str, kind: str, spec: Json) -> Json:
