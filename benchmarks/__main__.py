@@ -9,7 +9,7 @@ FOLDER = Path(__file__).resolve().parent
 
 
 def names() -> list[str]:
-    return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__main__", "machine"))
+    return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__main__", "load", "machine"))
 
 
 def main(arguments: list[str]) -> int:

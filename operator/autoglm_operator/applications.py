@@ -13,9 +13,9 @@ from typing import Any
 
 from autoglm_operator.ages import age
 from autoglm_operator.api import AutoGLMDeployment, DeploymentSpec, Reason, SiteState
-from autoglm_operator.api.quantities import cpus, option_value
+from autoglm_operator.api.quantities import cpus, option_value, seconds
 from autoglm_operator.state import IMPORT_PATH, ApplicationView, clip
-from autoglm_serving.config import AppConfig, EngineConfig, Limits, ModelConfig, Worker
+from autoglm_serving.config import AppConfig, EncoderConfig, EngineConfig, Limits, ModelConfig, Worker
 
 ENGINE = "Engine"
 """The Serve deployment whose replicas run the model."""
@@ -49,6 +49,7 @@ def config(deployment: AutoGLMDeployment, cluster: str = "") -> AppConfig:
         ),
         limits=Limits(**spec.limits.model_dump()),
         worker=_worker(spec),
+        encoder=_encoder(spec),
         max_ongoing_requests=spec.engine.max_concurrency,
     )
 
@@ -252,11 +253,30 @@ def submitted_replicas(view: ApplicationView) -> int:
 
 
 def _worker(spec: DeploymentSpec) -> Worker:
+    return _taking(
+        spec, cpus(spec.worker.resources.cpu), spec.worker.accelerator.count or spec.engine.parallelism.tensor
+    )
+
+
+def _encoder(spec: DeploymentSpec) -> EncoderConfig | None:
+    encoder = spec.encoder
+    if encoder is None:
+        return None
+    return EncoderConfig(
+        min_replicas=encoder.min,
+        max_replicas=encoder.max,
+        tokens_per_s=encoder.tokens_per_second,
+        wait_s=seconds(encoder.wait),
+        worker=_taking(spec, cpus(encoder.cpu), 1),
+    )
+
+
+def _taking(spec: DeploymentSpec, cores: float, accelerators: int) -> Worker:
+    """A process with so many cores and accelerators of the deployment's kind."""
     accelerator = spec.worker.accelerator
-    cores = cpus(spec.worker.resources.cpu)
     if accelerator.type == "cpu":
         return Worker(cpus=cores)
-    count = float(accelerator.count or spec.engine.parallelism.tensor)
+    count = float(accelerators)
     resource = accelerator.resource_name or _ACCELERATORS[accelerator.type]
     if resource == "GPU":
         return Worker(cpus=cores, gpus=count)

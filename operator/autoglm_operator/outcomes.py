@@ -46,10 +46,17 @@ def _served(subject: Subject, view: SiteView, turn: clusters.Turn) -> SiteOutcom
 def _step(place: clusters.Place, standing: applications.Standing) -> clusters.Step:
     """What to write at the site. An existing Ray cluster has its pods already; there only the application counts."""
     if place.view.site.spec.backend.kube_ray is not None:
-        return clusters.step(place, standing)
+        encoders = place.subject.deployment.spec.encoder is not None
+        return _no_encoders(standing) if encoders else clusters.step(place, standing)
     if standing.apply:
         return clusters.Step(standing, ApplyApplication(place.view.name, place.application.application))
     return clusters.Step(standing, place.delete() if standing.restart else None)
+
+
+def _no_encoders(standing: applications.Standing) -> clusters.Step:
+    """A Ray cluster that the operator makes has a pod for each replica and none for an encoder. What runs there stays."""
+    text = "the pods of a site with the back end kubeRay have no room for encoders: remove spec.encoder, or choose other sites"
+    return clusters.Step(applications.Standing("Failed", "EncodersUnsupported", text, standing.ready))
 
 
 def _told(standing: applications.Standing, view: SiteView) -> str:

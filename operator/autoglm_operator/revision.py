@@ -8,11 +8,11 @@ from autoglm_serving.config import AppConfig
 LENGTH = 10
 """Hex digits: 40 bits tell the revisions of one deployment apart and still fit a table column."""
 
-_COUNTED = ("model", "engine", "limits", "worker")
+_COUNTED = ("model", "engine", "limits", "worker", "encoder")
 
 
 def of(config: AppConfig) -> str:
-    """The hash of model, engine, limits and worker. Replicas and names do not count, so scaling is no new revision.
+    """The hash of model, engine, limits, worker and encoder. Replicas and names do not count, so scaling is no new revision.
 
     Values that equal their default are left out: a newer operator that knows more fields gives the same revision, and an
     upgrade of the operator alone restarts nothing.

@@ -68,6 +68,20 @@ class Worker(Frozen):
     custom: dict[str, Amount] = Field(default_factory=dict)
 
 
+class EncoderConfig(Frozen):
+    """Encoders: replicas of a Serve deployment of their own that turn images into features for the engine replicas.
+
+    `tokens_per_s`: image tokens that may arrive for each encoder and second; where more do, there are more encoders, between
+    `min_replicas` and `max_replicas`. `wait_s`: how long an engine replica waits for features before it computes them itself.
+    """
+
+    min_replicas: Positive = 1
+    max_replicas: Positive = 1
+    tokens_per_s: Positive = 1000
+    wait_s: Annotated[float, Field(gt=0, le=600, allow_inf_nan=False)] = 5.0
+    worker: Worker = Worker()
+
+
 class AppConfig(Frozen):
     """Everything one Serve application needs. `deployment` is "namespace/name" of the resource that asked for it.
 
@@ -84,5 +98,7 @@ class AppConfig(Frozen):
     engine: EngineConfig = EngineConfig()
     limits: Limits = Limits()
     worker: Worker = Worker()
+    encoder: EncoderConfig | None = None
+    """Absent: engine replicas encode images themselves."""
     replicas: int = Field(default=1, ge=0)
     max_ongoing_requests: Positive = 4

@@ -285,3 +285,16 @@ def test_the_name_of_the_cluster_comes_with_the_next_change_that_matters() -> No
     assert applications.kept(None, named()) == named()
     theirs = application(deployment(), uid="uid-somebody")
     assert applications.kept(theirs, named()) == named()
+
+
+def test_encoders_take_one_accelerator_of_the_replicas_kind_and_are_part_of_the_revision() -> None:
+    of = deployment(
+        {"worker": {"accelerator": {"type": "npu"}}, "encoder": {"max": 3, "wait": "1500ms", "cpu": "250m"}}
+    )
+    plain = deployment({"worker": {"accelerator": {"type": "npu"}}})
+    encoder = applications.config(of).encoder
+    assert encoder is not None
+    assert (encoder.min_replicas, encoder.max_replicas, encoder.wait_s) == (1, 3, 1.5)
+    assert (encoder.worker.cpus, encoder.worker.gpus, encoder.worker.custom) == (0.25, 0.0, {"NPU": 1.0})
+    assert wanted(of).revision != wanted(plain).revision
+    assert "encoder" not in wanted(plain).application["args"]

@@ -114,3 +114,14 @@ def test_nothing_there_is_told_alike() -> None:
     pods = decided(of, kube.view("place"), Situation(""))
     assert told(pods) == told(rest)
     assert len(pods.applications) == len(rest.applications) == 1
+
+
+def test_a_ray_cluster_with_a_pod_for_each_replica_has_no_place_for_encoders() -> None:
+    of = fleet.deployment({"replicas": 2, "encoder": {}})
+    rest = decided(of, fleet.view("place"), Situation(""))
+    pods = decided(of, kube.view("place"), Situation(""))
+    assert len(rest.applications) == 1
+    assert not pods.applications
+    (row,) = told(pods).sites
+    assert row.state == "Failed"
+    assert "remove spec.encoder" in (row.message or "")

@@ -36,6 +36,7 @@ Reason = Literal[
     "DuplicateCluster",
     "InsufficientResources",
     "ClusterChangeRefused",
+    "EncodersUnsupported",
     "ModelNameTaken",
     "NameTaken",
     "DeployFailed",
@@ -86,6 +87,7 @@ REASONS: Mapping[Reason, str] = {
     "InsufficientResources": "The site does not have what the replicas need. Lower the need or add machines.",
     "ClusterChangeRefused": "The change needs other pods, and `spec.rollout` has no room for it. The old ones go on; raise"
     " `maxSurge` or `maxUnavailable`, or take the change back.",
+    "EncodersUnsupported": "The site's back end has no place for `spec.encoder`. Remove it, or choose other sites.",
     "ModelNameTaken": "An older deployment already serves this model name. Choose another `spec.model.name`.",
     "NameTaken": "A Serve application of this name belongs to somebody else. It is left alone; rename the deployment.",
     "DeployFailed": "Ray Serve could not start the application. The message has Ray's words.",

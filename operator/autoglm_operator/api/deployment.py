@@ -6,6 +6,7 @@ from pydantic import Field
 
 from autoglm_operator.api.base import API_VERSION, Check, Model, NotYet, Rule, Unique
 from autoglm_operator.api.deployment_status import DeploymentStatus
+from autoglm_operator.api.encoder import EncoderSpec
 from autoglm_operator.api.metadata import ObjectMeta
 from autoglm_operator.api.placement import PlacementSpec
 from autoglm_operator.api.text import (
@@ -179,6 +180,9 @@ class DeploymentSpec(Model):
     """What runs the model."""
     worker: WorkerSpec = WorkerSpec()
     """What one replica needs to run."""
+    encoder: EncoderSpec | None = None
+    """Encoders apart from the replicas. Absent: each replica encodes images itself. Needs the transformers engine, and sites
+    with the back end ray."""
     sites: SitesSpec = SitesSpec()
     """Where the model runs. Absent means every site."""
     replicas: Annotated[int, Field(ge=0, le=1000)] = 1
@@ -214,6 +218,13 @@ class DeploymentSpec(Model):
             "must be spec.engine.parallelism.tensor, over which a replica is split: set both to the same number,"
             " or remove it",
             "worker.accelerator.count",
+        ),
+        Rule(
+            "!has(self.encoder) || self.engine.name == 'transformers'",
+            lambda spec: spec.encoder is None or spec.engine.name == "transformers",
+            "must be absent with the vllm engine, which encodes images itself: remove it, or set spec.engine.name to"
+            " transformers",
+            "encoder",
         ),
     )
 

@@ -140,6 +140,7 @@ Memory = Annotated[
 ]
 LabelValue = Annotated[str, Field(max_length=63)]
 LatencyTarget = Annotated[str, Field(max_length=16), _duration("1ms", "10m")]
+EncoderWait = Annotated[str, Field(max_length=16), _duration("10ms", "10m")]
 RoundTrip = Annotated[str, Field(max_length=16), _duration("0s", "10s")]
 RequestTimeout = Annotated[str, Field(max_length=16), _duration("1s", "1h")]
 Deadline = Annotated[str, Field(max_length=16), _duration("0s", "24h")]

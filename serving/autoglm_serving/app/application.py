@@ -1,4 +1,4 @@
-"""The Serve application: deployments `Ingress` (HTTP) and `Engine` (replicas), and how Serve runs them."""
+"""The Serve application: deployments `Ingress` (HTTP), `Engine` (replicas) and, if asked for, `Encoder`."""
 
 from typing import Any
 
@@ -8,11 +8,13 @@ from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
+from autoglm_serving.app.encoder_replica import EncoderReplica
+from autoglm_serving.app.encoder_scaling import scaling
 from autoglm_serving.app.engine_replica import EngineReplica
 from autoglm_serving.app.http import create_app
 from autoglm_serving.app.replica_router import REPORT_PERIOD_S, REPORT_TIMEOUT_S
 from autoglm_serving.app.replicas import Replicas
-from autoglm_serving.config import AppConfig, Worker
+from autoglm_serving.config import AppConfig, EncoderConfig, Worker
 
 MAX_CONSTRUCTOR_TRIES = 3
 """A model that is not there is not there at the fourth look either; then the application's message says so."""
@@ -23,6 +25,11 @@ HEALTH_TIMEOUT_S = 30.0
 INGRESS_REPLICAS = 2
 """One may be lost, with its process or its node, and requests still have a way in. They hold no model."""
 REPLICA_ROUTER = "autoglm_serving.app.replica_router.ReplicaRouter"
+ENCODER_ROUTER = "autoglm_serving.app.encoder_router.EncoderRouter"
+ENCODER_REQUESTS = 16
+"""Images in one encoder at once, and as many waiting in each engine replica. Beyond that a replica encodes itself."""
+ENCODER_DRAIN_S = 20.0
+"""A stopping encoder may finish what it runs for so long; nobody waits for features for longer than `wait_s`."""
 INGRESS_REQUESTS = 1024
 """Requests in one ingress at once, and as many before it. The ingress refuses in OpenAI's shape when the engines' queue is
 full (`Limits.max_queue`); beyond this number Serve itself answers a plain 503."""
@@ -32,6 +39,19 @@ _LOGGING = {"encoding": "JSON", "log_level": "INFO", "enable_access_log": False}
 
 class Engine(EngineReplica):
     """The replica as Serve makes it: ready when its model is loaded."""
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits constructors
+        self, args: dict[str, Any], encoder: DeploymentHandle | None = None
+    ) -> None:
+        super().__init__(args, encoder=encoder)
+        await self.start()
+
+    async def __del__(self) -> None:
+        await self.close()
+
+
+class Encoder(EncoderReplica):
+    """The encoder as Serve makes it: ready when its tower is loaded."""
 
     async def __init__(self, args: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits constructors
         super().__init__(args)
@@ -94,7 +114,27 @@ def build_application(
         health_check_period_s=HEALTH_PERIOD_S,
         logging_config=_LOGGING,
     )
-    return ingress.bind(plain, engine.bind(plain))
+    if config.encoder is None:
+        return ingress.bind(plain, engine.bind(plain))
+    return ingress.bind(plain, engine.bind(plain, _encoder(config.encoder).bind(plain)))
+
+
+def _encoder(config: EncoderConfig) -> serve.Deployment:
+    return serve.deployment(
+        Encoder,
+        name="Encoder",
+        **scaling(config),
+        ray_actor_options=actor_options(config.worker),
+        max_ongoing_requests=ENCODER_REQUESTS,
+        max_queued_requests=ENCODER_REQUESTS,
+        max_constructor_retry_count=MAX_CONSTRUCTOR_TRIES,
+        graceful_shutdown_timeout_s=ENCODER_DRAIN_S,
+        graceful_shutdown_wait_loop_s=0.5,
+        health_check_period_s=HEALTH_PERIOD_S,
+        health_check_timeout_s=HEALTH_TIMEOUT_S,
+        request_router_config=RequestRouterConfig(request_router_class=ENCODER_ROUTER),
+        logging_config=_LOGGING,
+    )
 
 
 def actor_options(worker: Worker) -> dict[str, Any]:

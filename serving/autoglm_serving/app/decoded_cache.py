@@ -31,10 +31,17 @@ class DecodedCache:
     def figures(self) -> CacheFigures:
         return self._pictures.figures
 
-    async def part(self, image: EncodedImage, tenant: str) -> ImagePart:
+    async def part(self, image: EncodedImage, tenant: str, _max_pixels: int | None = None) -> ImagePart:
         """The picture with the key by which the engine's caches know it. Nobody may change it: it is shared."""
+        return await self.named(image, await self.name(image, tenant))
+
+    async def name(self, image: EncodedImage, tenant: str) -> str:
+        """The key of a picture: its tenant and what was sent."""
         claimed = f"rgb {image.size.width}x{image.size.height}"  # a wrong claim must be refused every time
-        name = await asyncio.to_thread(key, tenant, image.data, claimed)
+        return await asyncio.to_thread(key, tenant, image.data, claimed)
+
+    async def named(self, image: EncodedImage, name: str) -> ImagePart:
+        """The picture of this key."""
         picture = self._pictures.get(name)
         if picture is None:
             picture = await self._decoder.decode(image)

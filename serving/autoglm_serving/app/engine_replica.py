@@ -3,11 +3,11 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from contextlib import aclosing
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from autoglm_serving.app.calls import Accepted, Call, EncodedImage, Event, Failure, Turn
+from autoglm_serving.app.calls import Accepted, Call, EncodedImage, Event, Failure
 from autoglm_serving.app.decoded_cache import DecodedCache
 from autoglm_serving.app.decoding import Decoder
 from autoglm_serving.app.logs import log_engine_dead, log_unexpected
@@ -19,14 +19,18 @@ from autoglm_serving.engines.interface import (
     EngineOverloaded,
     GenerateRequest,
     GenerationFailed,
+    ImagePart,
     Message,
     PromptRefused,
     PromptTooLong,
+    TakesFeatures,
 )
 from autoglm_serving.engines.options import decoded_cache_bytes
 from autoglm_serving.model.errors import ModelInvalid, ModelNotFound
 from autoglm_serving.replica_routing.ledger import CacheSizes, Ledger
 from autoglm_serving.wire import ApiError
+
+T = TypeVar("T")
 
 EXIT_ENGINE_DEAD = 70
 EXIT_DELAY_S = 0.2
@@ -50,6 +54,13 @@ class CachingEngine(Protocol):
         """How much it keeps, once it is started."""
 
 
+class Pictures(Protocol):
+    """Where the images of calls come from."""
+
+    async def part(self, image: EncodedImage, tenant: str, max_pixels: int | None) -> ImagePart:
+        """The image as the engine takes it; raises ApiError when it cannot be used."""
+
+
 class EngineReplica:
     """The class of the Serve deployment `Engine`. `args` is an AppConfig."""
 
@@ -58,12 +69,15 @@ class EngineReplica:
         args: dict[str, Any],
         create: Callable[[AppConfig], Engine] | None = None,
         end: Callable[[], None] = end_process,
+        encoder: Any = None,
     ) -> None:
+        """`encoder` is the Serve handle of the encoders, where there are any."""
         self._config = AppConfig.model_validate(args)
         self._engine = _create(self._config, create)
         self._end = end
         self._decoder = Decoder(self._config.limits.max_image_pixels)
-        self._pictures = DecodedCache(self._decoder, decoded_cache_bytes(self._config.engine))
+        decoded = DecodedCache(self._decoder, decoded_cache_bytes(self._config.engine))
+        self._pictures: Pictures = decoded if encoder is None else self._split(decoded, encoder)
         self._ledger = Ledger(CacheSizes())
 
     async def start(self) -> None:
@@ -114,7 +128,7 @@ class EngineReplica:
     async def _request(self, call: Call) -> GenerateRequest:
         return GenerateRequest(
             request_id=call.request_id,
-            messages=tuple([await self._message(turn, call.tenant) for turn in call.turns]),
+            messages=await self._messages(call),
             max_new_tokens=call.max_new_tokens,
             temperature=call.temperature,
             top_p=call.top_p,
@@ -125,11 +139,24 @@ class EngineReplica:
             tenant=call.tenant,
         )
 
-    async def _message(self, turn: Turn, tenant: str) -> Message:
-        parts = [
-            await self._pictures.part(part, tenant) if isinstance(part, EncodedImage) else part for part in turn.parts
-        ]
-        return Message(turn.role, tuple(parts))
+    def _split(self, decoded: DecodedCache, encoder: Any) -> "Pictures":
+        from autoglm_serving.app.pictures import SplitPictures
+
+        settings = self._config.encoder
+        if settings is None or not isinstance(self._engine, TakesFeatures):
+            raise ModelUnavailable(
+                f"EngineOptionsInvalid: engine {self._config.engine.name!r} takes no encoder's features"
+            )
+        return SplitPictures(decoded, self._engine, encoder, self._config.revision, settings.wait_s)
+
+    async def _messages(self, call: Call) -> tuple[Message, ...]:
+        """The call's turns with their images, which are all made ready at the same time."""
+        wanted = [part for turn in call.turns for part in turn.parts if isinstance(part, EncodedImage)]
+        ready = iter(await all_of(self._pictures.part(image, call.tenant, call.max_pixels) for image in wanted))
+        return tuple(
+            Message(turn.role, tuple(next(ready) if isinstance(part, EncodedImage) else part for part in turn.parts))
+            for turn in call.turns
+        )
 
     def _failure(self, error: Exception) -> Failure:
         match error:
@@ -167,6 +194,16 @@ def _create(config: AppConfig, create: Callable[[AppConfig], Engine] | None) -> 
         return create(config)
     except (ModelNotFound, ModelInvalid, EngineOptionsInvalid) as error:
         raise ModelUnavailable(_one_line(error)) from None
+
+
+async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results in order; the first error ends the rest of the work and is raised."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def _one_line(error: Exception) -> str:

@@ -34,6 +34,16 @@ def log_lost(error: BaseException) -> None:
     _log.warning("replica lost", extra={"error_type": type(error).__name__})
 
 
+def log_encoded(tokens: int, seconds: float) -> None:
+    """An encoder has computed the features of an image."""
+    _log.info("image encoded", extra={"image_tokens": tokens, "seconds": round(seconds, 3)})
+
+
+def log_no_features(why: str) -> None:
+    """Encoders did not give features, so this replica computes them itself for a while."""
+    _log.warning("no features from encoders", extra={"why": why})
+
+
 def log_engine_dead(error: BaseException) -> None:
     """The engine of this process is dead, and the process ends."""
     _log.error("engine dead: this replica ends", extra={"error_type": type(error).__name__})

@@ -2,11 +2,12 @@
 
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from autoglm_serving.vision.cache import CacheFigures
 
 if TYPE_CHECKING:
+    import torch
     from PIL.Image import Image
 
 Role = Literal["system", "user", "assistant"]
@@ -52,13 +53,22 @@ class TextPart:
 
 
 @dataclass(frozen=True)
+class EncodedPicture:
+    """What an engine that takes features needs of a picture: its size before any resizing, and its features."""
+
+    width: int
+    height: int
+    features: "torch.Tensor"
+
+
+@dataclass(frozen=True)
 class ImagePart:
-    """A decoded RGB image of one message.
+    """An image of one message: decoded, in RGB, or already encoded for an engine that takes features (`TakesFeatures`).
 
     `key` names its content and its tenant (`vision.cache.key`), for caches. Where it is empty, the engine hashes the pixels.
     """
 
-    image: "Image"
+    image: "Image | EncodedPicture"
     key: str = ""
 
 
@@ -151,3 +161,11 @@ class Engine(Protocol):
 
     def stats(self) -> EngineStats:
         """Load figures, cheap enough for every request."""
+
+
+@runtime_checkable
+class TakesFeatures(Protocol):
+    """An engine that reads images which were encoded elsewhere (`EncodedPicture`)."""
+
+    def known_features(self, key: str, max_pixels: int | None) -> "torch.Tensor | None":
+        """Features that the engine still has of an image (`ImagePart.key`) at this pixel limit."""

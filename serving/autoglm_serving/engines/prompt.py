@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from autoglm_serving.engines.interface import (
+    EncodedPicture,
     GenerateRequest,
     GenerationFailed,
     ImagePart,
@@ -55,7 +56,7 @@ class Prompt:
     """
 
     token_ids: tuple[int, ...]
-    images: "tuple[Image, ...]"
+    images: "tuple[Image | EncodedPicture, ...]"
     image_size: ImageSize
     image_tokens: tuple[int, ...]
     image_token_id: int
@@ -114,7 +115,7 @@ class PromptBuilder:
             raise PromptTooLong(prompt.length, self.max_model_len)
         return replace(prompt, max_new_tokens=min(room, request.max_new_tokens))
 
-    def _image_tokens(self, image: "Image", size: ImageSize) -> int:
+    def _image_tokens(self, image: "Image | EncodedPicture", size: ImageSize) -> int:
         try:
             return self.image_tokens(image.width, image.height, size)
         except ValueError as error:
@@ -133,10 +134,18 @@ class PromptBuilder:
         ]
 
 
-def _image_name(part: ImagePart, tenant: str, size: ImageSize) -> str:
-    image = part.image
-    content = part.key or key(tenant, image.tobytes(), f"{image.mode} {image.width}x{image.height}")
+def image_name(content: str, size: ImageSize) -> str:
+    """The name of an image as the model sees it. `content` names its tenant and its content (`ImagePart.key`)."""
     return f"{content}@{size.shortest_edge}-{size.longest_edge}"
+
+
+def _image_name(part: ImagePart, tenant: str, size: ImageSize) -> str:
+    content, image = part.key, part.image
+    if not content:
+        if isinstance(image, EncodedPicture):
+            raise GenerationFailed("an encoded image came without its name")
+        content = key(tenant, image.tobytes(), f"{image.mode} {image.width}x{image.height}")
+    return image_name(content, size)
 
 
 def _content(message: Message, specials: Sequence[str]) -> str:

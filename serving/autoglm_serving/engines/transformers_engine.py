@@ -11,7 +11,7 @@ from autoglm_serving.config import AppConfig
 from autoglm_serving.engines.base import TextEngine, TokenStep
 from autoglm_serving.engines.interface import GenerateRequest
 from autoglm_serving.engines.options import TransformersOptions, parse_options
-from autoglm_serving.engines.prompt import Prompt
+from autoglm_serving.engines.prompt import Prompt, image_name
 from autoglm_serving.engines.shared_cache import MIB
 from autoglm_serving.engines.step_loop import Job, Runner, StepLoop
 from autoglm_serving.model.folder import ModelFolder
@@ -19,6 +19,8 @@ from autoglm_serving.replica_routing.ledger import CacheSizes
 from autoglm_serving.vision.cache import CacheFigures
 
 if TYPE_CHECKING:
+    import torch
+
     from autoglm_serving.engines.transformers_pictures import Pictures
     from autoglm_serving.engines.transformers_runner import Answer, TransformersRunner
 
@@ -78,6 +80,12 @@ class TransformersEngine(TextEngine):
     @override
     def _death(self) -> str | None:
         return self._loop.death if self._loop is not None else "the engine was not started"
+
+    def known_features(self, key: str, max_pixels: int | None) -> "torch.Tensor | None":
+        """Features that this engine still has of an image; see `TakesFeatures`."""
+        if self._pictures is None or self._images is None:
+            return None
+        return self._pictures.cached(image_name(key, self._images.size.limited_to(max_pixels)))
 
     def cache_sizes(self) -> CacheSizes:
         """What the caches of features and prefixes hold, in tokens: the replica's router counts on it."""

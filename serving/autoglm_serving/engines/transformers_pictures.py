@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
+from autoglm_serving.engines.interface import EncodedPicture
 from autoglm_serving.engines.prompt import Prompt
 from autoglm_serving.engines.shared_cache import MIB, SharedCache
+from autoglm_serving.engines.vision_tower import Grid, encode
 from autoglm_serving.model.load import ModelImages
 from autoglm_serving.vision.cache import CacheFigures
-
-Grid = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Pictures:
         pixels = {
             index: self._prepare(prompt, index)
             for index, name in enumerate(prompt.image_names)
-            if not self._features.holds(name)
+            if not isinstance(prompt.images[index], EncodedPicture) and not self._features.holds(name)
         }
         return replace(prompt, pixels=pixels)
 
@@ -49,17 +49,25 @@ class Pictures:
         return self._images.grid(image.width, image.height, prompt.image_size)
 
     def known(self, prompt: Prompt, index: int) -> torch.Tensor | None:
-        """The features of one image, if they are cached."""
-        return self._features.get(prompt.image_names[index])
+        """The features of one image, if they came with it or are cached."""
+        image, name = prompt.images[index], prompt.image_names[index]
+        if not isinstance(image, EncodedPicture):
+            return self._features.get(name)
+        if not self._features.holds(name):
+            self._features.put(name, image.features, image.features.nbytes)
+        return image.features
+
+    def cached(self, name: str) -> torch.Tensor | None:
+        """The features of an image by its name, if they are cached."""
+        return self._features.get(name)
 
     def encode(self, model: Any, wanted: Iterable[tuple[Prompt, int]]) -> dict[str, torch.Tensor]:
         """The features of these images, by name, from one call of the vision tower."""
         unique = {prompt.image_names[index]: (prompt, index) for prompt, index in wanted}
-        pixels = torch.cat([self._pixels_of(prompt, index) for prompt, index in unique.values()])
-        grids = torch.tensor([self.grid(prompt, index) for prompt, index in unique.values()])
-        output = model.get_image_features(pixels.to(model.device), grids.to(model.device), return_dict=True)
-        # A part of the batch's tensor would keep the whole batch alive for as long as one image is cached.
-        parts = [part.clone() if len(unique) > 1 else part for part in output.pooler_output]
+        parts = encode(
+            model.model.visual,
+            [(self._pixels_of(prompt, index), self.grid(prompt, index)) for prompt, index in unique.values()],
+        )
         features = dict(zip(unique, parts, strict=True))
         for name, value in features.items():
             self._features.put(name, value, value.nbytes)
@@ -73,6 +81,8 @@ class Pictures:
         name = prompt.image_names[index]
         pixels = self._pixels.get(name)
         if pixels is None:
-            pixels, _ = self._images.pixels(prompt.images[index], prompt.image_size)
+            image = prompt.images[index]
+            assert not isinstance(image, EncodedPicture), "its features came with it"
+            pixels, _ = self._images.pixels(image, prompt.image_size)
             self._pixels.put(name, pixels, pixels.nbytes)
         return pixels

@@ -9,13 +9,14 @@ from transformers import DynamicCache, Glm4vForConditionalGeneration
 from typing_extensions import override
 
 from autoglm_serving.engines.interface import GenerateRequest, GenerationFailed
-from autoglm_serving.engines.options import Dtype, TransformersOptions
+from autoglm_serving.engines.options import TransformersOptions
 from autoglm_serving.engines.prefix_cache import ImageSpan, PrefixCache, block_names
 from autoglm_serving.engines.prompt import Prompt
 from autoglm_serving.engines.quantised import quantise
 from autoglm_serving.engines.shared_cache import MIB
 from autoglm_serving.engines.step_loop import Runner
 from autoglm_serving.engines.transformers_pictures import Pictures
+from autoglm_serving.engines.vision_tower import device, dtype
 from autoglm_serving.model.errors import ModelInvalid
 from autoglm_serving.model.folder import ModelFolder
 from autoglm_serving.model.load import load_weights
@@ -52,9 +53,9 @@ class TransformersRunner(Runner[Answer]):
     def __init__(self, folder: ModelFolder, pictures: Pictures, options: TransformersOptions) -> None:
         torch.set_num_threads(options.threads)
         self._options = options
-        self._device = _device(options.device)
+        self._device = device(options.device)
         self._model: Glm4vForConditionalGeneration = load_weights(
-            folder, _dtype(options.dtype, self._device), self._device
+            folder, dtype(options.dtype, self._device), self._device
         )
         quantise(self._model, options.variant)
         self._pictures = pictures
@@ -291,16 +292,3 @@ def _generator(request: GenerateRequest) -> torch.Generator | None:
     else:
         generator.manual_seed(request.seed % 2**63)
     return generator
-
-
-def _device(name: str) -> torch.device:
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _dtype(name: Dtype, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    chosen: torch.dtype = getattr(torch, name)
-    return chosen

@@ -11,7 +11,7 @@ from autoglm_serving.model.folder import ModelFolder
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
-    from transformers import Glm4vForConditionalGeneration
+    from transformers import Glm4vForConditionalGeneration, Glm4vVisionModel
 
 
 class ModelTokenizer:
@@ -132,11 +132,37 @@ def load_weights(folder: ModelFolder, dtype: "torch.dtype", device: "torch.devic
         )
     except Exception as error:
         raise ModelInvalid(f"the weights of {folder.path} cannot be loaded: {error}") from error
+    check_report(folder, report)
+    loaded: Glm4vForConditionalGeneration = model.to(device).eval()
+    return loaded
+
+
+def load_tower(folder: ModelFolder, dtype: "torch.dtype", device: "torch.device") -> "Glm4vVisionModel":
+    """The vision tower and its merger alone, with the same weights as `load_weights` gives them."""
+    from transformers import AutoConfig, Glm4vVisionModel
+
+    try:
+        tower, report = Glm4vVisionModel.from_pretrained(
+            folder.path,
+            config=AutoConfig.from_pretrained(folder.path).vision_config,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            key_mapping={r"^(model\.)?visual\.": ""},
+            output_loading_info=True,
+            local_files_only=True,
+        )
+    except Exception as error:
+        raise ModelInvalid(f"the vision tower of {folder.path} cannot be loaded: {error}") from error
+    check_report(folder, report)
+    loaded: Glm4vVisionModel = tower.to(device).eval()
+    return loaded
+
+
+def check_report(folder: ModelFolder, report: Mapping[str, Any]) -> None:
+    """Raise ModelInvalid when transformers' report on a load says that a weight is missing or does not fit."""
     problems = [f"{kind}: {sorted(map(str, report[kind]))[:3]}" for kind in _LOADING_PROBLEMS if report.get(kind)]
     if problems:
         raise ModelInvalid(f"the weights of {folder.path} do not fit the architecture ({'; '.join(problems)})")
-    loaded: Glm4vForConditionalGeneration = model.to(device).eval()
-    return loaded
 
 
 _LOADING_PROBLEMS = ("missing_keys", "mismatched_keys", "error_msgs")

@@ -1,0 +1,306 @@
+"""Encoders and the replicas that ask them, in one process: everything but Ray's transport and its object store."""
+
+import asyncio
+from collections.abc import AsyncIterator, Generator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import torch
+from ray.serve.exceptions import BackPressureError
+
+from autoglm_serving.app.calls import EncodedImage, Failure
+from autoglm_serving.app.decoded_cache import DecodedCache
+from autoglm_serving.app.decoding import Decoder
+from autoglm_serving.app.encoder_calls import Features, WantedFeatures
+from autoglm_serving.app.encoder_replica import EncoderReplica
+from autoglm_serving.app.engine_replica import EngineReplica, ModelUnavailable
+from autoglm_serving.app.pictures import PAUSE_S, SplitPictures
+from autoglm_serving.config import AppConfig, EncoderConfig, EngineConfig
+from autoglm_serving.encoders import RATE, Arrivals
+from autoglm_serving.engines.interface import EncodedPicture, ImagePart
+from autoglm_serving.images import ImageSize
+from autoglm_serving.wire import ApiError
+from support.pictures import picture
+from support.serving import app_config
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+WAIT_S = 120.0
+
+
+class Stored:
+    """What Ray's object store gives for a value."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        yield
+        return self._value
+
+
+class Handle:
+    """A Serve handle of one encoder. `fault` is raised, or waited for; `answer` is given in place of the encoder's."""
+
+    def __init__(self, encoder: EncoderReplica) -> None:
+        self._encoder = encoder
+        self.fault: BaseException | None = None
+        self.hangs = False
+        self.answer: Any = None
+        self.asked = 0
+        self.cancelled = 0
+
+    @property
+    def encode(self) -> "Handle":
+        return self
+
+    def remote(self, wanted: WantedFeatures) -> "Response":
+        self.asked += 1
+        return Response(self, self._encode(wanted))
+
+    async def _encode(self, wanted: WantedFeatures) -> Any:
+        if self.fault is not None:
+            raise self.fault
+        if self.hangs:
+            await asyncio.Event().wait()
+        return self.answer or await self._encoder.encode(wanted)
+
+
+class Response:
+    def __init__(self, handle: Handle, work: Any) -> None:
+        self._handle = handle
+        self._task = asyncio.ensure_future(work)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        result = yield from self._task
+        return result
+
+    def cancel(self) -> None:
+        self._handle.cancelled += 1
+        self._task.cancel()
+
+
+class Engine:
+    """What SplitPictures asks of an engine: the features that it still has."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, torch.Tensor] = {}
+
+    def known_features(self, key: str, max_pixels: int | None) -> torch.Tensor | None:
+        return self.known.get(f"{key} {max_pixels}")
+
+
+def config(**options: Any) -> AppConfig:
+    return app_config(engine=EngineConfig(options=options), encoder=EncoderConfig())
+
+
+def image(width: int = 56, height: int = 112) -> EncodedImage:
+    return EncodedImage(picture(width, height), ImageSize(width, height, "png"), "here")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def encoder() -> AsyncIterator[EncoderReplica]:
+    replica = EncoderReplica(arguments(config(visionBatchTokens=64)), put=Stored)
+    await replica.start()
+    try:
+        yield replica
+    finally:
+        await replica.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def parts(encoder: EncoderReplica) -> AsyncIterator[tuple[SplitPictures, Handle, Engine]]:
+    decoder, handle, engine = Decoder(), Handle(encoder), Engine()
+    try:
+        yield SplitPictures(DecodedCache(decoder, 0), engine, handle, "rev-1", WAIT_S), handle, engine
+    finally:
+        decoder.close()
+
+
+def arguments(value: AppConfig) -> dict[str, Any]:
+    return value.model_dump(mode="json", by_alias=True)
+
+
+def is_local(part: ImagePart) -> bool:
+    return not isinstance(part.image, EncodedPicture)
+
+
+async def test_features_come_with_the_pictures_size_and_key(
+    parts: tuple[SplitPictures, Handle, Engine],
+) -> None:
+    pictures, _, _ = parts
+    part = await pictures.part(image(), "tenant", None)
+    assert isinstance(part.image, EncodedPicture)
+    assert (part.image.width, part.image.height) == (56, 112)
+    assert part.image.features.shape[0] == 2 * 4
+    assert part.image.features.dtype == torch.float32
+    again = await pictures.part(image(), "tenant", None)
+    assert again.key == part.key
+    assert (await pictures.part(image(), "other", None)).key != part.key
+
+
+async def test_an_encoder_computes_an_image_once_for_all_who_ask_at_the_same_time(encoder: EncoderReplica) -> None:
+    wanted = WantedFeatures(image(84, 84), "together", None)
+    answers = await asyncio.gather(*(encoder.encode(wanted) for _ in range(4)))
+    assert all(isinstance(each, Features) for each in answers)
+    assert len({id(each) for each in answers}) == 1
+    assert await encoder.encode(wanted) is answers[0]
+
+
+async def test_images_of_one_size_share_a_call_and_have_the_features_of_a_call_alone(encoder: EncoderReplica) -> None:
+    sent = [EncodedImage(picture(56, 112, mode=mode), ImageSize(56, 112, "png"), "here") for mode in ("RGB", "L")]
+    both = await asyncio.gather(
+        *(encoder.encode(WantedFeatures(each, f"batch {number}", None)) for number, each in enumerate(sent))
+    )
+    alone = EncoderReplica(arguments(config()), put=Stored)
+    await alone.start()
+    try:
+        for number, each in enumerate(sent):
+            single = await alone.encode(WantedFeatures(each, f"batch {number}", None))
+            assert isinstance(single, Features)
+            shared = both[number]
+            assert isinstance(shared, Features)
+            assert torch.allclose(await values(shared), await values(single), atol=1e-5)
+    finally:
+        await alone.close()
+
+
+async def values(features: Features) -> torch.Tensor:
+    return torch.tensor(await features.values).view(torch.float32)
+
+
+async def test_arriving_tokens_are_the_figure_that_encoders_are_scaled_by(encoder: EncoderReplica) -> None:
+    encoder._arrivals = Arrivals(window_s=1e6)
+    for number in range(3):  # one of them is known, and arrives all the same
+        await encoder.encode(WantedFeatures(image(280, 280), f"arrival {number % 2}", None))
+    assert encoder.record_autoscaling_stats() == {RATE: 300 / 1e6}
+
+
+async def test_an_image_that_nobody_waits_for_any_more_is_not_computed(encoder: EncoderReplica) -> None:
+    async with encoder._turns._turn:  # the tower is busy
+        asked = asyncio.ensure_future(encoder.encode(WantedFeatures(image(112, 112), "left", None)))
+        while not encoder._turns._waiting:
+            await asyncio.sleep(0.01)
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+        while encoder._turns._waiting:
+            await asyncio.sleep(0.01)
+    assert "left" not in " ".join(encoder._jobs)
+    assert isinstance(await encoder.encode(WantedFeatures(image(112, 112), "left", None)), Features)
+
+
+async def test_what_the_engine_still_has_is_asked_of_nobody(parts: tuple[SplitPictures, Handle, Engine]) -> None:
+    pictures, handle, engine = parts
+    key = (await pictures.part(image(), "tenant", 50_000)).key
+    engine.known[f"{key} 50000"] = torch.zeros(8, 4)
+    asked = handle.asked
+    part = await pictures.part(image(), "tenant", 50_000)
+    assert isinstance(part.image, EncodedPicture)
+    assert part.image.features is engine.known[f"{key} 50000"]
+    assert handle.asked == asked
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("the actor died"), asyncio.CancelledError()])
+async def test_a_lost_encoder_is_done_without_and_left_alone_for_a_while(
+    parts: tuple[SplitPictures, Handle, Engine], fault: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures, handle, _ = parts
+    handle.fault = fault
+    now = 1000.0
+    monkeypatch.setattr("autoglm_serving.app.pictures.time.monotonic", lambda: now)
+    assert is_local(await pictures.part(image(), "", None))
+    handle.fault = None
+    assert is_local(await pictures.part(image(), "", None))
+    assert handle.asked == 1
+    now += PAUSE_S
+    assert not is_local(await pictures.part(image(), "", None))
+    assert not is_local(await pictures.part(image(), "", None))
+    assert handle.asked == 3
+
+
+async def test_the_wait_is_bounded_and_the_call_is_taken_back(encoder: EncoderReplica) -> None:
+    decoder, handle = Decoder(), Handle(encoder)
+    handle.hangs = True
+    pictures = SplitPictures(DecodedCache(decoder, 0), Engine(), handle, "rev-1", 0.05)
+    try:
+        assert is_local(await pictures.part(image(), "", None))
+        assert handle.cancelled == 1
+    finally:
+        decoder.close()
+
+
+async def test_full_encoders_are_asked_again_at_once(parts: tuple[SplitPictures, Handle, Engine]) -> None:
+    pictures, handle, _ = parts
+    handle.fault = BackPressureError(num_queued_requests=1, max_queued_requests=1)
+    assert is_local(await pictures.part(image(), "", None))
+    handle.fault = None
+    assert not is_local(await pictures.part(image(), "", None))
+
+
+async def test_features_of_another_revision_are_never_used(
+    parts: tuple[SplitPictures, Handle, Engine], encoder: EncoderReplica
+) -> None:
+    pictures, handle, _ = parts
+    real = await encoder.encode(WantedFeatures(image(), "k", None))
+    assert isinstance(real, Features)
+    handle.answer = replace(real, revision="rev-0")
+    assert is_local(await pictures.part(image(), "", None))
+
+
+async def test_a_failing_tower_is_done_without(parts: tuple[SplitPictures, Handle, Engine]) -> None:
+    pictures, handle, _ = parts
+    handle.answer = Failure("internal_error", "the encoder failed on this image", elsewhere=True)
+    assert is_local(await pictures.part(image(), "", None))
+
+
+async def test_a_bad_image_is_refused_and_says_nothing_about_the_encoder(
+    parts: tuple[SplitPictures, Handle, Engine],
+) -> None:
+    pictures, handle, _ = parts
+    damaged = EncodedImage(picture(56, 112)[:-40], ImageSize(56, 112, "png"), "messages[1]")
+    with pytest.raises(ApiError) as refused:
+        await pictures.part(damaged, "", None)
+    assert (refused.value.code, refused.value.param) == ("invalid_image", "messages[1]")
+    assert not is_local(await pictures.part(image(), "", None))
+    assert handle.asked == 2
+
+
+async def test_an_impossible_shape_is_refused(parts: tuple[SplitPictures, Handle, Engine]) -> None:
+    with pytest.raises(ApiError) as refused:
+        await parts[0].part(image(4000, 10), "", None)
+    assert refused.value.code == "invalid_request"
+
+
+def broken(_images: Any) -> None:
+    raise RuntimeError("the device is lost")
+
+
+async def test_an_encoder_whose_tower_fails_again_and_again_is_unhealthy(monkeypatch: pytest.MonkeyPatch) -> None:
+    replica = EncoderReplica(arguments(config()), put=Stored)
+    await replica.start()
+    try:
+        monkeypatch.setattr(replica._tower, "encode", broken)
+        for number in range(3):
+            await replica.check_health()
+            answer = await replica.encode(WantedFeatures(image(), f"broken {number}", None))
+            assert isinstance(answer, Failure)
+            assert answer.elsewhere
+        with pytest.raises(RuntimeError):
+            await replica.check_health()
+    finally:
+        await replica.close()
+
+
+async def test_an_encoder_of_a_missing_model_says_so_in_one_line() -> None:
+    replica = EncoderReplica(arguments(app_config(model={"name": "m", "uri": "file:///missing"})), put=Stored)
+    with pytest.raises(ModelUnavailable, match=r"^ModelNotFound: /missing is not a folder on this machine$"):
+        await replica.start()
+    await replica.close()
+
+
+async def test_an_engine_that_takes_no_features_is_refused_beside_encoders() -> None:
+    vllm = app_config(engine=EngineConfig(name="vllm"), encoder=EncoderConfig())
+    with pytest.raises(ModelUnavailable, match="'vllm' takes no encoder's features"):
+        EngineReplica(arguments(vllm), encoder=object())
