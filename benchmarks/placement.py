@@ -2,7 +2,8 @@
 
 Random instances: prices between 0.5 and 8 with opening costs, five regions, limits on spread and domains in half of them; the
 demand is between a tenth and nine tenths of the room. `autoglm[placement]` (scipy) brings the optimum; without it only the
-heuristic is timed. `python -m benchmarks.placement --help` shows how to choose sizes and numbers.
+heuristic is timed. Times are of the processor, so that other work on the machine counts little.
+`python -m benchmarks.placement --help` shows how to choose sizes and numbers.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from autoglm_operator.placing.problem import Limits, Offer, Problem
 
 @dataclass(frozen=True)
 class Outcome:
-    """One instance: seconds of each solver, and the heuristic's cost above the optimum as a share (None: no optimum)."""
+    """One instance: processor seconds of each solver, and the heuristic's share above the optimum's cost (None: no optimum)."""
 
     heuristic_s: float
     optimum_s: float
@@ -50,12 +51,12 @@ def instance(dice: random.Random, sites: int) -> Problem:
 
 
 def measure(problem: Problem) -> Outcome:
-    started = time.perf_counter()
+    started = time.process_time()
     found = placing.improved(problem, placing.fill(problem))
-    heuristic_s = time.perf_counter() - started
-    started = time.perf_counter()
+    heuristic_s = time.process_time() - started
+    started = time.process_time()
     best = placing.optimum(problem)
-    optimum_s = time.perf_counter() - started
+    optimum_s = time.process_time() - started
     gap = None
     if best is not None:
         least = placing.cost(problem, best)

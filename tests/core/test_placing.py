@@ -23,6 +23,7 @@ from autoglm_operator.placing import (
     optimum,
     violations,
 )
+from autoglm_operator.placing.draft import Draft
 from autoglm_operator.placing.optimum import available
 
 prove = settings(max_examples=150, deadline=None, derandomize=True)
@@ -224,3 +225,49 @@ def test_a_goal_on_the_way_stays_until_it_is_reached_or_broken() -> None:
     assert arrived.now == {"a": 1, "b": 1}
     gone = replace(problem, offers=(replace(problem.offers[0], room=0), problem.offers[1]))
     assert decide(gone, standing, Habits()).goal == {"b": 2}
+
+
+def large(sites: int) -> Problem:
+    """Sites of which each differs a little, with room for twice the demand."""
+    offers = tuple(
+        Offer(f"site-{number:04d}", 4, 1.0 + number * 37 % sites / sites, number * 53 % 11, f"region-{number % 5}")
+        for number in range(sites)
+    )
+    return Problem(2 * sites, offers, Limits(min_sites=sites // 4))
+
+
+def test_the_work_of_the_heuristic_grows_with_the_sites_and_not_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+    saving = Draft.saving
+
+    def counted(draft: Draft, site: str) -> float:
+        nonlocal calls
+        calls += 1
+        return saving(draft, site)
+
+    monkeypatch.setattr(Draft, "saving", counted)
+    each = []
+    for sites in (100, 1000):
+        problem, calls = large(sites), 0
+        assert violations(problem, improved(problem, fill(problem))) == ()
+        each.append(calls / sites)
+    assert each[1] <= each[0]
+    assert max(each) < 10, (
+        "looks at each open site's saving, by sites; it was 19 when every candidate looked at all of them"
+    )
+
+
+def test_the_same_facts_are_searched_once() -> None:
+    asked: list[Problem] = []
+
+    def solver(problem: Problem) -> dict[str, int] | None:
+        asked.append(problem)
+        return None
+
+    standing = Standing(wanted={"site-0000": 4}, ready={"site-0000": 4})
+    for room in (4, 4, 5):
+        offers = tuple(Offer(f"site-{number:04d}", room, 1.0 + number) for number in range(3))
+        first = decide(Problem(4, offers), standing, Habits(), solver)
+        first.goal.clear()  # what is handed out is the caller's own
+    assert len(asked) == 2
+    assert decide(Problem(4, offers), standing, Habits(), solver).goal == {"site-0000": 4}

@@ -1,5 +1,6 @@
 """A placement while it is being made: counts that change, with what is left in sites and domains kept up to date."""
 
+import heapq
 from collections.abc import Iterable, Sequence
 
 from autoglm_operator.placing.problem import BEYOND_ALL, Allocation, Problem
@@ -17,6 +18,7 @@ class Draft:
         self.counts: dict[str, int] = {}
         self.total = 0
         self._domains: dict[str, int] = {}
+        self._dearest: list[str] | None = None
         self.apply([(site, count) for site, count in placed.items() if count])
 
     def allocation(self) -> dict[str, int]:
@@ -36,6 +38,7 @@ class Draft:
 
     def apply(self, changes: Iterable[Change]) -> None:
         """Makes the changes."""
+        self._dearest = None
         for site, more in changes:
             count = self.counts.get(site, 0) + more
             if count:
@@ -60,3 +63,10 @@ class Draft:
         """What one replica less saves: a part of the opening too, since a site that empties closes in the end."""
         offer = self.problem.by_site[site]
         return offer.price + offer.opening / self.counts[site]
+
+    def dearest(self, most: int) -> list[str]:
+        """The sites of which one replica less saves most, found once for each state of the draft. `most` is always the same."""
+        if self._dearest is None:
+            found = heapq.nsmallest(most, [(-self.saving(site), site) for site in self.counts])
+            self._dearest = [site for _, site in found]
+        return self._dearest

@@ -5,6 +5,7 @@ Everything is decided by (price, name), so the same problem always gives the sam
 
 import heapq
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 from autoglm_operator.placing.draft import Change, Draft
 from autoglm_operator.placing.problem import BEYOND_ALL, Allocation, Problem
@@ -43,10 +44,10 @@ def improved(problem: Problem, placed: Allocation) -> dict[str, int]:
 def _trimmed(problem: Problem, base: Allocation) -> Draft:
     """What of a placement is still allowed, the cheapest replicas of each domain first."""
     draft = Draft(problem, {})
-    for offer in sorted(problem.by_site.values(), key=lambda one: (one.price, one.site)):
-        count = min(base.get(offer.site, 0), draft.left(offer.site))
+    for site in problem.by_price if base else ():
+        count = min(base.get(site, 0), draft.left(site))
         if count > 0:
-            draft.apply([(offer.site, count)])
+            draft.apply([(site, count)])
     return draft
 
 
@@ -55,7 +56,7 @@ def _add_cheapest(draft: Draft) -> None:
 
     A price in the heap can only be too low, since what is missing and what is left only shrink: then it is put back.
     """
-    heap = [(_next_price(draft, site), site) for site in draft.problem.by_site if draft.left(site) > 0]
+    heap = [(_next_price(draft, site), site) for site in draft.problem.by_price if draft.left(site) > 0]
     heapq.heapify(heap)
     while draft.total < draft.problem.placeable and heap:
         price, site = heapq.heappop(heap)
@@ -106,7 +107,7 @@ def _donor(draft: Draft, domain: str) -> str | None:
 def _improve_once(draft: Draft, neighbours: Neighbours) -> bool:
     """Tries changes of one kind; those that save are made at once. Whether there was one."""
     made = False
-    for site in _dearest(draft) if neighbours is not _opened else _fresh(draft):
+    for site in draft.dearest(WIDEST) if neighbours is not _opened else _fresh(draft):
         options = [(draft.saves(changes), changes) for changes in neighbours(draft, site)]
         saved, changes = max(options, key=lambda option: option[0], default=(0.0, []))
         if saved > EPSILON:
@@ -115,27 +116,19 @@ def _improve_once(draft: Draft, neighbours: Neighbours) -> bool:
     return made
 
 
-def _dearest(draft: Draft) -> list[str]:
-    return sorted(draft.counts, key=lambda site: (-draft.saving(site), site))[:WIDEST]
-
-
 def _fresh(draft: Draft) -> list[str]:
     """The cheapest sites that are not used yet, opened for as many replicas as they take."""
-    problem = draft.problem
-    unused = [
-        offer for offer in problem.by_site.values() if offer.site not in draft.counts and problem.room[offer.site]
-    ]
-    whole = sorted((offer.price + offer.opening / problem.room[offer.site], offer.site) for offer in unused)
-    return [site for _, site in whole[:WIDEST]]
+    return list(islice((site for site in draft.problem.by_whole_price if site not in draft.counts), WIDEST))
 
 
 def _closed(draft: Draft, site: str) -> Iterator[list[Change]]:
     """The site closed: its replicas go to open sites with room, or first to one that opens for them."""
     if site not in draft.counts:
         return
-    count = draft.counts[site]
-    room = [other for other in draft.counts if other != site and draft.problem.room[other] > draft.counts[other]]
-    takers = sorted(room, key=lambda other: (draft.problem.by_site[other].price, other))
+    counts, room = draft.counts, draft.problem.room
+    count = counts[site]
+    open_ones = (other for other in draft.problem.by_price if other in counts and other != site)
+    takers = [other for other in open_ones if room[other] > counts[other]]
     draft.apply([(site, -count)])
     found = [
         _given(draft, count, takers),
@@ -151,7 +144,7 @@ def _opened(draft: Draft, site: str) -> Iterator[list[Change]]:
     """The site opened: it takes what costs more elsewhere, a site's replicas more with each."""
     price, changes, taken = draft.problem.by_site[site].price, list[Change](), 0
     inside, domain = 0, draft.problem.by_site[site].domain
-    for donor in _dearest(draft):
+    for donor in draft.dearest(WIDEST):
         if draft.saving(donor) <= price:
             return
         same = draft.problem.by_site[donor].domain == domain
@@ -172,8 +165,10 @@ def _shifted(draft: Draft, site: str) -> Iterator[list[Change]]:
     if site not in draft.counts:
         return
     by_site, count = draft.problem.by_site, draft.counts[site]
-    for taker in draft.counts:
-        if by_site[taker].price >= by_site[site].price or draft.problem.room[taker] <= draft.counts[taker]:
+    for taker in draft.problem.by_price:
+        if by_site[taker].price >= by_site[site].price:
+            return
+        if draft.problem.room[taker] <= draft.counts.get(taker, BEYOND_ALL):
             continue
         same = bool(by_site[site].domain) and by_site[site].domain == by_site[taker].domain
         left = draft.problem.room[taker] - draft.counts[taker] if same else draft.left(taker)

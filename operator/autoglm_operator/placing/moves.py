@@ -8,12 +8,16 @@ holds for prices that jitter by 5 %.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from autoglm_operator.placing import heuristic, optimum
 from autoglm_operator.placing.problem import Allocation, Problem, cost, violations
 
 EPSILON = 1e-9
 HEURISTIC = "heuristic"
+
+REMEMBERED = 128
+"""Answers that are kept, of as many deployments."""
 
 Solver = Callable[[Problem], dict[str, int] | None]
 """Finds the best placement, or says that it cannot."""
@@ -117,6 +121,14 @@ def _is_on_the_way(problem: Problem, wanted: Mapping[str, int], goal: Allocation
 
 def _best(problem: Problem, kept: Allocation, solver: Solver) -> tuple[dict[str, int], str]:
     """The best placement known, and who found it. What is kept is a candidate, so that equals stay where they are."""
+    found, name = _search(problem, tuple(sorted(kept.items())), solver)
+    return dict(found), name
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _search(problem: Problem, placed: tuple[tuple[str, int], ...], solver: Solver) -> tuple[dict[str, int], str]:
+    """The same facts give the same answer: while nothing changes, every further pass has it at once."""
+    kept = dict(placed)
     exact = solver(problem)
     found = exact if exact is not None else heuristic.improved(problem, heuristic.fill(problem))
     candidates = [heuristic.improved(problem, kept), found]

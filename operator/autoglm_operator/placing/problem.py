@@ -59,6 +59,19 @@ class Problem:
         return {site: max(0, min(offer.room, most)) for site, offer in self.by_site.items()}
 
     @cached_property
+    def by_price(self) -> tuple[str, ...]:
+        """The sites that can take a replica, the cheapest first."""
+        usable = [offer for offer in self.by_site.values() if self.room[offer.site] > 0]
+        return tuple(offer.site for offer in sorted(usable, key=lambda offer: (offer.price, offer.site)))
+
+    @cached_property
+    def by_whole_price(self) -> tuple[str, ...]:
+        """The sites that can take a replica, the cheapest first where each takes as many as it can."""
+        usable = [offer for offer in self.by_site.values() if self.room[offer.site] > 0]
+        whole = sorted((offer.price + offer.opening / self.room[offer.site], offer.site) for offer in usable)
+        return tuple(site for _, site in whole)
+
+    @cached_property
     def placeable(self) -> int:
         """How many of the demanded replicas can be placed at all."""
         return min(self.demand, sum(self._most(domain, sum(rooms)) for domain, rooms in self._domains.items()))
