@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-from autoglm_operator import applications, views
+from autoglm_operator import applications, routes, views
 from autoglm_operator.rollout import sizes
 from autoglm_operator.rollout.terms import Level
 from autoglm_operator.state import ApplicationView, ApplyApplication, DeleteApplication, SiteView
@@ -56,7 +56,10 @@ class Candidate:
         return tuple(self.at(view) for view in self.subject.chosen if self.subject.is_live(view))
 
     def stands_at(self, view: SiteView) -> bool:
-        """Whether its application was seen at a site."""
+        """Whether its application was seen at a site: by this process, else by the one whose table gateways had."""
+        if view.applications is None:
+            known = (route.canary.endpoints for route in self.subject.observed.inherited if route.canary is not None)
+            return any(routes.application_at(ends, view.name) == self.name for ends in known)
         found = views.application(view, self.name)
         return found is not None and found.owner_uid == self.config.uid and found.status != "DELETING"
 

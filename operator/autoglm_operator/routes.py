@@ -71,6 +71,11 @@ def endpoints(config: AppConfig, stops: Iterable[Stop]) -> tuple[Endpoint, ...]:
     return tuple(end for stop in stops for end in _endpoints(stop, config.deployment))
 
 
+def application_at(endpoints: Iterable[Endpoint], site: str) -> str | None:
+    """The application that endpoints lead to at a site: the last part of the path. None if they lead to none there."""
+    return next((end.url.rstrip("/").rpartition("/")[2] for end in endpoints if end.site == site), None)
+
+
 def holder(
     deployment: AutoGLMDeployment, others: Iterable[AutoGLMDeployment | InvalidDeployment]
 ) -> AutoGLMDeployment | None:

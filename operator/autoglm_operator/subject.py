@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 
-from autoglm_operator import allocation, applications, placement, revision, views
+from autoglm_operator import allocation, applications, placement, revision, routes, views
 from autoglm_operator.api import AutoGLMDeployment, DeploymentSiteStatus
 from autoglm_operator.kuberay import names
 from autoglm_operator.state import ApplicationView, Observed, SiteView, Verdict
@@ -113,9 +113,16 @@ class Subject:
         return next((found for found in owned if found.name == self.wanted.name), owned[0] if owned else None)
 
     def path(self, view: SiteView) -> str:
-        """The application that requests go to at a site: the wanted one, or what a silent site had when it was last read."""
+        """The application that requests go to at a site: the wanted one, or what a silent site had when it was last read.
+
+        A site that this process never read has what an earlier leader's table says: it may have missed a promotion.
+        """
         found = self.ours(view)
-        return self.wanted.name if found is None or self.is_live(view) else found.name
+        if found is not None:
+            return self.wanted.name if self.is_live(view) else found.name
+        ends = (end for route in self.observed.inherited for end in route.endpoints)
+        inherited = None if view.applications is not None else routes.application_at(ends, view.name)
+        return inherited or self.wanted.name
 
     def target(self, site: str) -> views.Target:
         """What gateways shall have admitted at a site."""

@@ -403,6 +403,40 @@ def test_a_site_that_was_away_during_a_rollout_gets_the_new_revision_when_it_is_
     assert {name: app.serving for name, app in made.clusters["b"].items()} == {SECOND: revision(NEW)}
 
 
+def urls(world: World, site: str) -> list[str]:
+    """The paths to a site in the table that the gateways have: those of the stable revision, then those of the candidate."""
+    assert world.table is not None
+    route = world.table.routes[0]
+    parts = (route.endpoints, route.canary.endpoints if route.canary else ())
+    return [end.url.rpartition("/")[2] for part in parts for end in part if end.site == site]
+
+
+def test_a_new_leader_that_never_read_a_silent_site_keeps_the_candidate_in_the_routes_there() -> None:
+    made = world()
+    made.figures = {revision(OLD): GOOD, revision(NEW): GOOD}
+    edit(made, NEW)
+    on(made, lambda: urls(made, "b") == [BASE, SECOND] and (canary(made) or Canary(revision="")).weight == 30)
+    made.cut("b")
+    made.succeed()
+    made.step()
+    assert urls(made, "b") == [BASE, SECOND]
+
+
+def test_a_new_leader_that_never_read_a_site_which_missed_a_promotion_sends_requests_where_it_still_serves() -> None:
+    made = world()
+    made.figures = {revision(OLD): GOOD, revision(NEW): GOOD}
+    made.cut("b")
+    edit(made, NEW)
+    on(made, lambda: rollout(made).phase == "Stable" and rollout(made).stable == revision(NEW))
+    assert urls(made, "b") == [BASE], "it had the old application alone when it was last read"
+    made.succeed()
+    made.step()
+    assert urls(made, "b") == [BASE]
+    made.mend("b")
+    made.figures = {}
+    on(made, lambda: urls(made, "b") == [SECOND] and condition(made, "Ready") == ("True", "Answering"))
+
+
 def test_suspending_takes_both_revisions_away_and_the_rollout_begins_anew_afterwards() -> None:
     made = world()
     edit(made, NEW)

@@ -22,7 +22,7 @@ from autoglm_operator.state import (
     SiteView,
 )
 from autoglm_serving.measurements import FirstBytes, RevisionReport, Sketch
-from autoglm_serving.routing_table import Admission, Endpoint, GatewayReport, RoutingTable
+from autoglm_serving.routing_table import Admission, Endpoint, GatewayReport, Route, RoutingTable
 from support.fleet import NOW, site
 
 
@@ -75,6 +75,7 @@ class World:
     now: datetime = NOW
     table: RoutingTable | None = None
     published: Published | None = None
+    inherited: tuple[Route, ...] = ()
     log: list[str] = field(default_factory=list)
     gone: bool = False
     cpus: float | None = None
@@ -91,6 +92,7 @@ class World:
             gateways=tuple(self._gateway(number) for number in range(self.gateways)),
             deployments=(self.deployment,),
             published=self.published,
+            inherited=self.inherited,
         )
 
     def cut(self, name: str) -> None:
@@ -100,6 +102,13 @@ class World:
     def mend(self, name: str) -> None:
         """The site answers again."""
         self.silent.pop(name, None)
+
+    def succeed(self) -> None:
+        """Another process leads: it never read the sites that are silent, and finds the table that the gateways have."""
+        for name in self.silent:
+            self.silent[name] = SiteView(site(name))
+        self.inherited = self.table.routes if self.table else ()
+        self.published = None
 
     def step(self) -> Plan:
         """One reconcile, carried out."""
