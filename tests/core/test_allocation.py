@@ -78,7 +78,7 @@ def test_latency_has_a_price() -> None:
 
 
 def test_a_replica_takes_all_its_accelerators_at_one_site() -> None:
-    four = asks(2, worker={"accelerator": {"type": "gpu"}}, engine={"name": "vllm", "parallelism": {"tensor": 4}})
+    four = asks(2, worker={"accelerator": {"type": "gpu"}}, engine={"parallelism": {"tensor": 4}})
     small = replace(place("small"), capacity=Capacity({"CPU": 8, "GPU": 3}, {"CPU": 8, "GPU": 3}))
     large = replace(place("large", price=9.0), capacity=Capacity({"CPU": 8, "GPU": 8}, {"CPU": 8, "GPU": 8}))
     plan = decide(four, small, large)

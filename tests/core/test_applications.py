@@ -19,10 +19,9 @@ def test_an_application_is_what_ray_and_the_serving_package_read() -> None:
         {
             "model": {"name": "autoglm-phone-9b", "uri": "hf://zai-org/AutoGLM-Phone-9B"},
             "engine": {
-                "name": "vllm",
                 "parallelism": {"tensor": 2},
                 "maxConcurrency": 8,
-                "options": {"gpu_memory_utilization": "0.9", "enforce_eager": "true", "max_num_seqs": 16},
+                "options": {"rankPatienceS": "0.9", "enforceEager": "true", "threads": 16},
             },
             "worker": {"accelerator": {"type": "npu"}, "resources": {"cpu": "500m"}},
             "limits": {"maxImages": 4},
@@ -41,7 +40,7 @@ def test_an_application_is_what_ray_and_the_serving_package_read() -> None:
     assert config.uid == UID
     assert config.revision == revision.of(config)
     assert config.engine.tensor_parallel == 2
-    assert config.engine.options == {"gpu_memory_utilization": 0.9, "enforce_eager": True, "max_num_seqs": 16}
+    assert config.engine.options == {"enforceEager": True, "rankPatienceS": 0.9, "threads": 16}
     assert (config.worker.cpus, config.worker.gpus, config.worker.custom) == (0.5, 0.0, {"NPU": 2.0})
     assert config.max_ongoing_requests == 8
     assert config.limits.max_images == 4
@@ -288,9 +287,7 @@ def test_the_name_of_the_cluster_comes_with_the_next_change_that_matters() -> No
 
 
 def test_encoders_take_one_accelerator_of_the_replicas_kind_and_are_part_of_the_revision() -> None:
-    of = deployment(
-        {"worker": {"accelerator": {"type": "npu"}}, "encoder": {"max": 3, "wait": "1500ms", "cpu": "250m"}}
-    )
+    of = deployment({"worker": {"accelerator": {"type": "npu"}}, "encoder": {"max": 3, "wait": "1500ms", "cpu": "250m"}})
     plain = deployment({"worker": {"accelerator": {"type": "npu"}}})
     encoder = applications.config(of).encoder
     assert encoder is not None

@@ -39,8 +39,8 @@ DEPLOYMENT: dict[str, tuple[Json, Json]] = {
     "model.uri": ({}, {"model": {"name": "autoglm-phone-9b", "uri": "hf://zai-org/AutoGLM-Phone-9B"}}),
     "engine.name": ({}, {"engine": VLLM}),
     "engine.parallelism.tensor": (
-        {"engine": VLLM, "worker": GPU},
-        {"engine": VLLM | {"parallelism": {"tensor": 2}}, "worker": GPU},
+        {"worker": GPU},
+        {"engine": {"parallelism": {"tensor": 2}}, "worker": GPU},
     ),
     "engine.maxModelLen": ({}, {"engine": {"maxModelLen": 8192}}),
     "engine.maxConcurrency": ({}, {"engine": {"maxConcurrency": 2}}),
@@ -52,8 +52,8 @@ DEPLOYMENT: dict[str, tuple[Json, Json]] = {
     ),
     # Equal to the tensor size by rule, so it changes together with it.
     "worker.accelerator.count": (
-        {"engine": VLLM, "worker": GPU},
-        {"engine": VLLM | {"parallelism": {"tensor": 2}}, "worker": {"accelerator": {"type": "gpu", "count": 2}}},
+        {"worker": GPU},
+        {"engine": {"parallelism": {"tensor": 2}}, "worker": {"accelerator": {"type": "gpu", "count": 2}}},
     ),
     "worker.resources.cpu": ({}, {"worker": {"resources": {"cpu": "500m"}}}),
     "worker.resources.memory": ({}, {"worker": {"resources": {"memory": "64Gi"}}}),

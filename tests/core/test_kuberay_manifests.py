@@ -15,11 +15,11 @@ from support import fleet, kube
 Json = dict[str, Any]
 FOLDER = Path(__file__).parents[1] / "golden-kuberay"
 
-VLLM: Json = {"name": "vllm", "parallelism": {"tensor": 4}}
+SPLIT: Json = {"parallelism": {"tensor": 4}}
 CASES: dict[str, tuple[Json, Json]] = {
     "cpu": ({"replicas": 2}, {}),
     "gpu-tensor-parallel": (
-        {"engine": VLLM, "worker": {"accelerator": {"type": "gpu"}, "resources": {"cpu": "6500m", "memory": "64Gi"}}},
+        {"engine": SPLIT, "worker": {"accelerator": {"type": "gpu"}, "resources": {"cpu": "6500m", "memory": "64Gi"}}},
         {
             "nodeSelector": {"node.kubernetes.io/instance-type": "h100"},
             "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
@@ -32,7 +32,7 @@ CASES: dict[str, tuple[Json, Json]] = {
     ),
     "npu-tensor-parallel": (
         {
-            "engine": VLLM,
+            "engine": SPLIT,
             "worker": {
                 "accelerator": {"type": "npu"},
                 "template": {

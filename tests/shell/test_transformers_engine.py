@@ -283,7 +283,7 @@ async def test_an_engine_that_was_not_started_is_dead(folder: Path) -> None:
         ({"options": {"thread": 2}}, r"thread: .*\(options: .*threads, dtype, device"),
         ({"options": {"threads": 0}}, "threads"),
         ({"options": {"device": "toaster"}}, "device"),
-        ({"tensor_parallel": 2}, "tensor parallelism 2 is not supported yet"),
+        ({"tensor_parallel": 5}, r"spec\.engine\.parallelism\.tensor 5 does not divide .* set it to one of 1, 2, 4"),
         ({"max_model_len": 40_000}, "32768 positions"),
     ],
 )

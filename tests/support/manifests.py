@@ -220,16 +220,29 @@ REFUSED_DEPLOYMENTS = (
         "an unknown engine", {"spec.engine.name": "tgi"}, "spec.engine.name", 'supported values: "transformers", "vllm"'
     ),
     _d(
-        "tensor parallel with transformers",
-        {"spec.engine.parallelism": {"tensor": 2}, "spec.worker.accelerator": _GPU},
+        "three shards with transformers",
+        {"spec.engine.parallelism": {"tensor": 3}, "spec.worker.accelerator": _GPU},
         "spec.engine.parallelism.tensor",
-        "must be 1 with the transformers engine: set it to 1, or spec.engine.name to vllm",
+        "must be 1, 2, 4 or 8 with the transformers engine: set it to one of them",
     ),
     _d(
-        "tensor parallel on cpu",
-        {"spec.engine": {"name": "vllm", "parallelism": {"tensor": 2}}},
+        "shards of a variant",
+        {"spec.engine": {"parallelism": {"tensor": 2}, "options": {"variant": "int8-weight"}}},
+        "spec.engine.options.variant",
+        "must be none with tensor parallelism, which cannot split these weights: remove the option, or set"
+        " spec.engine.parallelism.tensor to 1",
+    ),
+    _d(
+        "shards on one device",
+        {"spec.engine": {"parallelism": {"tensor": 2}, "options": {"device": "cuda:1"}}},
+        "spec.engine.options.device",
+        "must be auto, cpu, cuda or npu with tensor parallelism, which takes several devices: remove the option",
+    ),
+    _d(
+        "tensor parallel with vllm",
+        {"spec.engine": {"name": "vllm", "parallelism": {"tensor": 2}}, "spec.worker.accelerator": _GPU},
         "spec.engine.parallelism.tensor",
-        "must be 1 on cpu: set it to 1, or spec.worker.accelerator.type to gpu or npu",
+        "must be 1 with the vllm engine: set it to 1, or spec.engine.name to transformers",
     ),
     _d(
         "no tensor parallel",
@@ -493,12 +506,16 @@ ACCEPTED = (
         "deployment",
         {
             "spec.engine": {
-                "name": "vllm",
                 "parallelism": {"tensor": 4},
-                "options": {"max_num_seqs": 8, "eager": "true"},
+                "options": {"threads": 8, "pixelCacheMib": "64"},
             },
             "spec.worker.accelerator": {"type": "npu", "count": 4, "resourceName": "huawei.com/Ascend910"},
         },
+    ),
+    Accepted(
+        "tensor parallel on cpu",
+        "deployment",
+        {"spec.engine": {"parallelism": {"tensor": 2}, "options": {"variant": "none", "device": "cpu"}}},
     ),
     Accepted("named sites", "deployment", {"spec.sites.names": ["region-1", "store-17"]}),
     Accepted("selected sites", "deployment", {"spec.sites.selector.matchLabels": {"fleet": "phones"}}),

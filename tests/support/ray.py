@@ -130,6 +130,12 @@ class RayCluster:
         inside = {each["pid"] for each in self._running(name, deployment)}
         return [pid for pid in _descendants(root) if _pid_inside(pid) in inside]
 
+    def actors(self, work: str) -> list[int]:
+        """Process ids of the actors that run a method now, such as "Rank.run", as this process sees them."""
+        root = self.head.pid
+        assert root is not None
+        return [pid for pid in _descendants(root) if _title(pid) == f"ray::{work}"]
+
     def _running(self, name: str, deployment: str) -> list[dict[str, Any]]:
         app = self.details()["applications"].get(name)
         replicas = app["deployments"].get(deployment, {"replicas": []})["replicas"] if app else []
@@ -206,6 +212,13 @@ def _descendants(root: int) -> list[int]:
             found.append(child)
             waiting.append(child)
     return found
+
+
+def _title(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0 ")
+    except OSError:
+        return ""
 
 
 def _pid_inside(pid: int) -> int:

@@ -63,7 +63,8 @@ class Parallelism(Model):
     """How one replica is split over accelerators."""
 
     tensor: Annotated[int, Field(ge=1, le=64)] = 1
-    """Tensor parallel size: over how many accelerators one replica splits each layer."""
+    """Tensor parallel size: over how many accelerators of one node one replica splits each layer. On cpu, over how many
+    processes, which share spec.worker.resources.cpu."""
 
 
 class EngineSpec(Model):
@@ -86,12 +87,37 @@ class EngineSpec(Model):
 
     rules = (
         Rule(
-            "self.name == 'vllm' || self.parallelism.tensor == 1",
-            lambda engine: engine.name == "vllm" or engine.parallelism.tensor == 1,
-            "must be 1 with the transformers engine: set it to 1, or spec.engine.name to vllm",
+            "self.name != 'vllm' || self.parallelism.tensor == 1",
+            lambda engine: engine.name != "vllm" or engine.parallelism.tensor == 1,
+            "must be 1 with the vllm engine: set it to 1, or spec.engine.name to transformers",
             "parallelism.tensor",
         ),
+        Rule(
+            "self.name != 'transformers' || self.parallelism.tensor in [1, 2, 4, 8]",
+            lambda engine: engine.name != "transformers" or engine.parallelism.tensor in (1, 2, 4, 8),
+            "must be 1, 2, 4 or 8 with the transformers engine: set it to one of them",
+            "parallelism.tensor",
+        ),
+        Rule(
+            "self.name != 'transformers' || self.parallelism.tensor == 1 || !('variant' in self.options)"
+            " || self.options['variant'] == 'none'",
+            lambda engine: _whole(engine) or engine.options.get("variant", "none") == "none",
+            "must be none with tensor parallelism, which cannot split these weights: remove the option, or set"
+            " spec.engine.parallelism.tensor to 1",
+            "options.variant",
+        ),
+        Rule(
+            "self.name != 'transformers' || self.parallelism.tensor == 1 || !('device' in self.options)"
+            " || self.options['device'] in ['auto', 'cpu', 'cuda', 'npu']",
+            lambda engine: _whole(engine) or engine.options.get("device", "auto") in ("auto", "cpu", "cuda", "npu"),
+            "must be auto, cpu, cuda or npu with tensor parallelism, which takes several devices: remove the option",
+            "options.device",
+        ),
     )
+
+
+def _whole(engine: EngineSpec) -> bool:
+    return engine.name != "transformers" or engine.parallelism.tensor == 1
 
 
 class AcceleratorSpec(Model):
@@ -206,12 +232,6 @@ class DeploymentSpec(Model):
     """How long deletion waits for sites that cannot be reached before it gives up on cleaning them."""
 
     rules = (
-        Rule(
-            "self.worker.accelerator.type != 'cpu' || self.engine.parallelism.tensor == 1",
-            lambda spec: spec.worker.accelerator.type != "cpu" or spec.engine.parallelism.tensor == 1,
-            "must be 1 on cpu: set it to 1, or spec.worker.accelerator.type to gpu or npu",
-            "engine.parallelism.tensor",
-        ),
         Rule(
             "!has(self.worker.accelerator.count) || self.worker.accelerator.count == self.engine.parallelism.tensor",
             lambda spec: spec.worker.accelerator.count in (None, spec.engine.parallelism.tensor),

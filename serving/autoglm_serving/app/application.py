@@ -11,10 +11,11 @@ from starlette.types import ASGIApp
 from autoglm_serving.app.encoder_replica import EncoderReplica
 from autoglm_serving.app.encoder_scaling import scaling
 from autoglm_serving.app.engine_replica import EngineReplica
+from autoglm_serving.app.gang_actors import actor_options, create_engine_on_ray, engine_resources
 from autoglm_serving.app.http import create_app
 from autoglm_serving.app.replica_router import REPORT_PERIOD_S, REPORT_TIMEOUT_S
 from autoglm_serving.app.replicas import Replicas
-from autoglm_serving.config import AppConfig, EncoderConfig, Worker
+from autoglm_serving.config import AppConfig, EncoderConfig
 
 MAX_CONSTRUCTOR_TRIES = 3
 """A model that is not there is not there at the fourth look either; then the application's message says so."""
@@ -43,7 +44,7 @@ class Engine(EngineReplica):
     async def __init__(  # type: ignore[misc]  # Serve awaits constructors
         self, args: dict[str, Any], encoder: DeploymentHandle | None = None
     ) -> None:
-        super().__init__(args, encoder=encoder)
+        super().__init__(args, create_engine_on_ray, encoder=encoder)
         await self.start()
 
     async def __del__(self) -> None:
@@ -85,7 +86,7 @@ def build_application(
         replica,
         name="Engine",
         num_replicas=max(1, config.replicas),
-        ray_actor_options=actor_options(config.worker),
+        **engine_resources(config),
         max_ongoing_requests=config.max_ongoing_requests,
         max_queued_requests=config.limits.max_queue,
         max_constructor_retry_count=MAX_CONSTRUCTOR_TRIES,
@@ -135,11 +136,3 @@ def _encoder(config: EncoderConfig) -> serve.Deployment:
         request_router_config=RequestRouterConfig(request_router_class=ENCODER_ROUTER),
         logging_config=_LOGGING,
     )
-
-
-def actor_options(worker: Worker) -> dict[str, Any]:
-    """What one engine replica takes from the cluster, in Ray's names."""
-    options: dict[str, Any] = {"num_cpus": worker.cpus, "num_gpus": worker.gpus}
-    if worker.custom:
-        options["resources"] = dict(worker.custom)
-    return options

@@ -33,6 +33,8 @@ from autoglm_serving.wire import ApiError
 T = TypeVar("T")
 
 EXIT_ENGINE_DEAD = 70
+WATCH_S = 0.5
+"""How often a replica looks whether its engine has died."""
 EXIT_DELAY_S = 0.2
 """Time for the last events to leave. Without it they are lost, which callers treat the same way."""
 
@@ -79,6 +81,8 @@ class EngineReplica:
         decoded = DecodedCache(self._decoder, decoded_cache_bytes(self._config.engine))
         self._pictures: Pictures = decoded if encoder is None else self._split(decoded, encoder)
         self._ledger = Ledger(CacheSizes())
+        self._watch: asyncio.Task[None] | None = None
+        self._ending = False
 
     async def start(self) -> None:
         """Load the model; raises ModelUnavailable when that can never work."""
@@ -89,6 +93,7 @@ class EngineReplica:
         self._decoder.warm()
         if isinstance(self._engine, CachingEngine):
             self._ledger = Ledger(self._engine.cache_sizes())
+        self._watch = asyncio.create_task(self._end_with_engine())
 
     async def generate(self, call: Call) -> AsyncGenerator[Event, None]:
         """Accepted, then deltas, or a Failure. Closing or cancelling it frees the engine's place."""
@@ -122,8 +127,27 @@ class EngineReplica:
 
     async def close(self) -> None:
         """Stop the engine. Idempotent."""
+        if self._watch is not None:
+            self._watch.cancel()
         self._decoder.close()
         await self._engine.close()
+
+    async def _end_with_engine(self) -> None:
+        """End this process when the engine has died, although nobody asks it for anything."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            try:
+                await self._engine.check()
+            except EngineDead as error:
+                self._end_soon(error)
+                return
+
+    def _end_soon(self, error: EngineDead) -> None:
+        if self._ending:
+            return
+        self._ending = True
+        log_engine_dead(error)
+        asyncio.get_running_loop().call_later(EXIT_DELAY_S, self._end)
 
     async def _request(self, call: Call) -> GenerateRequest:
         return GenerateRequest(
@@ -174,8 +198,7 @@ class EngineReplica:
             case EngineOverloaded():
                 return Failure("overloaded", "the replica is full: try again in a moment")
             case EngineDead():
-                log_engine_dead(error)
-                asyncio.get_running_loop().call_later(EXIT_DELAY_S, self._end)
+                self._end_soon(error)
                 return Failure("upstream_failed", "the model's process ended", elsewhere=True)
             case GenerationFailed():
                 log_unexpected(error)

@@ -87,11 +87,6 @@ class TextEngine(Engine, ABC):
 
     @override
     async def start(self) -> None:
-        if self.config.engine.tensor_parallel > 1:
-            raise EngineOptionsInvalid(
-                f"engine {self.config.engine.name!r} runs in one process here: "
-                f"tensor parallelism {self.config.engine.tensor_parallel} is not supported yet, set it to 1"
-            )
         folder = await asyncio.to_thread(self._load_folder)
         await self._start(folder)
 

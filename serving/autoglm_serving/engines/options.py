@@ -22,11 +22,12 @@ class CacheOptions(Frozen):
 class TransformersOptions(CacheOptions):
     """`dtype` auto: float32 on a CPU, bfloat16 elsewhere. `device` auto: the first GPU, if there is one.
 
-    `variant`: which form of the weights is made when they are loaded (`quantised`). int8-dynamic takes one scale over all
-    tokens of a call, so nothing may be cached that was computed beside another request's tokens.
+    `variant`: which form of the weights is made when they are loaded (`quantised`).
     Caches (in MiB, 0 is off): `pixel_cache_mib` in memory; `feature_cache_mib` and `prefix_cache_mib` where the model lies.
     A prompt is read `prefill_chunk` tokens at a time, and what is known of it is reused in blocks of `prefix_block`.
     `vision_batch_tokens`: waiting images of one size go through the vision tower together, up to so many tokens.
+    With tensor parallelism, a gang is dead when a rank says nothing for `rank_patience_s`, or makes the others wait that
+    long inside one step; its ranks have `gang_start_s` to start and load.
     """
 
     threads: int = Field(default=1, ge=1, le=1024)
@@ -39,6 +40,8 @@ class TransformersOptions(CacheOptions):
     prefix_block: int = Field(default=64, ge=1, le=4096)
     prefill_chunk: int = Field(default=512, ge=1, le=1 << 16)
     vision_batch_tokens: int = Field(default=0, ge=0, le=1 << 20)
+    rank_patience_s: float = Field(default=60.0, gt=0, le=3600)
+    gang_start_s: float = Field(default=900.0, gt=0, le=86400)
 
     @model_validator(mode="after")
     def _chunks_hold_whole_blocks(self) -> Self:
@@ -47,21 +50,9 @@ class TransformersOptions(CacheOptions):
         return self
 
     @model_validator(mode="after")
-    def _one_scale_covers_one_request(self) -> Self:
-        if self.variant != "int8-dynamic":
-            return self
-        if self.dtype not in ("auto", "float32"):
+    def _integers_need_float32(self) -> Self:
+        if self.variant == "int8-dynamic" and self.dtype not in ("auto", "float32"):
             raise ValueError(f"dtype {self.dtype} does not go with variant int8-dynamic: set dtype to float32")
-        if self.vision_batch_tokens:
-            raise ValueError(
-                f"visionBatchTokens {self.vision_batch_tokens} does not go with variant int8-dynamic, whose numbers depend "
-                "on all pictures of a call: set visionBatchTokens to 0"
-            )
-        if self.prefix_cache_mib and self.prefill_chunk != self.prefix_block:
-            raise ValueError(
-                f"prefillChunk {self.prefill_chunk} does not go with variant int8-dynamic, whose blocks depend on all tokens "
-                f"of a chunk: set prefillChunk to prefixBlock ({self.prefix_block}), or prefixCacheMib to 0"
-            )
         return self
 
 

@@ -94,12 +94,21 @@ class StepLoop(Generic[State]):
                 raise EngineDead(self.death)
             self._inbox.put(job)
 
-    def stop(self) -> None:
-        """End the thread after the step it is in; open jobs get EngineDead. Idempotent."""
+    def stop(self, patience_s: float | None = None) -> None:
+        """End the thread after the step it is in; open jobs get EngineDead. Idempotent.
+
+        With `patience_s` a step that does not end is left alone after so long.
+        """
         self._stopping.set()
         self._inbox.put(None)
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(patience_s)
+
+    def abandon(self, reason: str) -> None:
+        """The model is lost, and the thread may wait for it for ever: open jobs get EngineDead now. From any thread."""
+        self._stopping.set()
+        self._die(reason)
+        self._inbox.put(None)
 
     def _main(self) -> None:
         try:
@@ -121,7 +130,7 @@ class StepLoop(Generic[State]):
 
     def _die(self, reason: str) -> None:
         with self._lock:
-            self.death = reason
+            self.death = self.death or reason
             jobs, self._active = self._active, []
             while True:
                 try:
@@ -143,7 +152,7 @@ class StepLoop(Generic[State]):
             if self._stopping.is_set():
                 return
             if job.cancelled.is_set() or self._step(runner, job):
-                self._active.remove(job)
+                self._forget(job)
 
     def _take_in(self) -> None:
         """Jobs that came; blocks when there is nothing else to do. Cancelled ones go, whatever they were at."""
@@ -165,7 +174,12 @@ class StepLoop(Generic[State]):
             chosen.ready = runner.read(chosen.state, others)
         except Exception as error:  # noqa: BLE001 - whatever it was, the others go on
             _fail(runner, chosen, error)
-            self._active.remove(chosen)
+            self._forget(chosen)
+
+    def _forget(self, job: Job[State]) -> None:
+        with self._lock:
+            if job in self._active:  # not when the loop was abandoned meanwhile
+                self._active.remove(job)
 
     def _next_job(self, wait: bool) -> Job[State] | None:
         try:

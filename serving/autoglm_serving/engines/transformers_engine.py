@@ -9,9 +9,13 @@ from typing_extensions import override
 
 from autoglm_serving.config import AppConfig
 from autoglm_serving.engines.base import TextEngine, TokenStep
-from autoglm_serving.engines.interface import GenerateRequest
+from autoglm_serving.engines.gang.leader import Gang, Launcher
+from autoglm_serving.engines.gang.processes import ChildRanks
+from autoglm_serving.engines.gang.seat import GANG_DEVICES
+from autoglm_serving.engines.interface import EngineOptionsInvalid, GenerateRequest
 from autoglm_serving.engines.options import TransformersOptions, parse_options
 from autoglm_serving.engines.prompt import Prompt, image_name
+from autoglm_serving.engines.shards import FIELD
 from autoglm_serving.engines.shared_cache import MIB
 from autoglm_serving.engines.step_loop import Job, Runner, StepLoop
 from autoglm_serving.model.folder import ModelFolder
@@ -21,16 +25,26 @@ from autoglm_serving.vision.cache import CacheFigures
 if TYPE_CHECKING:
     import torch
 
+    from autoglm_serving.engines.gang.part import Part
     from autoglm_serving.engines.transformers_pictures import Pictures
     from autoglm_serving.engines.transformers_runner import Answer, TransformersRunner
 
+_LAST_STEP_S = 5.0
+"""How long the worker thread of a dead gang is waited for: it may wait for a lost rank."""
+
 
 class TransformersEngine(TextEngine):
-    """Answers up to `max_concurrency` requests at once, a token of each in turn."""
+    """Answers up to `max_concurrency` requests at once, a token of each in turn.
 
-    def __init__(self, config: AppConfig, cache: Path | None = None) -> None:
+    With tensor parallelism it leads a gang, whose other ranks `ranks` starts.
+    """
+
+    def __init__(self, config: AppConfig, cache: Path | None = None, ranks: Launcher | None = None) -> None:
         super().__init__(config, cache)
         self._options = parse_options(TransformersOptions, config.engine)
+        _check_gang(config.engine.tensor_parallel, self._options)
+        self._ranks = ranks
+        self._gang: Gang | None = None
         self._loop: StepLoop[Answer] | None = None
         self._pictures: Pictures | None = None
         self._runner: TransformersRunner | None = None
@@ -43,15 +57,38 @@ class TransformersEngine(TextEngine):
         options = self._options
         bounds = CacheBounds(options.pixel_cache_mib * MIB, options.feature_cache_mib * MIB)
         self._pictures = Pictures(self._images, bounds)
-        self._loop = StepLoop(lambda: self._make_runner(folder))
+        self._loop = loop = StepLoop(lambda: self._make_runner(folder))
+        if self.config.engine.tensor_parallel > 1:
+            self._gang = Gang(
+                self.config.engine.tensor_parallel, options.rank_patience_s, self._ranks or ChildRanks(), loop.abandon
+            )
         await asyncio.to_thread(self._loop.start)
 
     def _make_runner(self, folder: ModelFolder) -> "Runner[Answer]":
         from autoglm_serving.engines.transformers_runner import TransformersRunner
 
         assert self._pictures is not None
-        self._runner = TransformersRunner(folder, self._pictures, self._options)
+        try:
+            part = self._gather(folder, self._gang) if self._gang is not None else None
+            self._runner = TransformersRunner(folder, self._pictures, self._options, part)
+        except BaseException:
+            if self._gang is not None:
+                self._gang.close()
+            raise
         return self._runner
+
+    def _gather(self, folder: ModelFolder, gang: Gang) -> "Part":
+        """Bring the gang together: every rank loads its part at the same time as this one."""
+        from autoglm_serving.engines.gang.lead import lead
+        from autoglm_serving.engines.gang.part import load_part
+        from autoglm_serving.engines.sharded_model import plan_for
+
+        deadline = self._options.gang_start_s
+        plan_for(folder, self.config.engine.tensor_parallel)  # before anything is started
+        gang.start(folder.path, self._options, deadline)
+        part = load_part(folder, self._options, gang.seat)
+        gang.wait_loaded(deadline)
+        return lead(part, gang.seat, gang)
 
     @override
     async def _tokens(self, prompt: Prompt, request: GenerateRequest) -> AsyncGenerator[TokenStep, None]:
@@ -74,8 +111,11 @@ class TransformersEngine(TextEngine):
 
     @override
     async def _stop(self) -> None:
+        dead = self._gang is not None and self._gang.death is not None
         if self._loop is not None:
-            await asyncio.to_thread(self._loop.stop)
+            await asyncio.to_thread(self._loop.stop, _LAST_STEP_S if dead else None)
+        if self._gang is not None:
+            await asyncio.to_thread(self._gang.close)
 
     @override
     def _death(self) -> str | None:
@@ -106,3 +146,17 @@ def _deliver(
     event_loop: asyncio.AbstractEventLoop, steps: "asyncio.Queue[TokenStep | Exception]", item: TokenStep | Exception
 ) -> None:
     event_loop.call_soon_threadsafe(steps.put_nowait, item)
+
+
+def _check_gang(ranks: int, options: TransformersOptions) -> None:
+    if ranks == 1:
+        return
+    beside = f"does not go with {FIELD} {ranks}"
+    if options.variant != "none":
+        raise EngineOptionsInvalid(
+            f"variant {options.variant!r} {beside}, which cannot split such weights: remove it, or set tensor to 1"
+        )
+    if options.device not in GANG_DEVICES:
+        raise EngineOptionsInvalid(
+            f"device {options.device!r} {beside}, which takes several: set it to one of {', '.join(GANG_DEVICES)}"
+        )

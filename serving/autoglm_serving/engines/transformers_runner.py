@@ -8,14 +8,16 @@ import torch
 from transformers import DynamicCache, Glm4vForConditionalGeneration
 from typing_extensions import override
 
+from autoglm_serving.engines.gang.part import Part
 from autoglm_serving.engines.interface import GenerateRequest, GenerationFailed
 from autoglm_serving.engines.options import TransformersOptions
-from autoglm_serving.engines.prefix_cache import ImageSpan, PrefixCache, block_names
+from autoglm_serving.engines.prefix_cache import ImageSpan, block_names
 from autoglm_serving.engines.prompt import Prompt
 from autoglm_serving.engines.quantised import quantise
 from autoglm_serving.engines.shared_cache import MIB
 from autoglm_serving.engines.step_loop import Runner
 from autoglm_serving.engines.transformers_pictures import Pictures
+from autoglm_serving.engines.transformers_prefixes import Prefixes
 from autoglm_serving.engines.vision_tower import device, dtype
 from autoglm_serving.model.errors import ModelInvalid
 from autoglm_serving.model.folder import ModelFolder
@@ -48,18 +50,21 @@ class Answer:
 
 
 class TransformersRunner(Runner[Answer]):
-    """Made and used in one thread: torch keeps its number of threads per thread."""
+    """Made and used in one thread: torch keeps its number of threads per thread.
 
-    def __init__(self, folder: ModelFolder, pictures: Pictures, options: TransformersOptions) -> None:
-        torch.set_num_threads(options.threads)
+    With a `part` it leads a gang (`gang.lead`): whatever it asks of that part's model, all ranks compute.
+    """
+
+    def __init__(
+        self, folder: ModelFolder, pictures: Pictures, options: TransformersOptions, part: Part | None = None
+    ) -> None:
+        part = part or _whole(folder, options)
         self._options = options
-        self._device = device(options.device)
-        self._model: Glm4vForConditionalGeneration = load_weights(
-            folder, dtype(options.dtype, self._device), self._device
-        )
-        quantise(self._model, options.variant)
+        self._device = part.device
+        self._model = part.model
+        self._key_value_heads = part.key_value_heads
+        self._prefixes = part.prefixes
         self._pictures = pictures
-        self._prefixes: PrefixCache[torch.Tensor] = PrefixCache(options.prefix_cache_mib * MIB)
         self._end_ids = frozenset(folder.end_ids)
         try:
             self.self_check()
@@ -73,11 +78,11 @@ class TransformersRunner(Runner[Answer]):
 
     @property
     def token_bytes(self) -> tuple[int, int]:
-        """Bytes of one token: as a feature of an image, and as keys and values."""
+        """Bytes of one token here: as a feature of an image, and as keys and values."""
         text = self._model.config.get_text_config()
         head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         size = int(self._model.dtype.itemsize)
-        return text.hidden_size * size, 2 * text.num_hidden_layers * text.num_key_value_heads * head * size
+        return text.hidden_size * size, 2 * text.num_hidden_layers * self._key_value_heads * head * size
 
     @property
     def figures(self) -> Mapping[str, CacheFigures]:
@@ -166,14 +171,11 @@ class TransformersRunner(Runner[Answer]):
         if state.read % block:
             return
         first, last = state.read // block, (len(state.ids) - 1) // block
-        known = self._prefixes.run(state.blocks[first:last])
-        if not known:
+        if first >= min(last, len(state.blocks)):
             return
-        values = torch.cat(known, dim=-2)
-        for number, (keys, entries) in enumerate(values):
-            state.cache.update(keys[None], entries[None], number)
-        state.read += block * len(known)
-        state.reused += block * len(known)
+        taken = self._prefixes.reuse(state.cache, state.blocks[first:last])
+        state.read += block * taken
+        state.reused += block * taken
 
     def _chunk_end(self, state: Answer) -> int:
         """Chunks end at multiples of their size, so that a prompt is cut at the same places whatever of it is known."""
@@ -238,14 +240,19 @@ class TransformersRunner(Runner[Answer]):
     def _keep(self, state: Answer, start: int, end: int) -> None:
         """Put the blocks that are whole now into the prefix cache."""
         block = self._options.prefix_block
-        for number in range(start // block, min(end // block, len(state.blocks))):
-            names = state.blocks[: number + 1]
-            if self._prefixes.holds(names[-1]):
-                continue
-            part = slice(number * block, (number + 1) * block)
-            layers = [torch.stack((layer.keys[0, :, part], layer.values[0, :, part])) for layer in state.cache.layers]
-            value = torch.stack(layers)
-            self._prefixes.put(names, value, value.nbytes)
+        names = state.blocks[: end // block]
+        if start // block < len(names):
+            self._prefixes.keep(state.cache, names, start // block)
+
+
+def _whole(folder: ModelFolder, options: TransformersOptions) -> Part:
+    """The model with all its weights in this process."""
+    torch.set_num_threads(options.threads)
+    chosen = device(options.device)
+    model: Glm4vForConditionalGeneration = load_weights(folder, dtype(options.dtype, chosen), chosen)
+    quantise(model, options.variant)
+    heads = int(model.config.get_text_config().num_key_value_heads)
+    return Part(model, chosen, heads, Prefixes(options.prefix_cache_mib * MIB, options.prefix_block))
 
 
 def _spans(prompt: Prompt, ids: Sequence[int]) -> tuple[ImageSpan, ...]:

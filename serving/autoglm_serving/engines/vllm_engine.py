@@ -28,6 +28,7 @@ from autoglm_serving.engines.interface import (
 )
 from autoglm_serving.engines.options import VllmOptions, parse_options
 from autoglm_serving.engines.prompt import Prompt
+from autoglm_serving.engines.shards import FIELD
 from autoglm_serving.model.errors import ModelInvalid
 from autoglm_serving.model.folder import ModelFolder
 
@@ -61,6 +62,7 @@ class VllmEngine(TextEngine):
     @override
     async def _start(self, folder: ModelFolder) -> None:
         self._check_window(folder)
+        self._check_ranks()
         self._end_ids = frozenset(folder.end_ids)
         self._llm = await asyncio.to_thread(self._make, folder)
 
@@ -82,6 +84,12 @@ class VllmEngine(TextEngine):
             raise EngineOptionsInvalid(
                 f"slidingWindow {self._options.sliding_window}: the model in {folder.path.name} was trained to attend to the "
                 "whole prompt, and vLLM takes a window from a model's own configuration only; remove the option"
+            )
+
+    def _check_ranks(self) -> None:
+        if (ranks := self.config.engine.tensor_parallel) > 1:
+            raise EngineOptionsInvalid(
+                f"{FIELD} {ranks}: tensor parallelism {ranks} is not supported yet, set it to 1, or use the transformers engine"
             )
 
     def _arguments(self, folder: ModelFolder) -> dict[str, Any]:
