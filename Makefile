@@ -83,6 +83,10 @@ test-shell: .venv/.synced ## Tests of each shell against its real part
 test-e2e: .venv/.synced ## Tests of everything together, without those that break something
 	$(PYTEST) tests/e2e -m "not faults" $(RERUN)
 
+.PHONY: e2e
+e2e: .venv/.synced ## The chart and KubeRay on a real node here (root; see docs/development.md), or where KUBECONFIG leads
+	$(PYTEST) tests/node -s -ra
+
 .PHONY: test-faults
 test-faults: .venv/.synced ## Only the tests that break something
 	$(PYTEST) tests -m faults $(RERUN)
