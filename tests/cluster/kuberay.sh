@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Prints the path of a part of KubeRay for the tests: "crds" (a folder with its custom resource definitions) or "operator"
-# (the binary, which takes minutes to build, once).
+# Prints the path of a part of KubeRay for the tests: "crds" (a folder with its custom resource definitions), "config" (the folder
+# from which it is installed: `kubectl apply -k PATH/default`) or "operator" (the binary, which takes minutes to build, once).
 #
 # Both come from the Go module of KubeRay (Apache License 2.0) by the Go module proxy, and are kept in the cache.
 set -euo pipefail
 
-part=${1:?usage: kuberay.sh crds|operator}
+part=${1:?usage: kuberay.sh crds|config|operator}
 module=github.com/ray-project/kuberay/ray-operator
 source=$(cd "$(dirname "$0")" && pwd)/kuberay
 version=$(sed -n "s|^.*$module v\([^ ]*\).*$|\1|p" "$source/go.mod")
 cache=${AUTOGLM_CACHE:-$HOME/.cache/autoglm}/kuberay-$version
 
 case $part in
-crds) wanted=$cache/crds ;;
+crds | config) wanted=$cache/$part ;;
 operator) wanted=$cache/kuberay-operator ;;
 *) echo "kuberay.sh: there is no part $part" >&2 && exit 2 ;;
 esac
@@ -28,13 +28,14 @@ fi
 mkdir -p "$cache"
 exec 9>"$cache/.lock"
 flock 9
-if [[ ! -e $wanted && $part == crds ]]; then
+if [[ ! -e $wanted && $part != operator ]]; then
     folder=$(cd "$source" && go list -mod=readonly -m -f '{{.Dir}}' "$module" || true)
     if [[ -z $folder ]]; then
         folder=$(cd "$source" && go mod download -json "$module" | sed -n 's/^.*"Dir": "\(.*\)".*$/\1/p')
     fi
-    made=$(mktemp -d "$cache/.crds.XXXXXX")
-    cp "$folder/config/crd/bases/ray.io_rayservices.yaml" "$folder/config/crd/bases/ray.io_rayclusters.yaml" \
+    made=$(mktemp -d "$cache/.$part.XXXXXX")
+    [[ $part == crds ]] || cp -r "$folder"/config/* "$made"
+    [[ $part == config ]] || cp "$folder/config/crd/bases/ray.io_rayservices.yaml" "$folder/config/crd/bases/ray.io_rayclusters.yaml" \
         "$folder/config/crd/bases/ray.io_rayjobs.yaml" "$folder/config/crd/bases/ray.io_raycronjobs.yaml" "$made"
     chmod -R u+w "$made"
     mv "$made" "$wanted"

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Prints the path of a Kubernetes binary for the tests: kube-apiserver, kube-controller-manager, kubectl or helm.
+# Prints the path of a Kubernetes binary for the tests: kube-apiserver, kube-controller-manager, kubectl or helm; for tests with
+# nodes also kube-scheduler, kubelet, kube-proxy, coredns or pause.
 #
 # Looks in KUBEBUILDER_ASSETS, on PATH and in the cache; builds it from the Go module proxy when it is in none of them
 # (docs/decisions/0003). A build takes minutes, so one run at a time builds and the others wait for its result.
 set -euo pipefail
 
-name=${1:?usage: kubernetes-binary.sh kube-apiserver|kube-controller-manager|kubectl|helm}
+name=${1:?usage: kubernetes-binary.sh kube-apiserver|kube-controller-manager|kube-scheduler|kubelet|kube-proxy|coredns|pause|kubectl|helm}
 version=1.37.2
 cache=${AUTOGLM_CACHE:-$HOME/.cache/autoglm}/kubernetes-$version
 tools=$(cd "$(dirname "$0")" && pwd)/tools
@@ -24,6 +25,12 @@ if [[ $name == helm ]]; then
     for module in pkg/lint/rules pkg/chartutil; do
         flags+=" -X $helm/$module.k8sVersionMajor=1 -X $helm/$module.k8sVersionMinor=37"
     done
+elif [[ $name == coredns || $name == pause ]]; then
+    tools=${tools%/tools}/node
+    version=$(sed -n 's|^require github.com/coredns/coredns v||p' "$tools/go.mod")
+    cache=${AUTOGLM_CACHE:-$HOME/.cache/autoglm}/coredns-$version
+    package=./$name
+    flags="-s -w"
 fi
 
 if [[ -n ${KUBEBUILDER_ASSETS:-} && -x $KUBEBUILDER_ASSETS/$name ]]; then

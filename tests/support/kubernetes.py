@@ -25,6 +25,7 @@ from support.processes import DEADLINE_S, Process, ProcessFailed, wait_until
 ROOT = Path(__file__).resolve().parents[2]
 CRDS = ROOT / "crds"
 BINARIES = ("kube-apiserver", "kube-controller-manager", "kubectl")
+NODE_BINARIES = ("kube-scheduler", "kubelet", "kube-proxy", "coredns", "pause")
 # What the operator's life needs of the controller manager: children go with their owners, namespaces end, accounts exist.
 _CONTROLLERS = (
     "garbage-collector-controller",
@@ -64,102 +65,12 @@ def etcd_binary() -> str:
     return found
 
 
-class ControlPlane:
-    """One control plane, its kubeconfig and its faults. Files and logs are in `directory`."""
+class Cluster:
+    """A Kubernetes cluster that a kubeconfig leads to. kubectl keeps its cache in `directory`."""
 
-    def __init__(self, directory: Path, *, outlive: bool = False) -> None:
-        """`outlive`: its processes go on when the process that started them ends."""
+    def __init__(self, directory: Path, kubeconfig: Path) -> None:
         self.directory = directory
-        self.kubeconfig = directory / "kubeconfig"
-        self._outlive = outlive
-        self._token = f"admin-{secrets.token_hex(16)}"  # not digits alone: YAML would take them for a number
-        self._etcd_port = self._port = 0
-        self._etcd: Process | None = None
-        self._apiserver: Process | None = None
-        self._controller_manager: Process | None = None
-
-    @property
-    def url(self) -> str:
-        """https URL of the API server."""
-        return f"https://127.0.0.1:{self._port}"
-
-    @property
-    def ca_file(self) -> Path:
-        """Certificate that the API server's certificate is checked with."""
-        return self.directory / "certificates/apiserver.crt"
-
-    @property
-    def token(self) -> str:
-        """Bearer token of the cluster administrator."""
-        return self._token
-
-    @property
-    def etcd(self) -> Process:
-        """The process, for faults."""
-        assert self._etcd is not None, "the control plane was not started"
-        return self._etcd
-
-    @property
-    def apiserver(self) -> Process:
-        """The process, for faults."""
-        assert self._apiserver is not None, "the control plane was not started"
-        return self._apiserver
-
-    @property
-    def controller_manager(self) -> Process:
-        """The process, for faults."""
-        assert self._controller_manager is not None, "the control plane was not started"
-        return self._controller_manager
-
-    def start(self) -> None:
-        """Start everything; returns when the API server is ready and the CRDs of the project are established."""
-        for name in BINARIES:
-            binary(name)
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self._make_credentials()
-        for left in reversed(range(_START_TRIES)):
-            self._choose_ports()
-            try:
-                self._start_processes()
-                break
-            except ProcessFailed:
-                # A port was taken between its choice and its use.
-                self.stop()
-                shutil.rmtree(self.directory / "etcd", ignore_errors=True)
-                if left == 0:
-                    raise
-        if CRDS.is_dir():
-            self.apply_crds()
-
-    def stop(self) -> None:
-        """End all of it, the users of a process before the process."""
-        for process in (self._controller_manager, self._apiserver, self._etcd):
-            if process is not None:
-                process.kill()
-
-    def kill_apiserver(self) -> None:
-        """End the API server as a crash would; etcd keeps everything."""
-        self.apiserver.kill()
-
-    def restart_apiserver(self) -> None:
-        """Start the API server again on the same port (ends it first when it runs) and wait until it is ready."""
-        self.apiserver.kill()
-        self._restart(self.apiserver)
-        self._wait_ready()
-
-    def heal(self) -> None:
-        """Undo whatever a test did to the processes."""
-        for process in (self.etcd, self.apiserver, self.controller_manager):
-            if process.running:
-                process.resume()
-            else:
-                self._restart(process)
-        self._wait_ready()
-
-    @staticmethod
-    def _restart(process: Process) -> None:
-        process.kill()
-        process.start()
+        self.kubeconfig = kubeconfig
 
     def kubectl(
         self,
@@ -200,17 +111,125 @@ class ControlPlane:
         where = ["-n", namespace] if namespace else []
         return bool(self.kubectl("get", kind, name, *where, "--ignore-not-found", "-o", "name").strip())
 
-    def audit(self, user: str) -> list[dict[str, Any]]:
-        """What a user has asked the API server for, oldest first, as audit.k8s.io/v1 events without bodies."""
-        lines = (self.directory / "audit.log").read_text().splitlines()
-        events = (json.loads(line) for line in lines if user in line)
-        return [event for event in events if event["user"]["username"] == user]
-
     def new_namespace(self, prefix: str = "test") -> str:
         """Make a namespace that no other test uses; its name."""
         name = f"{prefix}-{secrets.token_hex(4)}"
         self.kubectl("create", "namespace", name)
         return name
+
+
+class ControlPlane(Cluster):
+    """One control plane, its kubeconfig and its faults. Files and logs are in `directory`."""
+
+    def __init__(
+        self, directory: Path, *, outlive: bool = False, address: str = "127.0.0.1", for_nodes: bool = False
+    ) -> None:
+        """`outlive`: its processes go on when the process that started them ends.
+
+        `address` is where it listens. `for_nodes`: with a scheduler and all controllers, so that pods run where a node joins.
+        """
+        super().__init__(directory, directory / "kubeconfig")
+        self._address = address
+        self._for_nodes = for_nodes
+        self._outlive = outlive
+        self._token = f"admin-{secrets.token_hex(16)}"  # not digits alone: YAML would take them for a number
+        self._etcd_port = self._port = 0
+        self._etcd: Process | None = None
+        self._apiserver: Process | None = None
+        self._controller_manager: Process | None = None
+        self._scheduler: Process | None = None
+
+    @property
+    def url(self) -> str:
+        """https URL of the API server."""
+        return f"https://{self._address}:{self._port}"
+
+    @property
+    def ca_file(self) -> Path:
+        """Certificate that the API server's certificate is checked with."""
+        return self.directory / "certificates/apiserver.crt"
+
+    @property
+    def token(self) -> str:
+        """Bearer token of the cluster administrator."""
+        return self._token
+
+    @property
+    def etcd(self) -> Process:
+        """The process, for faults."""
+        assert self._etcd is not None, "the control plane was not started"
+        return self._etcd
+
+    @property
+    def apiserver(self) -> Process:
+        """The process, for faults."""
+        assert self._apiserver is not None, "the control plane was not started"
+        return self._apiserver
+
+    @property
+    def controller_manager(self) -> Process:
+        """The process, for faults."""
+        assert self._controller_manager is not None, "the control plane was not started"
+        return self._controller_manager
+
+    def start(self) -> None:
+        """Start everything; returns when the API server is ready and the CRDs of the project are established.
+
+        Where nodes join, the CRDs come with the chart.
+        """
+        for name in (*BINARIES, *(NODE_BINARIES if self._for_nodes else ())):
+            binary(name)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._make_credentials()
+        for left in reversed(range(_START_TRIES)):
+            self._choose_ports()
+            try:
+                self._start_processes()
+                break
+            except ProcessFailed:
+                # A port was taken between its choice and its use.
+                self.stop()
+                shutil.rmtree(self.directory / "etcd", ignore_errors=True)
+                if left == 0:
+                    raise
+        if CRDS.is_dir() and not self._for_nodes:
+            self.apply_crds()
+
+    def stop(self) -> None:
+        """End all of it, the users of a process before the process."""
+        for process in (self._scheduler, self._controller_manager, self._apiserver, self._etcd):
+            if process is not None:
+                process.kill()
+
+    def kill_apiserver(self) -> None:
+        """End the API server as a crash would; etcd keeps everything."""
+        self.apiserver.kill()
+
+    def restart_apiserver(self) -> None:
+        """Start the API server again on the same port (ends it first when it runs) and wait until it is ready."""
+        self.apiserver.kill()
+        self._restart(self.apiserver)
+        self._wait_ready()
+
+    def heal(self) -> None:
+        """Undo whatever a test did to the processes."""
+        for process in (self.etcd, self.apiserver, self.controller_manager):
+            if process.running:
+                process.resume()
+            else:
+                self._restart(process)
+        self._wait_ready()
+
+    @staticmethod
+    def _restart(process: Process) -> None:
+        process.kill()
+        process.start()
+
+    def audit(self, user: str) -> list[dict[str, Any]]:
+        """What a user has asked the API server for, oldest first, as audit.k8s.io/v1 events without bodies."""
+        lines = (self.directory / "audit.log").read_text().splitlines()
+        events = (json.loads(line) for line in lines if user in line)
+        return [event for event in events if event["user"]["username"] == user]
 
     def apply_crds(self) -> None:
         """Apply crds/ and wait until the API server serves them."""
@@ -297,6 +316,8 @@ class ControlPlane:
         self._apiserver = self._process("kube-apiserver", self._apiserver_command()).start()
         self._wait_ready()
         self._controller_manager = self._process("kube-controller-manager", self._controller_manager_command()).start()
+        if self._for_nodes:
+            self._scheduler = self._process("kube-scheduler", self._client_command("kube-scheduler")).start()
 
     def _process(self, name: str, command: list[str]) -> Process:
         return Process(name, command, log=self.directory / f"{name}.log", outlive=self._outlive)
@@ -321,8 +342,8 @@ class ControlPlane:
         return [
             binary("kube-apiserver"),
             f"--etcd-servers=http://127.0.0.1:{self._etcd_port}",
-            "--bind-address=127.0.0.1",
-            "--advertise-address=127.0.0.1",
+            f"--bind-address={self._address}",
+            f"--advertise-address={self._address}",
             f"--secure-port={self._port}",
             f"--cert-dir={self.directory / 'certificates'}",
             f"--token-auth-file={self.directory / 'tokens.csv'}",
@@ -333,16 +354,23 @@ class ControlPlane:
             f"--service-account-signing-key-file={key}",
             f"--service-account-key-file={key}",
             "--service-cluster-ip-range=10.0.0.0/24",
-            "--endpoint-reconciler-type=none",
             "--profiling=false",
+            # Pods reach it by its Service; without nodes nobody asks for that.
+            "--kubelet-preferred-address-types=InternalIP" if self._for_nodes else "--endpoint-reconciler-type=none",
         ]
 
     def _controller_manager_command(self) -> list[str]:
         return [
-            binary("kube-controller-manager"),
-            f"--kubeconfig={self.kubeconfig}",
-            f"--controllers={','.join(_CONTROLLERS)}",
+            *self._client_command("kube-controller-manager"),
+            f"--controllers={'*' if self._for_nodes else ','.join(_CONTROLLERS)}",
+            *(["--node-monitor-grace-period=5m"] if self._for_nodes else []),
             f"--root-ca-file={self.ca_file}",
+        ]
+
+    def _client_command(self, name: str) -> list[str]:
+        return [
+            binary(name),
+            f"--kubeconfig={self.kubeconfig}",
             "--leader-elect=false",
             "--secure-port=0",
             "--profiling=false",
