@@ -1,0 +1,132 @@
+"""Linux namespaces in which a node lives: network, mounts, processes. When their first process ends, all of it is gone.
+
+Nothing that the node does reaches this machine: its firewall rules, bridges and routes are in a network of its own, its
+mounts in a tree of its own, and its processes end with the first one, also when the test run is killed.
+"""
+
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+from support.processes import POLL_S, Process, wait_until
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_KINDS = ("--net", "--mount", "--pid", "--ipc", "--uts")
+# Waits for its children, whoever started them: shims of ended containers are handed to it.
+_FIRST = "sleep infinity & wait"
+_SETUP = """set -e
+mount --make-rshared /
+mount -t tmpfs tmpfs /run
+mkdir -p {files}/lib {files}/log
+mount --bind {files}/lib /var/lib
+mount --bind {files}/log /var/log
+hostname {name}
+ip link set lo up
+sysctl -qw net.ipv4.ip_forward=1
+"""
+
+
+class Namespaces:
+    """A set of namespaces, and a control group for what runs there. `name` also names its control group."""
+
+    def __init__(self, name: str, directory: Path) -> None:
+        self.name = name
+        self._directory = directory
+        command = ["unshare", *_KINDS, "--fork", "--kill-child", "--mount-proc", "--propagation", "private", "--"]
+        self._first = Process(name, [*command, "bash", "-c", _FIRST], log=directory / "namespaces.log")
+
+    @property
+    def cgroup(self) -> str:
+        """Control group in every hierarchy, as the kubelet names it."""
+        return f"/{self.name}"
+
+    def start(self) -> None:
+        """Make them, and the control group."""
+        self._first.start()
+        self._first.wait_for(lambda: self._child() is not None, "the namespaces are there")
+        # /proc of the namespaces is mounted last.
+        self._first.wait_for(lambda: self.run("test -e /proc/1/comm").returncode == 0, "they can be entered")
+        self.checked(_SETUP.format(files=self._directory, name=self.name))
+        for hierarchy in _hierarchies():
+            group = hierarchy / self.name
+            # A run that was killed leaves its groups, empty.
+            wait_until(lambda group=group: _removed(group), "no other node of this name runs")  # type: ignore[misc]
+            group.mkdir()
+            for setting in ("cpuset.cpus", "cpuset.mems"):
+                if (group / setting).exists():
+                    (group / setting).write_text((hierarchy / setting).read_text())
+
+    def stop(self) -> None:
+        """End everything in them, and take the control groups away."""
+        self._first.kill()
+        for hierarchy in _hierarchies():
+            wait_until(lambda group=hierarchy / self.name: _removed(group), "no process is left")  # type: ignore[misc]
+        for folder in ("lib", "log"):
+            shutil.rmtree(self._directory / folder, ignore_errors=True)
+
+    @property
+    def pid(self) -> int:
+        """The first process in them, as this machine numbers it."""
+        found = self._child()
+        assert found is not None, "the namespaces are not there"
+        return found
+
+    def inside(self, *command: str | Path) -> list[str]:
+        """A command that runs in them."""
+        return ["nsenter", f"--target={self.pid}", *_KINDS, "--", *map(str, command)]
+
+    def run(self, script: str) -> subprocess.CompletedProcess[str]:
+        """Run a shell script in them."""
+        return subprocess.run(self.inside("bash", "-c", script), capture_output=True, text=True, check=False)
+
+    def checked(self, script: str) -> str:
+        """What a shell script prints there; it must succeed."""
+        done = self.run(script)
+        assert done.returncode == 0, f"{script}\nexit {done.returncode}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def link(self, inside: str, outside: str, prefix: int, device: str) -> None:
+        """A cable to this machine: an address at either end. It goes with the namespaces."""
+        _ip("link", "add", device, "type", "veth", "peer", "name", "eth0", "netns", str(self.pid))
+        _ip("address", "add", f"{outside}/{prefix}", "dev", device)
+        _ip("link", "set", device, "up")
+        self.checked(
+            f"ip address add {inside}/{prefix} dev eth0; ip link set eth0 up; ip route add default via {outside}"
+        )
+
+    def _child(self) -> int | None:
+        try:
+            listed = Path(f"/proc/{self._first.pid}/task/{self._first.pid}/children").read_text().split()
+        except OSError:
+            return None
+        return int(listed[0]) if listed else None
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
+
+
+def _hierarchies() -> list[Path]:
+    """Mounted hierarchies; with version 2 alone there is one."""
+    if (_CGROUPS / "cgroup.controllers").exists():
+        return [_CGROUPS]
+    return [path for path in sorted(_CGROUPS.iterdir()) if path.is_dir() and not path.is_symlink()]
+
+
+def _removed(group: Path) -> bool:
+    """Remove a control group and those in it; False while processes in them have not ended."""
+    if not group.exists():
+        return True
+    time.sleep(POLL_S)
+    for path in sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True):
+        _remove(path)
+    return _remove(group)
+
+
+def _remove(path: Path) -> bool:
+    try:
+        path.rmdir()
+    except OSError:
+        return not path.exists()
+    return True
