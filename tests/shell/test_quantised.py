@@ -53,6 +53,63 @@ def test_a_variant_gives_nearly_the_same_numbers_with_fewer_bytes(variant: Varia
     assert weight_bytes(model) < before - 0.6 * linear
 
 
+@torch.inference_mode()
+def test_what_a_token_gives_does_not_depend_on_the_tokens_beside_it() -> None:
+    """Else a cached block would hold something of another request, and of where its prompt was cut."""
+    torch.manual_seed(5)
+    layer = nn.Sequential(nn.Linear(96, 160))
+    quantise(layer, "int8-dynamic")
+    tokens = torch.randn(70, 96)
+    tokens[::7] *= 50  # a loud neighbour: one range for all would leave the others no digits
+    together = layer(tokens)
+    assert torch.equal(together, torch.cat([layer(token[None]) for token in tokens]))
+    assert torch.equal(together, torch.cat([layer(part) for part in tokens.split([1, 31, 38])]))
+    assert torch.equal(together.reshape(2, 35, 160), layer(tokens.reshape(2, 35, 96)))
+
+
+@torch.inference_mode()
+def test_no_sum_of_products_overflows() -> None:
+    """Kernels for CPUs without VNNI add two products in 16 bits."""
+    layer = nn.Linear(64, 16, bias=False)
+    layer.weight.copy_(torch.ones(16, 64))
+    small = nn.Sequential(layer)
+    quantise(small, "int8-dynamic")
+    for tokens in (torch.ones(3, 64), -torch.ones(3, 64)):
+        assert torch.allclose(small(tokens), tokens.sum(dim=1, keepdim=True).expand(3, 16), rtol=0.01)
+
+
+@torch.inference_mode()
+def test_a_token_of_nothing_but_zeros_gives_the_bias() -> None:
+    layer = nn.Linear(32, 16)
+    bias = layer.bias.detach().clone()
+    small = nn.Sequential(layer)
+    quantise(small, "int8-dynamic")
+    assert torch.allclose(small(torch.zeros(2, 32)), bias.expand(2, 16), atol=1e-6)
+
+
+async def test_the_integer_variant_answers_the_same_with_caches_and_without(tmp_path: Path) -> None:
+    """A second question after the same beginning is cut elsewhere, reads cached blocks, and shares the tower's call."""
+    build(tmp_path)
+    cached = {"prefillChunk": 64, "prefixBlock": 16, "visionBatchTokens": 4000}
+    plain = {"prefillChunk": 4096, "prefixBlock": 4096, "prefixCacheMib": 0, "featureCacheMib": 0, "pixelCacheMib": 0}
+    told: list[list[str]] = []
+    known = 0
+    for options in (cached, plain):
+        engine = TransformersEngine(engine_config(tmp_path, variant="int8-dynamic", **options))
+        try:
+            await engine.start()
+            answers = []
+            for text in ("what is on this screen?", "what is on this screen? and where do I tap to go on?"):
+                _, deltas = await answer(engine, request(text, image=screenshot(), max_new_tokens=6))
+                answers.append("".join(delta.text for delta in deltas))
+                known += deltas[-1].cached_tokens
+            told.append(answers)
+        finally:
+            await engine.close()
+    assert known > 0, "the second question read cached blocks"
+    assert told[0] == told[1]
+
+
 def test_embeddings_norms_and_a_shared_head_stay_as_they_are() -> None:
     for variant in QUANTISED:
         model = Small()

@@ -1,6 +1,6 @@
 """Variants of a loaded model with smaller weights: its linear layers replaced in place, everything else as it is.
 
-    int8-dynamic  weights and, at each call, activations in 8 bits; computed in integers (torch.ao; CPU)
+    int8-dynamic  weights in 8 bits and, at each call, each token in 7; computed in integers (CPU)
     int8-weight   weights in 8 bits with one scale for each output; computed in the model's own type
     int4-weight   weights in 4 bits with a scale and an offset for each 32 inputs; computed in the model's own type (CPU)
 
@@ -8,7 +8,6 @@ Embeddings, norms and convolutions stay, and so does a head that shares its weig
 bits would make the model larger.
 """
 
-import warnings
 from collections.abc import Iterator
 from typing import get_args
 
@@ -21,6 +20,8 @@ from autoglm_serving.engines.options import Variant
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 GROUP = 32
 """Inputs that share a scale at 4 bits: the smallest group that torch's CPU kernel has, and the most exact."""
+LEVELS = 127
+"""Largest code of an activation with 7 bits."""
 _CPU_ONLY = frozenset({"int8-dynamic", "int4-weight"})
 
 
@@ -47,6 +48,40 @@ class Int8Linear(nn.Module):
             result = nn.functional.linear(flat, self.weight.to(flat.dtype)) * self.scale
         result = result.view(*inputs.shape[:-1], -1)
         return result if self.bias is None else result + self.bias
+
+
+class DynamicInt8Linear(nn.Module):
+    """A linear layer whose weights take one byte each, and which computes in integers.
+
+    Each token has a range of its own, found when it comes. So what a token gives does not depend on the tokens beside it, to
+    the last bit: one range over a whole call, as torch's dynamic quantisation has it, would make a cached block depend on
+    somebody else's tokens. Tokens take 7 bits, because two products of 8 bits overflow the 16 bits in which CPUs without
+    VNNI add them.
+    """
+
+    sums: torch.Tensor
+    bias: torch.Tensor
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        weight = linear.weight.detach().float()
+        scale = (weight.abs().amax(dim=1).clamp(min=1e-12) / 127).double()
+        zeros = torch.zeros(linear.out_features, dtype=torch.long)
+        codes = torch.quantize_per_channel(weight, scale, zeros, 0, torch.qint8)
+        self.packed = torch.ops.quantized.linear_prepack(codes, None)
+        self.register_buffer("sums", codes.dequantize().sum(dim=1))
+        bias: nn.Parameter | None = linear.bias
+        self.register_buffer("bias", torch.zeros(linear.out_features) if bias is None else bias.detach().float())
+        self.packed_bytes = weight.numel() + scale.numel() * 4
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        flat = inputs.reshape(-1, inputs.shape[-1])
+        low = flat.amin(dim=-1, keepdim=True).clamp(max=0)
+        step = ((flat.amax(dim=-1, keepdim=True).clamp(min=0) - low) / LEVELS).clamp(min=1e-12)
+        zero = (-low / step).round()
+        codes = ((flat / step).round() + zero).clamp(0, LEVELS)
+        products = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(codes, 1.0, 0, self.packed)
+        return torch.addcmul(self.bias, step, products - zero * self.sums).view(*inputs.shape[:-1], -1)
 
 
 class Int4Linear(nn.Module):
@@ -88,14 +123,9 @@ def quantise(model: nn.Module, variant: Variant) -> None:
 
 def weight_bytes(model: nn.Module) -> int:
     """Bytes that a model's weights take, each tensor counted once; packed 8-bit ones count a byte each."""
-    from torch.ao.nn.quantized.dynamic import Linear as DynamicLinear
-
     sizes = {each.data_ptr(): each.nbytes for each in (*model.parameters(), *model.buffers())}
-    packed = [module for module in model.modules() if isinstance(module, DynamicLinear)]
-    plain: int = sum(sizes.values())
-    for module in packed:
-        plain += int(module.in_features * module.out_features + 4 * module.out_features)
-    return plain
+    packed = [module.packed_bytes for module in model.modules() if isinstance(module, DynamicInt8Linear)]
+    return sum(sizes.values()) + sum(packed)
 
 
 def _linears(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
@@ -111,19 +141,9 @@ def _smaller(linear: nn.Linear, variant: Variant) -> nn.Module:
         case "none":
             return linear
         case "int8-dynamic":
-            return _dynamic(linear)
+            return DynamicInt8Linear(linear)
         case "int8-weight":
             return Int8Linear(linear)
         case "int4-weight":
             fits = linear.in_features % GROUP == 0 and linear.out_features % 16 == 0
             return Int4Linear(linear) if fits else Int8Linear(linear)
-
-
-def _dynamic(linear: nn.Linear) -> nn.Module:
-    from torch.ao.quantization import quantize_dynamic
-
-    holder = nn.Sequential(linear.float())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torchao shall take its place one day; it is not a dependency
-        quantised: nn.Sequential = quantize_dynamic(holder, {nn.Linear}, dtype=torch.qint8)  # type: ignore[no-untyped-call]
-    return quantised[0]
