@@ -104,9 +104,9 @@ def measure(model: Model, pair: Pair, max_pixels: int | None) -> Measured:
 
 
 def unchanged(before: Prompt, after: Prompt) -> torch.Tensor:
-    """[tokens] whether all pixels of a token's four patches are equal."""
+    """[tokens] whether all pixels of a token's patches are equal."""
     one, other = before.pixels[0], after.pixels[0]
-    return (one - other).abs().view(len(one) // 4, -1).amax(dim=1) < EQUAL
+    return (one - other).abs().view(before.image_tokens[0], -1).amax(dim=1) < EQUAL
 
 
 def consecutive(folder: Path) -> Iterator[Pair]:

@@ -8,13 +8,16 @@ from typing import Any
 import pytest
 import pytest_asyncio
 import torch
+from ray.serve import Application
 from ray.serve.exceptions import BackPressureError
 
+from autoglm_serving.app.application import build_application
 from autoglm_serving.app.calls import EncodedImage, Failure
 from autoglm_serving.app.decoded_cache import DecodedCache
 from autoglm_serving.app.decoding import Decoder
 from autoglm_serving.app.encoder_calls import Features, WantedFeatures
 from autoglm_serving.app.encoder_replica import EncoderReplica
+from autoglm_serving.app.encoder_scaling import ByImageTokens
 from autoglm_serving.app.engine_replica import EngineReplica, ModelUnavailable
 from autoglm_serving.app.pictures import PAUSE_S, SplitPictures
 from autoglm_serving.config import AppConfig, EncoderConfig, EngineConfig
@@ -304,3 +307,45 @@ async def test_an_engine_that_takes_no_features_is_refused_beside_encoders() -> 
     vllm = app_config(engine=EngineConfig(name="vllm"), encoder=EncoderConfig())
     with pytest.raises(ModelUnavailable, match="'vllm' takes no encoder's features"):
         EngineReplica(arguments(vllm), encoder=object())
+
+
+class Context:
+    """What Serve's controller tells an autoscaling policy."""
+
+    def __init__(self, rates: dict[str, float] | None, target: int) -> None:
+        self.aggregated_metrics = {} if rates is None else {RATE: rates}
+        self.target_num_replicas = target
+
+
+async def test_encoders_follow_what_they_report_and_stay_as_they_are_before_they_do() -> None:
+    policy = ByImageTokens(tokens_per_s=500)
+    assert policy(Context({"a": 700.0, "b": 400.0}, 2)) == (3, {})
+    assert policy(Context({"a": 0.0}, 3)) == (1, {})
+    assert policy(Context(None, 4)) == (4, {})
+
+
+async def test_the_application_has_encoders_only_where_they_are_asked_for() -> None:
+    names = deployed(app_config())
+    assert sorted(names) == ["Engine", "Ingress"]
+    fixed = deployed(app_config(encoder=EncoderConfig(min_replicas=2, max_replicas=2)))["Encoder"]
+    assert (fixed.num_replicas, fixed._deployment_config.autoscaling_config) == (2, None)
+    scaled = deployed(app_config(encoder=EncoderConfig(max_replicas=3)))[
+        "Encoder"
+    ]._deployment_config.autoscaling_config
+    assert (scaled.min_replicas, scaled.max_replicas) == (1, 3)
+    policy = scaled.policy.get_policy()(**scaled.policy.policy_kwargs)  # as Serve makes it
+    assert policy(Context({"a": 1500.0}, 1)) == (2, {})
+
+
+def deployed(wanted: AppConfig) -> dict[str, Any]:
+    """The Serve deployments of an application, by name."""
+    found: dict[str, Any] = {}
+
+    def walk(application: Any) -> None:
+        found[application._bound_deployment.name] = application._bound_deployment
+        for each in application._bound_deployment.init_args:
+            if isinstance(each, Application):
+                walk(each)
+
+    walk(build_application(arguments(wanted)))
+    return found

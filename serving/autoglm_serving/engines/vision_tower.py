@@ -17,8 +17,6 @@ from autoglm_serving.model.load import ModelImages, load_tower
 Grid = tuple[int, int, int]
 """Frames, patches down and patches across of one image."""
 
-PATCHES_PER_TOKEN = 4
-
 
 @torch.inference_mode()
 def encode(tower: Any, images: Sequence[tuple[torch.Tensor, Grid]]) -> list[torch.Tensor]:
@@ -37,11 +35,7 @@ class Prepared:
 
     pixels: torch.Tensor
     grid: Grid
-
-    @property
-    def tokens(self) -> int:
-        frames, down, across = self.grid
-        return frames * down * across // PATCHES_PER_TOKEN
+    tokens: int
 
 
 class VisionTower:
@@ -87,7 +81,7 @@ class Preparation:
         size = self.images.size.limited_to(max_pixels)
         grid = self.images.grid(picture.width, picture.height, size)
         pixels, _ = self.images.pixels(picture, size)
-        return Prepared(pixels, grid)
+        return Prepared(pixels, grid, self.images.tokens(picture.width, picture.height, size))
 
 
 def device(name: str) -> torch.device:
