@@ -228,15 +228,15 @@ REFUSED_DEPLOYMENTS = (
     _d(
         "shards of a variant",
         {"spec.engine": {"parallelism": {"tensor": 2}, "options": {"variant": "int8-weight"}}},
-        "spec.engine.options.variant",
-        "must be none with tensor parallelism, which cannot split these weights: remove the option, or set"
+        "spec.engine.options",
+        "must not have a variant with tensor parallelism, which cannot split such weights: remove variant, or set"
         " spec.engine.parallelism.tensor to 1",
     ),
     _d(
         "shards on one device",
         {"spec.engine": {"parallelism": {"tensor": 2}, "options": {"device": "cuda:1"}}},
-        "spec.engine.options.device",
-        "must be auto, cpu, cuda or npu with tensor parallelism, which takes several devices: remove the option",
+        "spec.engine.options",
+        "must have auto, cpu, cuda or npu as device with tensor parallelism, which takes several devices: remove device",
     ),
     _d(
         "tensor parallel with vllm",

@@ -102,16 +102,16 @@ class EngineSpec(Model):
             "self.name != 'transformers' || self.parallelism.tensor == 1 || !('variant' in self.options)"
             " || self.options['variant'] == 'none'",
             lambda engine: _whole(engine) or engine.options.get("variant", "none") == "none",
-            "must be none with tensor parallelism, which cannot split these weights: remove the option, or set"
+            "must not have a variant with tensor parallelism, which cannot split such weights: remove variant, or set"
             " spec.engine.parallelism.tensor to 1",
-            "options.variant",
+            "options",
         ),
         Rule(
             "self.name != 'transformers' || self.parallelism.tensor == 1 || !('device' in self.options)"
             " || self.options['device'] in ['auto', 'cpu', 'cuda', 'npu']",
             lambda engine: _whole(engine) or engine.options.get("device", "auto") in ("auto", "cpu", "cuda", "npu"),
-            "must be auto, cpu, cuda or npu with tensor parallelism, which takes several devices: remove the option",
-            "options.device",
+            "must have auto, cpu, cuda or npu as device with tensor parallelism, which takes several devices: remove device",
+            "options",
         ),
     )
 
