@@ -211,3 +211,20 @@ def test_names_differ_by_namespace_name_revision_and_site() -> None:
 def test_a_cpu_worker_has_no_accelerator() -> None:
     assert pods.accelerators(fleet.deployment()) == 0
     assert "num-gpus" not in worker_group("cpu")["rayStartParams"]
+
+
+@pytest.mark.parametrize(
+    ("worker", "bound"),
+    [
+        ({"resources": {"cpu": "500m"}}, 1),
+        ({"resources": {"cpu": "400m"}}, 1),
+        ({"resources": {"cpu": "600m"}}, None),
+        ({"resources": {"cpu": 1}}, None),
+        ({"resources": {"cpu": "1500m"}}, None),
+        ({"resources": {"cpu": "500m"}, "accelerator": {"type": "gpu"}}, None),
+    ],
+)
+def test_a_worker_never_has_room_for_a_second_replica(worker: Json, bound: int | None) -> None:
+    service = kube.manifests(fleet.deployment({"worker": worker, "replicas": 2}), "pods")[0]
+    (engine,) = json.loads(service["spec"]["serveConfigV2"])["applications"][0]["deployments"]
+    assert engine.get("max_replicas_per_node") == bound

@@ -33,6 +33,13 @@ def test_a_running_application_has_all_its_replicas() -> None:
     assert found.revision == fleet.wanted(fleet.deployment()).revision
 
 
+def test_right_after_a_change_of_the_replicas_only_workers_that_serve_count() -> None:
+    # KubeRay reads Serve's state and then submits the change: what it reports is HEALTHY with what there was before.
+    made = stored({"replicas": 3})
+    made.runs("RUNNING", "HEALTHY", endpoints=1)
+    assert (view(made).status, view(made).ready_replicas, view(made).target_replicas) == ("RUNNING", 1, 3)
+
+
 def test_what_kuberay_has_not_looked_at_is_on_its_way() -> None:
     made = stored()
     made.ray_service["metadata"]["generation"] = 2

@@ -17,6 +17,7 @@ from autoglm_operator.kuberay.names import (
     CLUSTER_HASH,
     DASHBOARD_PORT,
     DEPLOYMENT_UID,
+    ENGINE,
     RAY_SERVICE,
     SERVE_PORT,
     WORKERS,
@@ -94,7 +95,7 @@ def ray_service_of(wanted: Wanted) -> Json:
             # Nothing makes KubeRay start a second cluster unless the budget has room for it.
             "upgradeStrategy": {"type": "NewCluster" if wanted.surge else "None"},
             "excludeHeadPodFromServeSvc": True,
-            "serveConfigV2": serve_config(wanted.application),
+            "serveConfigV2": serve_config(_in_pods(wanted)),
             "rayClusterConfig": _cluster(wanted),
         },
     }
@@ -135,6 +136,19 @@ def serve_config(application: Mapping[str, Any]) -> str:
         "applications": [application],
     }
     return json.dumps(document, indent=2, sort_keys=True)
+
+
+def _in_pods(wanted: Wanted) -> Json:
+    """The application. Where a worker has room for two replicas, Serve is told that it holds one: its memory is for one."""
+    application = dict(wanted.application)
+    parallel = wanted.deployment.spec.engine.parallelism.tensor
+    # Serve takes no such bound where a replica brings a placement group.
+    if parallel == 1 and pods.has_room_for_two(wanted.deployment):
+        application["deployments"] = [
+            {**part, "max_replicas_per_node": 1} if part["name"] == ENGINE else part
+            for part in application["deployments"]
+        ]
+    return application
 
 
 def _cluster(wanted: Wanted) -> Json:

@@ -18,6 +18,8 @@ MANAGER = "autoglm-operator"
 
 WORKERS = "engine"
 """The one worker group. Each of its pods holds one replica with all its accelerators."""
+ENGINE = "Engine"
+"""The Serve deployment whose replicas run the model."""
 SERVE_PORT = 8000
 DASHBOARD_PORT = 8265
 

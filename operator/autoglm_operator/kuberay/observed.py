@@ -1,7 +1,7 @@
 """What the objects at a site with the back end kubeRay say, as the views that every back end gives. Pure; no I/O here.
 
-A RayService tells the status of its application in Ray's words, and of the engine's deployment, but no number of replicas.
-HEALTHY is Serve's word for "as many run as shall". Otherwise the worker pods that serve are counted: each holds one replica.
+A RayService tells the status of its application in Ray's words, but no number of replicas. The worker pods that serve are
+counted: each holds one replica.
 """
 
 import json
@@ -11,13 +11,10 @@ from datetime import datetime
 from typing import Any, get_args
 
 from autoglm_operator.kuberay import names
-from autoglm_operator.kuberay.names import CLUSTER_HASH, DEPLOYMENT_UID, MANAGER, WORKERS, is_ours
+from autoglm_operator.kuberay.names import CLUSTER_HASH, DEPLOYMENT_UID, ENGINE, MANAGER, WORKERS, is_ours
 from autoglm_operator.state import IMPORT_PATH, ApplicationStatus, ApplicationView, RayServiceView
 
 Json = Mapping[str, Any]
-
-ENGINE = "Engine"
-"""The Serve deployment whose replicas run the model."""
 
 STATUSES: frozenset[str] = frozenset(get_args(ApplicationStatus))
 REFUSALS = ("ValidationFailed", "InitializingTimeout")
@@ -51,7 +48,7 @@ def _view(raw: Json, found: Listing, site: str) -> ApplicationView:
     spec, status = raw.get("spec") or {}, raw.get("status") or {}
     config = _config(spec, annotations.get(DEPLOYMENT_UID))
     name = str(config.get("name") or names.unnamed(metadata["name"]))
-    state, message, engine = _state(raw, status, name)
+    state, message = _state(raw, status, name)
     target = _target(config)
     return ApplicationView(
         name=name,
@@ -61,7 +58,7 @@ def _view(raw: Json, found: Listing, site: str) -> ApplicationView:
         route_prefix=config.get("route_prefix"),
         args=config["args"],
         deployments=tuple(one for one in config.get("deployments") or () if isinstance(one, Mapping)),
-        ready_replicas=_ready(state, engine, target, status),
+        ready_replicas=_ready(state, target, status),
         target_replicas=target,
         deployed_at=_applied_at(metadata),
         ray_service=RayServiceView(
@@ -101,19 +98,19 @@ def _target(config: Json) -> int:
     return 1
 
 
-def _state(raw: Json, status: Json, name: str) -> tuple[ApplicationStatus, str, str | None]:
-    """Status, Ray's words, and Serve's word on the engine. What KubeRay has not looked at yet is on its way."""
+def _state(raw: Json, status: Json, name: str) -> tuple[ApplicationStatus, str]:
+    """Status and Ray's words. What KubeRay has not looked at yet is on its way."""
     if raw["metadata"].get("deletionTimestamp"):
-        return "DELETING", "", None
+        return "DELETING", ""
     ready = _condition(status, "Ready")
     if ready.get("status") == "False" and ready.get("reason") in REFUSALS:
-        return "DEPLOY_FAILED", f"KubeRay: {ready.get('message') or ready['reason']}", None
+        return "DEPLOY_FAILED", f"KubeRay: {ready.get('message') or ready['reason']}"
     if int(status.get("observedGeneration") or 0) < int(raw["metadata"].get("generation") or 0):
-        return "DEPLOYING", "", None
+        return "DEPLOYING", ""
     service = _serving(status)
     told = (service.get("applicationStatuses") or {}).get(name)
     if not isinstance(told, Mapping):
-        return "DEPLOYING", _waits_for(service), None
+        return "DEPLOYING", _waits_for(service)
     parts = told.get("serveDeploymentStatuses") or {}
     words = [str(told["message"])] if told.get("message") else []
     words += [
@@ -122,8 +119,7 @@ def _state(raw: Json, status: Json, name: str) -> tuple[ApplicationStatus, str, 
         if one.get("message") and one.get("status") != "HEALTHY"
     ]
     state = told.get("status")
-    engine = (parts.get(ENGINE) or {}).get("status")
-    return state if state in STATUSES else "NOT_STARTED", "\n".join(words), engine
+    return state if state in STATUSES else "NOT_STARTED", "\n".join(words)
 
 
 def _serving(status: Json) -> Json:
@@ -141,9 +137,8 @@ def _waits_for(service: Json) -> str:
     return f"the Ray head is not ready: {words}" if words else ""
 
 
-def _ready(state: ApplicationStatus, engine: str | None, target: int, status: Json) -> int:
-    if engine == "HEALTHY" and state == "RUNNING":
-        return target
+def _ready(state: ApplicationStatus, target: int, status: Json) -> int:
+    """Serve's HEALTHY is no number: KubeRay looks before it submits, so for seconds it is about what was before a change."""
     if state == "DEPLOY_FAILED":
         return 0
     return min(target, int(status.get("numServeEndpoints") or 0))

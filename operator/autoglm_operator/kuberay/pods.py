@@ -103,6 +103,12 @@ def worker_start(deployment: AutoGLMDeployment) -> dict[str, str]:
     return params
 
 
+def has_room_for_two(deployment: AutoGLMDeployment) -> bool:
+    """Whether Ray would put a second replica into a worker: a worker offers whole CPUs, a replica may ask for half of one."""
+    asked = cpus(deployment.spec.worker.resources.cpu)
+    return accelerators(deployment) == 0 and 2 * asked <= math.ceil(asked)
+
+
 def _workers(labels: Mapping[str, str]) -> dict[str, str]:
     """Selects the workers of one RayService. KubeRay labels every pod with its node type."""
     return {RAY_SERVICE: labels[RAY_SERVICE], "ray.io/node-type": "worker"}
