@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -17,8 +18,11 @@ from autoglm_serving.engines.prompt import Prompt, PromptBuilder
 from autoglm_serving.engines.shared_cache import MIB
 from autoglm_serving.engines.transformers_pictures import CacheBounds, Pictures
 from autoglm_serving.engines.transformers_runner import Answer, TransformersRunner
+from autoglm_serving.images import ImageSize
 from autoglm_serving.model.folder import check_folder
 from autoglm_serving.model.load import ModelImages, ModelTokenizer
+from autoglm_serving.resolution import Conditions, choose, pixel_limit
+from autoglm_serving.routing_table import ResolutionPolicy
 from autoglm_serving.vision.cache import CacheFigures
 from support.models import SYSTEM, answer, engine_config, request, screenshot
 
@@ -65,6 +69,11 @@ def plain(folder: Path) -> Model:
 @pytest.fixture(scope="module")
 def caching(folder: Path) -> Model:
     return model(folder)
+
+
+@pytest.fixture(scope="module")
+def processor(folder: Path) -> ModelImages:
+    return ModelImages(check_folder(folder))
 
 
 def turn(role: str, text: str, picture: int | None = None) -> Message:
@@ -253,6 +262,42 @@ async def test_the_engine_tells_what_its_caches_did(folder: Path) -> None:
     assert stats.cached_tokens_total == cached
     assert set(stats.caches) == {"pixels", "features", "prefix"}
     assert stats.caches["prefix"].hits == cached // 16
+
+
+def test_a_resolution_that_moves_by_pixels_finds_the_same_features_as_long_as_the_grid_stays(
+    plain: Model, processor: ModelImages
+) -> None:
+    """The real controller under a load that rises slowly: its limit moves with every request, the grid a few times."""
+    policy = ResolutionPolicy(mode="dynamic", min_short_side=112, max_short_side=336)
+    screen = ImageSize(336, 672, "png")
+    picture = Image.new("RGB", (screen.width, screen.height))
+    side: int | None = None
+    limits: set[int | None] = set()
+    pixels: dict[str, tuple[torch.Tensor, tuple[int, int, int]]] = {}
+    for turn in range(120):
+        found = choose(policy, Conditions(1.0, turn / 240), side)
+        side = found.smoothed
+        limit = pixel_limit([screen], found.short_side)
+        wanted = replace(asked([Message("user", (ImagePart(picture, "k"),))]), max_pixels=limit)
+        prompt = plain.prompts.build(wanted)
+        (name,) = prompt.image_names
+        read, _ = processor.pixels(picture, prompt.image_size)
+        grid = processor.grid(*picture.size, prompt.image_size)
+        before = pixels.setdefault(name, (read, grid))
+        assert before[1] == grid
+        assert torch.equal(before[0], read), "an equal name has to mean equal pixels"
+        limits.add(limit)
+    assert len(limits) > 4 * len(pixels), "most requests with a new limit find what an earlier one computed"
+    assert len(pixels) == len({grid for _, grid in pixels.values()}) > 1, "another grid is another picture"
+
+
+@pytest.mark.parametrize("shape", [(1080, 2400), (2400, 1080), (333, 777), (56, 56), (60, 9000), (29, 31)])
+def test_for_one_picture_as_many_tokens_are_the_same_grid(processor: ModelImages, shape: tuple[int, int]) -> None:
+    grids: dict[int, set[tuple[int, int, int]]] = {}
+    for limit in [*range(3_000, 60_000, 101), *range(60_000, 4_000_000, 9_973)]:
+        size = processor.size.limited_to(limit)
+        grids.setdefault(processor.tokens(*shape, size), set()).add(processor.grid(*shape, size))
+    assert {len(found) for found in grids.values()} == {1}
 
 
 def test_a_key_from_the_decoder_is_taken_instead_of_hashing_pixels(plain: Model) -> None:

@@ -78,8 +78,8 @@ class EncoderReplica:
         size = wanted.image.size
         limit = min(wanted.max_pixels or MODEL_PIXELS, MODEL_PIXELS)
         self._arrivals.add(image_tokens(size.width, size.height, limit), time.monotonic())
-        name = self._preparation.name(wanted.key, wanted.max_pixels)
         try:
+            name = self._name(wanted)
             return self._stored.get(name) or await self._joined(name, wanted)
         except ApiError as error:
             return Failure(error.code, error.message, error.param)
@@ -100,6 +100,14 @@ class EncoderReplica:
         """Stop. Idempotent."""
         self._decoder.close()
         self._turns.close()
+
+    def _name(self, wanted: WantedFeatures) -> str:
+        assert self._preparation is not None
+        size = wanted.image.size
+        try:
+            return self._preparation.name(wanted.key, size.width, size.height, wanted.max_pixels)
+        except ValueError:
+            raise _impossible(wanted) from None
 
     async def _joined(self, name: str, wanted: WantedFeatures) -> Features:
         """Computed once, however many ask for it at the same time."""

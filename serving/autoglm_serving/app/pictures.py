@@ -42,7 +42,7 @@ class SplitPictures:
     async def part(self, image: EncodedImage, tenant: str, max_pixels: int | None) -> ImagePart:
         """The image with its features, or decoded when no encoder has them in time. Raises ApiError for a bad image."""
         key = await self._local.name(image, tenant)
-        features = self._engine.known_features(key, max_pixels)
+        features = self._engine.known_features(key, image.size.width, image.size.height, max_pixels)
         source: Source = "known"
         if features is None:
             source, features = await self._asked(WantedFeatures(image, key, max_pixels))

@@ -167,5 +167,5 @@ class Engine(Protocol):
 class TakesFeatures(Protocol):
     """An engine that reads images which were encoded elsewhere (`EncodedPicture`)."""
 
-    def known_features(self, key: str, max_pixels: int | None) -> "torch.Tensor | None":
+    def known_features(self, key: str, width: int, height: int, max_pixels: int | None) -> "torch.Tensor | None":
         """Features that the engine still has of an image (`ImagePart.key`) at this pixel limit."""

@@ -50,7 +50,7 @@ class PromptTokenizer(Protocol):
 class Prompt:
     """A prompt that fits. `token_ids` holds one image token per image; image i takes `image_tokens[i]` of them.
 
-    `image_names` name each image as the model sees it (tenant, content, size): equal names, equal features. `pixels` are
+    `image_names` name each image as the model sees it (tenant, content, grid): equal names, equal features. `pixels` are
     there, by the image's number, when an engine has prepared them ahead. They are the one part that changes: they are large,
     and whoever has read the whole prompt empties them for all who hold it.
     """
@@ -100,15 +100,18 @@ class PromptBuilder:
         token_ids = self._token_ids(request.messages)
         if token_ids.count(self.image_token_id) != len(images):
             raise GenerationFailed("the model's chat template does not keep one placeholder for each image")
+        counts = tuple(self._image_tokens(image, size) for image in images)
         prompt = Prompt(
             token_ids=tuple(token_ids),
             images=images,
             image_size=size,
-            image_tokens=tuple(self._image_tokens(image, size) for image in images),
+            image_tokens=counts,
             image_token_id=self.image_token_id,
             max_new_tokens=request.max_new_tokens,
             tenant=request.tenant,
-            image_names=tuple(_image_name(part, request.tenant, size) for part in parts),
+            image_names=tuple(
+                _image_name(part, request.tenant, tokens) for part, tokens in zip(parts, counts, strict=True)
+            ),
         )
         room = self.max_model_len - prompt.length
         if room < 1:
@@ -134,18 +137,23 @@ class PromptBuilder:
         ]
 
 
-def image_name(content: str, size: ImageSize) -> str:
-    """The name of an image as the model sees it. `content` names its tenant and its content (`ImagePart.key`)."""
-    return f"{content}@{size.shortest_edge}-{size.longest_edge}"
+def image_name(content: str, tokens: int) -> str:
+    """The name of an image as the model sees it. `content` names its tenant and its content (`ImagePart.key`).
+
+    The limit of pixels is not in it: a resolution that follows load and bandwidth moves by a pixel from request to request,
+    and the model sees the same grid. Rows and columns both grow with the limit, so for one image as many tokens are the same
+    grid.
+    """
+    return f"{content}@{tokens}"
 
 
-def _image_name(part: ImagePart, tenant: str, size: ImageSize) -> str:
+def _image_name(part: ImagePart, tenant: str, tokens: int) -> str:
     content, image = part.key, part.image
     if not content:
         if isinstance(image, EncodedPicture):
             raise GenerationFailed("an encoded image came without its name")
         content = key(tenant, image.tobytes(), f"{image.mode} {image.width}x{image.height}")
-    return image_name(content, size)
+    return image_name(content, tokens)
 
 
 def _content(message: Message, specials: Sequence[str]) -> str:

@@ -121,11 +121,15 @@ class TransformersEngine(TextEngine):
     def _death(self) -> str | None:
         return self._loop.death if self._loop is not None else "the engine was not started"
 
-    def known_features(self, key: str, max_pixels: int | None) -> "torch.Tensor | None":
+    def known_features(self, key: str, width: int, height: int, max_pixels: int | None) -> "torch.Tensor | None":
         """Features that this engine still has of an image; see `TakesFeatures`."""
         if self._pictures is None or self._images is None:
             return None
-        return self._pictures.cached(image_name(key, self._images.size.limited_to(max_pixels)))
+        try:
+            tokens = self._images.tokens(width, height, self._images.size.limited_to(max_pixels))
+        except ValueError:  # an impossible shape, which the prompt's builder refuses in words
+            return None
+        return self._pictures.cached(image_name(key, tokens))
 
     def cache_sizes(self) -> CacheSizes:
         """What the caches of features and prefixes hold, in tokens: the replica's router counts on it."""

@@ -72,9 +72,9 @@ class Preparation:
 
     images: ModelImages
 
-    def name(self, key: str, max_pixels: int | None) -> str:
-        """The image's name as an engine of this model has it."""
-        return image_name(key, self.images.size.limited_to(max_pixels))
+    def name(self, key: str, width: int, height: int, max_pixels: int | None) -> str:
+        """The image's name as an engine of this model has it. ValueError for an impossible shape."""
+        return image_name(key, self.images.tokens(width, height, self.images.size.limited_to(max_pixels)))
 
     def prepare(self, picture: Image, max_pixels: int | None) -> Prepared:
         """The picture as the tower reads it. ValueError for an impossible shape."""
