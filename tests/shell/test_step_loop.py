@@ -218,6 +218,32 @@ def test_stopping_ends_open_answers_and_refuses_new_ones(make: Make) -> None:
         loop.submit(Listener("a").job)
 
 
+def test_abandoning_tells_open_answers_at_once_although_the_model_never_comes_back(make: Make) -> None:
+    in_step, go_on = threading.Event(), threading.Event()
+    runner = ScriptedRunner({"a": [1, 1, 1], "b": [2, END]})
+
+    def hold(_name: str) -> None:
+        in_step.set()
+        assert go_on.wait(WAIT_S)
+
+    runner.before_step = hold
+    loop = make(runner)
+    a, b = Listener("a"), Listener("b")
+    loop.submit(a.job)
+    assert in_step.wait(WAIT_S)
+    loop.submit(b.job)
+    loop.abandon("a rank is gone")
+    for listener in (a, b):
+        assert str(listener.next()) == "a rank is gone"
+    with pytest.raises(EngineDead, match="a rank is gone"):
+        loop.submit(Listener("a").job)
+    loop.stop(patience_s=0.01)
+    go_on.set()
+    loop.stop()
+    assert a.items.empty(), "the step that came back late was told"
+    assert loop.death == "a rank is gone"
+
+
 def test_a_model_that_cannot_be_loaded_says_why_to_whoever_starts_it() -> None:
     def fail() -> ScriptedRunner:
         raise ValueError("no weights")

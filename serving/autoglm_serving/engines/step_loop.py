@@ -141,6 +141,7 @@ class StepLoop(Generic[State]):
                     jobs.append(job)
         for job in jobs:
             _emit(job, EngineDead(reason))
+            job.cancel()
 
     def _round(self, runner: Runner[State]) -> None:
         """Take in what came, read one slice of one prompt at most, then give one token of each answer."""
