@@ -56,6 +56,8 @@ class Seat:
         import torch.distributed as dist
         from torch._C._distributed_c10d import FileStore
 
+        if dist.is_initialized():  # a gang that this process led before
+            dist.destroy_process_group()
         if device.type == "cpu" and sys.platform == "linux":
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         if device.type != "cpu":
