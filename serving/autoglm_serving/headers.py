@@ -39,6 +39,10 @@ TENANT = "x-autoglm-tenant"
 Without it all requests share one tenant's caches.
 """
 
+GATEWAY_TOKEN = "x-autoglm-gateway-token"
+"""The gateway's token where a request to its admin interface comes through something that keeps `authorization` for itself,
+such as the proxy of a Kubernetes API server."""
+
 RESERVED_PREFIXES = ("x-autoglm-", "x-gateway-", "x-envoy-", "x-forwarded-")
 """Headers that only the gateway may set. From clients they are removed before anything reads them."""
 

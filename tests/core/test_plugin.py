@@ -1,13 +1,14 @@
 """`kubectl autoglm`: what it says about a deployment, about traffic, and which patches steer a rollout."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from click.testing import CliRunner
 
 from autoglm_operator.local import show
-from autoglm_operator.plugin import commands, rollouts
+from autoglm_operator.plugin import commands, requests, rollouts
+from autoglm_operator.plugin.cluster import ClusterFailed, NotThere
 from autoglm_operator.plugin.ray_logs import replicas
 from autoglm_operator.plugin.traffic import Sample, parse, top
 from autoglm_operator.plugin.tree import tree
@@ -319,6 +320,44 @@ def test_the_words_are_those_of_the_policy() -> None:
         assert getattr(of(parse_deployment(raw)), read).startswith("r2/3"), read
     raw["metadata"]["annotations"] = rollouts.pause(deployment(ROLLING))["metadata"]["annotations"]
     assert of(parse_deployment(raw)).paused
+
+
+class Gateways:
+    """A cluster with gateway pods; each has its own records, or says why it has none."""
+
+    def __init__(self, records: dict[str, Any]) -> None:
+        self.records, self.shown = records, list[str]()
+
+    def json(self, _: str) -> Json:
+        return {"data": {"key": "dG9rZW4="}}
+
+    def fetch(self, pod: Json, _: int, path: str, headers: Json) -> str:
+        self.shown.append(headers["x-autoglm-gateway-token"])
+        known = self.records[pod["metadata"]["name"]]
+        if isinstance(known, Exception):
+            raise known
+        assert path == "/v1/requests/a%2Fb"
+        return str(known)
+
+    def find(self) -> requests.Search:
+        volume = {"name": "token", "secret": {"secretName": "s", "items": [{"key": "key", "path": "token"}]}}
+        pods = [{"metadata": {"name": name, "namespace": "n"}, "spec": {"volumes": [volume]}} for name in self.records]
+        return requests.find(cast("Any", self), pods, 1, "a/b", None)
+
+
+def test_every_gateway_is_asked_for_a_request_until_one_knows_it() -> None:
+    cluster = Gateways({"g1": NotThere("no"), "g2": ClusterFailed("timed out"), "g3": '{"requestId": "a/b"}', "g4": ""})
+    found = cluster.find()
+    assert (found.gateway, found.record) == ("g3", {"requestId": "a/b"})
+    assert found.silent == {"g1": "does not know it", "g2": "timed out"}
+    assert cluster.shown == ["token"] * 3
+
+
+@pytest.mark.parametrize("answer", ["", "[]", "{}", "<html>"])
+def test_what_is_no_record_is_not_shown_as_one(answer: str) -> None:
+    found = Gateways({"g1": answer}).find()
+    assert found.record is None
+    assert "not a record of a request" in found.silent["g1"]
 
 
 def test_replicas_are_those_of_every_application_of_the_deployment() -> None:

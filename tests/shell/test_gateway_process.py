@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from autoglm_serving import headers
 from autoglm_serving.gateway.table_store import FILE_NAME
 from autoglm_serving.routing_table import RoutingTable
 from support.gateway import MODEL, FakeServer, Gateway, question, route
@@ -106,6 +107,11 @@ async def test_only_the_operators_newest_table_is_taken(tmp_path: Path, first: F
         report = await gateway.report()
         assert (report.table_epoch, report.table_version) == (2, 5)
         assert (await gateway.put(numbered(3, 0, route(first))))[0] == 200, "a new leader starts a new epoch"
+
+        for token, status in ((gateway.token, 200), ("wrong", 401), ("", 401)):
+            shown = {headers.GATEWAY_TOKEN: token}
+            answer = await gateway.session.get(f"{gateway.admin_url}/v1/report", headers=shown)
+            assert answer.status == status, "an API server's proxy keeps authorization for itself"
 
         for path in TOKENLESS:
             async with gateway.session.get(gateway.admin_url + path) as answer:

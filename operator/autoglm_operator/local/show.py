@@ -109,10 +109,11 @@ def decision(record: Mapping[str, Any]) -> str:
         f"Request {record['requestId']} at {record['arrivedAt']}: {record['outcome']}"
         + (f" with {record['status']}" if record.get("status") else ""),
         f"  asked for   {record['model'] or '(no model)'} with {images or 'no image'}, {record['bodyBytes']} bytes",
-        f"  went to     {record['site'] or '(no site)'} {record['endpoint']} revision {record['revision'] or NONE}",
-        f"  attempts    {record['attempts']}",
+        f"  went to     {record['site'] or '(no site)'} {record['endpoint']} revision {record['revision'] or NONE}"
+        + _side(record),
+        f"  attempts    {record['attempts']}, in this order: {', '.join(record['attemptsPlanned']) or NONE}",
         f"  because     {record['reason'] or NONE}",
-        f"  resolution  {record['shortSide'] or 'as sent'} ({record['resolutionReason'] or NONE})",
+        f"  resolution  {_resolution(record)}",
         f"  picked      after {_seconds(record['pickedS'])}",
         f"  first byte  after {_seconds(record['firstByteS'])}",
         f"  ended       after {_seconds(record['endedS'])}",
@@ -125,6 +126,23 @@ def decision(record: Mapping[str, Any]) -> str:
         names = tuple(record["candidates"][0])
         lines += ["", table(tuple(_title(name) for name in names), scores)]
     return "\n".join(lines)
+
+
+def _side(record: Mapping[str, Any]) -> str:
+    """Which of two revisions had it, while two share the traffic."""
+    copied = ", copied to the other revision" if record.get("mirrored") else ""
+    return f" ({record['side']}{copied})" if record.get("side") else ""
+
+
+def _resolution(record: Mapping[str, Any]) -> str:
+    """Which size the model saw, why, and what was measured to be lost by it."""
+    text = f"{record['shortSide'] or 'as sent'} ({record['resolutionReason'] or NONE})"
+    if record.get("maxPixels"):
+        text += f", at most {record['maxPixels']} pixels an image"
+    if record.get("expectedQuality") is not None:
+        loss = f", {record['expectedLoss']:.1%} below the best" if record.get("expectedLoss") is not None else ""
+        text += f"; {record['expectedQuality']:.1%} of tasks right{loss} ({record.get('qualityBasis') or NONE})"
+    return text
 
 
 def _deployment(raw: JsonObject, now: datetime) -> tuple[str, ...]:

@@ -93,11 +93,11 @@ class Cluster:
         path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}/log"
         return self.call("GET", path, {"container": container, **query}).decode(errors="replace")
 
-    def fetch(self, pod: JsonObject, port: int, path: str) -> str:
+    def fetch(self, pod: JsonObject, port: int, path: str, headers: Mapping[str, str] | None = None) -> str:
         """What a port of a pod answers, through the API server: needs the right to get pods/proxy."""
         metadata = pod["metadata"]
         where = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}:{port}/proxy{path}"
-        return self.call("GET", where).decode(errors="replace")
+        return self.call("GET", where, headers=headers).decode(errors="replace")
 
     def json(self, path: str, query: Mapping[str, str] | None = None) -> JsonObject:
         """A JSON object by GET."""
@@ -110,6 +110,7 @@ class Cluster:
         query: Mapping[str, str] | None = None,
         body: Any = None,
         content_type: str = "application/json",
+        headers: Mapping[str, str] | None = None,
     ) -> bytes:
         """The bytes of an answer."""
         try:
@@ -118,7 +119,7 @@ class Cluster:
                     method,
                     path,
                     query_params=list((query or {}).items()),
-                    header_params={"Accept": "*/*", "Content-Type": content_type},
+                    header_params={"Accept": "*/*", "Content-Type": content_type, **(headers or {})},
                     body=body,
                     auth_settings=["BearerToken"],
                 ),

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,7 +13,7 @@ from typing_extensions import override
 from autoglm_operator.local import show
 from autoglm_operator.local.commands import EVENTS_SHOWN, SHORT_KINDS, output_option
 from autoglm_operator.plugin import logs as logs_of
-from autoglm_operator.plugin import rollouts, traffic
+from autoglm_operator.plugin import requests, rollouts, traffic
 from autoglm_operator.plugin.cluster import Cluster, ClusterFailed, Target
 from autoglm_operator.plugin.logs import Wish
 from autoglm_operator.plugin.tree import tree
@@ -71,17 +72,23 @@ def status(name: str | None, all_namespaces: bool, output: str) -> None:
 
 
 @main.command()
-@click.argument("what", metavar="agd/NAME|ags/NAME")
+@click.argument("what", metavar="agd/NAME|ags/NAME|REQUEST-ID")
+@click.option(
+    "--gateway-token-file",
+    "token_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="For a request: the gateways' token. Default: the Secret that their pods mount.",
+)
 @output_option
-def explain(what: str, output: str) -> None:
-    """Say why a deployment or site is as it is: every condition, every site, the last events."""
+def explain(what: str, token_file: Path | None, output: str) -> None:
+    """Say why a deployment or site is as it is, or where a request went (REQUEST-ID: the answer's header x-request-id)."""
     short, slash, name = what.partition("/")
+    if not slash:
+        _explain_request(what, None if token_file is None else token_file.read_text().strip(), output)
+        return
     kind = SHORT_KINDS.get(short.lower()) or SHORT_KINDS.get(short.lower().removesuffix("s"))
-    if not slash or kind is None:
-        raise click.UsageError(
-            f"{what!r} is neither agd/NAME nor ags/NAME. A request is explained by its gateway: forward port"
-            f" {ADMIN_PORT} of its pod and call `autoglm explain REQUEST-ID --gateway URL --gateway-token-file FILE`"
-        )
+    if kind is None:
+        raise click.UsageError(f"{what!r} is neither agd/NAME nor ags/NAME nor the id of a request")
     cluster = _cluster()
     found = cluster.object(kind, name)
     events = [_event(event) for event in cluster.events(found)][-EVENTS_SHOWN:]
@@ -89,6 +96,30 @@ def explain(what: str, output: str) -> None:
         click.echo(_json({"object": found, "events": events}))
     else:
         click.echo(show.explain(found, events, datetime.now(UTC)))
+
+
+def _explain_request(request_id: str, token: str | None, output: str) -> None:
+    """What the gateway that had a request decided about it. Whichever gateway it was: all are asked."""
+    cluster = _cluster()
+    pods = _gateways(cluster)
+    found = requests.find(cluster, pods, ADMIN_PORT, request_id, token)
+    if found.record is None:
+        said = "; ".join(f"{name}: {text}" for name, text in found.silent.items())
+        raise click.ClickException(
+            f"no gateway tells of request {request_id} (each keeps its last 1000, until it restarts): {said}"
+        )
+    if output == "json":
+        click.echo(_json({"gateway": found.gateway, "record": found.record}))
+    else:
+        click.echo(f"gateway {found.gateway}\n" + show.decision(found.record))
+
+
+def _gateways(cluster: Cluster) -> list[JsonObject]:
+    """The chart's gateway pods that have an address."""
+    pods = [pod for pod in cluster.pods(f"{logs_of.PART}=gateway") if (pod.get("status") or {}).get("podIP")]
+    if not pods:
+        raise click.ClickException("no gateway of the chart runs in this cluster")
+    return pods
 
 
 def _event(event: JsonObject) -> dict[str, str]:
@@ -101,9 +132,7 @@ def _event(event: JsonObject) -> dict[str, str]:
 def top(seconds: float) -> None:
     """Show what the gateways are doing now: requests, failures and times of each deployment."""
     cluster = _cluster()
-    pods = [pod for pod in cluster.pods(f"{logs_of.PART}=gateway") if (pod.get("status") or {}).get("podIP")]
-    if not pods:
-        raise click.ClickException("no gateway of the chart runs in this cluster")
+    pods = _gateways(cluster)
     started = time.monotonic()
     before = [_read(cluster, pod) for pod in pods]
     time.sleep(seconds)

@@ -12,6 +12,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from pydantic import ValidationError
 
+from autoglm_serving import headers
 from autoglm_serving.gateway.dispatch import Context
 from autoglm_serving.gateway.table_store import StaleTable, TableStore, read_key
 from autoglm_serving.routing_table import GatewayReport, SignedTable, TableRefused, sign
@@ -61,7 +62,7 @@ class _Handlers:
 
         @web.middleware
         async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-            if request.path not in _OPEN and not self._allowed(request.headers.get("Authorization", "")):
+            if request.path not in _OPEN and not self._allowed(request):
                 return _error(401, "unauthorized", "send the content of the gateway's token file as bearer token")
             try:
                 return await handler(request)
@@ -70,9 +71,11 @@ class _Handlers:
 
         return guard
 
-    def _allowed(self, authorization: str) -> bool:
+    def _allowed(self, request: web.Request) -> bool:
         key = read_key(self._parts.token_file)
-        return bool(key) and hmac.compare_digest(authorization.encode(), b"Bearer " + key)
+        shown = request.headers.get(headers.GATEWAY_TOKEN)
+        given = request.headers.get("Authorization", "") if shown is None else f"Bearer {shown}"
+        return bool(key) and hmac.compare_digest(given.encode(), b"Bearer " + key)
 
     async def put_table(self, request: web.Request) -> web.Response:
         metrics = self._parts.context.metrics

@@ -2,7 +2,10 @@
 
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +14,17 @@ from click.testing import CliRunner, Result
 from typing_extensions import override
 
 from autoglm_operator.plugin import commands
-from support.kubernetes import ControlPlane
+from autoglm_serving.gateway.admin import AdminParts, application
+from autoglm_serving.gateway.dispatch import Context
+from autoglm_serving.gateway.fleet import Fleet
+from autoglm_serving.gateway.metrics import Metrics as GatewayMetrics
+from autoglm_serving.gateway.records import Record, Records
+from autoglm_serving.gateway.table_store import TableStore
+from autoglm_serving.images import ImageSize
+from autoglm_serving.routing import Score
+from autoglm_serving.tracing import Tracing
 from support.operator import World
+from support.ports import free_port
 from support.processes import wait_until
 from support.threaded_server import ThreadedServer
 
@@ -63,8 +75,8 @@ def test_status_and_explain_show_what_the_operator_told(world: World, run: Run) 
     ("arguments", "words"),
     [
         (("status", "nobody"), 'autoglmdeployments.serving.autoglm.dev "nobody" not found'),
-        (("explain", "pods/a"), "neither agd/NAME nor ags/NAME"),
-        (("explain", "0f3c"), "forward port 9901"),
+        (("explain", "pods/a"), "neither agd/NAME nor ags/NAME nor the id of a request"),
+        (("explain", "0f3c"), "no gateway of the chart runs in this cluster"),
         (("rollout", "promote", "nobody"), "not found"),
         (("logs", "ags/site"), "is not a deployment"),
         (("rollout", "rollback", "a", "--to", "r", "--undo"), "either --to or --undo"),
@@ -140,31 +152,123 @@ def _own_address() -> str:
         return str(probe.getsockname()[0])
 
 
-def test_top_asks_every_gateway_through_the_api_server(
-    world: World, run: Run, api_server: ControlPlane, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from support.ports import free_port
+@contextmanager
+def gateway_pods(world: World, host: str, *names: str, token: str = "gateway-token") -> Iterator[None]:
+    """Pods of the chart, as the API server knows them, behind one address."""
+    labels = {"app.kubernetes.io/part-of": "autoglm", "app.kubernetes.io/component": "gateway"}
+    volume = {"name": "token", "secret": {"secretName": token, "items": [{"key": "key", "path": "token"}]}}
+    spec = {"containers": [{"name": "gateway", "image": "none"}], "nodeName": "nowhere", "volumes": [volume]}
+    status = json.dumps({"status": {"phase": "Running", "podIP": host, "podIPs": [{"ip": host}]}})
+    api, where = world.api, ("-n", world.namespace)
+    wait_until(lambda: api.exists("serviceaccount", "default", world.namespace), "pods can be made there")
+    try:
+        for name in names:
+            metadata = {"name": name, "namespace": world.namespace, "labels": labels}
+            api.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+            api.kubectl("patch", f"pod/{name}", *where, "--subresource=status", "--type=merge", "-p", status)
+        yield
+    finally:
+        for name in names:
+            api.kubectl("delete", f"pod/{name}", *where, "--force", "--grace-period=0", "--ignore-not-found")
 
+
+def test_top_asks_every_gateway_through_the_api_server(world: World, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commands, "ADMIN_PORT", free_port())
     assert "no gateway of the chart runs" in run("top", "--seconds", "0.1").output
     gateway = Metrics()
     gateway.start()
-    labels = {"app.kubernetes.io/part-of": "autoglm", "app.kubernetes.io/component": "gateway"}
-    spec = {"containers": [{"name": "gateway", "image": "none"}], "nodeName": "nowhere"}
-    metadata = {"name": "gateway-1", "namespace": world.namespace, "labels": labels}
-    status = json.dumps({"status": {"phase": "Running", "podIP": gateway.host, "podIPs": [{"ip": gateway.host}]}})
     try:
-        wait_until(lambda: api_server.exists("serviceaccount", "default", world.namespace), "pods can be made there")
-        api_server.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
-        where = ("-n", world.namespace)
-        api_server.kubectl("patch", "pod/gateway-1", *where, "--subresource=status", "--type=merge", "-p", status)
-        row = good(run("top", "--seconds", "0.2")).splitlines()[1].split()
+        with gateway_pods(world, gateway.host, "gateway-1"):
+            row = good(run("top", "--seconds", "0.2")).splitlines()[1].split()
         assert row[0] == "team/phones"
         assert float(row[1]) > 0
         assert row[-1] == "1/1"
     finally:
         gateway.close()
-        api_server.kubectl("delete", "pod/gateway-1", "-n", world.namespace, "--force", "--grace-period=0")
+
+
+class Admin(ThreadedServer):
+    """A gateway's own admin interface, with one request to tell of."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.host = _own_address()
+        self.port = commands.ADMIN_PORT
+        self._folder = folder
+        self.token_file = folder / "token"
+        self.token_file.write_text("the gateways' token")
+
+    @override
+    def application(self) -> web.Application:
+        async def live() -> bool:
+            return True
+
+        fleet = Fleet()
+        context = Context(fleet, Records(), GatewayMetrics(fleet), Tracing("gateway", None))
+        context.records.add(RECORD)
+        store = TableStore(self._folder, self.token_file)
+        at = datetime.now(UTC)
+        return application(AdminParts(context, store, self.token_file, at, lambda: None, live, lambda: False))
+
+
+RECORD = Record(
+    request_id="5f0c-1",
+    arrived_at=datetime(2026, 3, 1, 12, tzinfo=UTC),
+    model="phone",
+    deployment="team/phones",
+    images=(ImageSize(1080, 2400, "png"),),
+    candidates=(
+        Score("10.0.0.1:8000", "edge", 0.5, 0.25, 0.0, 0.125, 1),
+        Score("10.0.0.2:80", "cloud", 2.5, 0.5, 0.0, 1, 0),
+    ),
+    attempts_planned=("10.0.0.1:8000", "10.0.0.2:80"),
+    reason="least_work",
+    short_side=720,
+    resolution_reason="bandwidth",
+    expected_quality=0.9,
+    expected_loss=0.02,
+    quality_basis="dense measured, 64 tasks",
+    site="edge",
+    endpoint="10.0.0.1:8000",
+    revision="r2",
+    side="canary",
+    attempts=1,
+    outcome="answered",
+    status=200,
+)
+
+
+def test_a_request_is_explained_by_whichever_gateway_had_it(
+    world: World, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The API server keeps `authorization` for itself: the token goes another way, and nothing is told without it."""
+    monkeypatch.setattr(commands, "ADMIN_PORT", free_port())
+    gateway = Admin(tmp_path)
+    gateway.start()
+    try:
+        with gateway_pods(world, gateway.host, "gateway-1"):
+            assert "its token's Secret gateway-token is not there" in run("explain", "5f0c-1").output
+            world.apply_secret("gateway-token", {"key": "another"})
+            assert "401" in run("explain", "5f0c-1").output
+            world.apply_secret("gateway-token", {"key": gateway.token_file.read_text()})
+            assert "gateway-1: does not know it" in run("explain", "other").output
+            told = good(run("explain", "5f0c-1"))
+            assert good(run("explain", "5f0c-1", "--gateway-token-file", str(gateway.token_file))) == told
+            raw = json.loads(good(run("explain", "5f0c-1", "-o", "json")))
+    finally:
+        gateway.close()
+    assert (raw["gateway"], raw["record"]["site"]) == ("gateway-1", "edge")
+    words = " ".join(told.split())
+    for part in (
+        "gateway gateway-1 Request 5f0c-1",
+        "went to edge 10.0.0.1:8000 revision r2 (canary)",
+        "in this order: 10.0.0.1:8000, 10.0.0.2:80",
+        "because least_work",
+        "resolution 720 (bandwidth); 90.0% of tasks right, 2.0% below the best (dense measured, 64 tasks)",
+        "10.0.0.1:8000 edge 0.5 0.25 0 0.125 1 0.875",
+        "10.0.0.2:80 cloud 2.5 0.5 0 1 0 4",
+    ):
+        assert part in words, told
 
 
 def test_logs_say_why_there_is_none(world: World, run: Run) -> None:
