@@ -25,6 +25,7 @@ from autoglm_operator.state import (
 from autoglm_serving.config import Worker
 from support import kube
 from support.fleet import NOW, admitted, application, condition, deployment, gateway, site, wanted, with_status
+from support.simulation import World
 
 DOWN = SiteError("Unreachable", "no route to host")
 
@@ -125,6 +126,35 @@ def test_a_saturated_site_keeps_its_replicas_until_others_are_ready_elsewhere() 
     later = decide(of, place("full", runs(of, 1), cpus=0.0, price=1.0), place("free", runs(of, 2), price=5.0))
     assert later.applications == ()
     assert "full" in str(first.status.placement and first.status.placement.reason)
+
+
+def test_what_a_site_cannot_hold_any_more_moves_away_and_comes_back_replica_by_replica_when_it_can() -> None:
+    of = asks(3, {"settle": "0s"}, sites={"names": ["cheap", "dear"]})
+    world = World(of, {"cheap": {}, "dear": {}}, cpus=4.0, prices={"cheap": 1.0, "dear": 5.0})
+
+    def ready() -> dict[str, int]:
+        found = {name: sum(app.ready for app in apps.values()) for name, apps in world.clusters.items()}
+        return {name: count for name, count in found.items() if count}
+
+    def on() -> None:
+        """Long enough for all moves; meanwhile never fewer replicas are ready than there were, or than asked for."""
+        for _ in range(10):
+            had = sum(ready().values())
+            world.step()
+            world.settle()
+            world.now += timedelta(seconds=10)
+            assert sum(ready().values()) >= min(had, 3)
+
+    on()
+    assert ready() == {"cheap": 3}
+    world.shrunk["cheap"] = 1.0
+    world.settle()
+    assert ready() == {"cheap": 1}
+    on()
+    assert ready() == {"cheap": 1, "dear": 2}
+    del world.shrunk["cheap"]
+    on()
+    assert ready() == {"cheap": 3}
 
 
 def test_a_cheaper_site_is_moved_to_step_by_step_and_nothing_shrinks_before_it_is_replaced() -> None:

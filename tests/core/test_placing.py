@@ -260,14 +260,17 @@ def test_the_work_of_the_heuristic_grows_with_the_sites_and_not_faster(monkeypat
 def test_the_same_facts_are_searched_once() -> None:
     asked: list[Problem] = []
 
-    def solver(problem: Problem) -> dict[str, int] | None:
-        asked.append(problem)
+    def solver(asked_for: Problem) -> dict[str, int] | None:
+        asked.append(asked_for)
         return None
 
     standing = Standing(wanted={"site-0000": 4}, ready={"site-0000": 4})
+
+    def problem(room: int) -> Problem:
+        return Problem(4, tuple(Offer(f"site-{number:04d}", room, 1.0 + number) for number in range(3)))
+
     for room in (4, 4, 5):
-        offers = tuple(Offer(f"site-{number:04d}", room, 1.0 + number) for number in range(3))
-        first = decide(Problem(4, offers), standing, Habits(), solver)
+        first = decide(problem(room), standing, Habits(), solver)
         first.goal.clear()  # what is handed out is the caller's own
     assert len(asked) == 2
-    assert decide(Problem(4, offers), standing, Habits(), solver).goal == {"site-0000": 4}
+    assert decide(problem(5), standing, Habits(), solver).goal == {"site-0000": 4}

@@ -56,9 +56,12 @@ class Application:
             target_replicas=self.replicas,
         )
 
-    def finish(self) -> None:
-        """Ends the rollout that is under way."""
-        self.status, self.ready, self.message = "RUNNING", self.replicas, ""
+    def finish(self, room: float) -> None:
+        """Ends the rollout that is under way, as far as the cluster has room for its replicas."""
+        self.ready = self.replicas if room >= self.replicas else int(room)
+        short = self.replicas - self.ready
+        self.status = "DEPLOYING" if short else "RUNNING"
+        self.message = f"Engine has {short} replicas that take long to be scheduled" if short else ""
         self.serving = self.config["args"].get("revision")
 
 
@@ -80,6 +83,10 @@ class World:
     gone: bool = False
     cpus: float | None = None
     """Processors of each cluster, of which every replica takes one; None where clusters do not tell."""
+    shrunk: dict[str, float] = field(default_factory=dict)
+    """Processors of clusters that have lost machines; what ran there beyond them waits from then on."""
+    prices: dict[str, float] = field(default_factory=dict)
+    """Prices of sites."""
     figures: dict[str, Any] = field(default_factory=dict)
     """What gateways report as measured about a revision (fields of RevisionReport by revision), in every window."""
     first_bytes: dict[str, Sketch] = field(default_factory=dict)
@@ -145,7 +152,7 @@ class World:
                 del apps[key]
             for app in apps.values():
                 if app.view().owner_uid is not None:
-                    app.finish()
+                    app.finish(self.shrunk.get(name, app.replicas))
 
     def converge(self, limit: int = 12) -> Plan:
         """Steps and settles until a step changes nothing."""
@@ -162,13 +169,15 @@ class World:
         if name in self.silent:
             return replace(self.silent[name], error=SiteError("Unreachable", "no route to host"), failures=3)
         views = tuple(app.view() for _, app in sorted(self.clusters[name].items()))
-        return SiteView(site(name), applications=views, observed_at=self.now, capacity=self._capacity(name))
+        spec = {"price": self.prices[name]} if name in self.prices else None
+        return SiteView(site(name, spec), applications=views, observed_at=self.now, capacity=self._capacity(name))
 
     def _capacity(self, name: str) -> Capacity | None:
         if self.cpus is None:
             return None
         taken = sum(max(app.replicas * (app.status != "DELETING"), app.ready) for app in self.clusters[name].values())
-        return Capacity({"CPU": self.cpus}, {"CPU": self.cpus - taken})
+        has = self.shrunk.get(name, self.cpus)
+        return Capacity({"CPU": has}, {"CPU": max(has - taken, 0.0)})
 
     def _gateway(self, number: int) -> GatewayView:
         table = self.table

@@ -13,7 +13,6 @@ import pytest
 
 from support import manifests
 from support.fake_gateway import FakeGateway
-from support.fake_kuberay import install_crds
 from support.fake_ray import FakeRay
 from support.helm import Helm, Json
 from support.kubernetes import ControlPlane
@@ -43,10 +42,6 @@ class Release:
     def open(self, values: Json) -> None:
         self.ray.start()
         self.gateway.start()
-        self.upgrade(values)
-
-    def upgrade(self, values: Json) -> None:
-        """Installs the chart, or changes its values."""
         self.values = {
             "crds": {"install": False},  # they are there, from the fixture
             "operator": {"siteSecrets": [{"namespace": self.namespace, "names": ["ray"]}], **values},
@@ -93,10 +88,6 @@ class Release:
 
     def wait_ready(self) -> None:
         self.api.kubectl("wait", "--for=condition=Ready", "agd/phones", "-n", self.namespace, "--timeout=120s")
-
-    def site_status(self, field: str) -> str:
-        """A field of the site's status; empty while there is none."""
-        return str(self.api.kubectl("get", "ags", self.site, "-o", f"jsonpath={{.status.{field}}}"))
 
     def forget_status(self) -> None:
         """As if nothing had ever been told about the deployment."""
@@ -178,24 +169,6 @@ def test_the_operator_uses_every_right_that_it_has_and_misses_none(release: Rele
 
     assert release.refused() == set()
     assert release.used() == release.granted()
-
-
-def test_with_kuberay_the_operator_lists_nodes_and_pods_and_without_discovery_it_says_that_it_may_not(
-    release: Release,
-) -> None:
-    install_crds(release.api)
-    release.open({"kubeRay": {"namespaces": [release.namespace]}})
-    operator = release.start_operator(["--all-namespaces"])
-    release.api.apply(manifests.site(release.site, backend={"kubeRay": manifests.kuberay(namespace=release.namespace)}))
-    wait_until(lambda: release.site_status("capacityObservedAt") != "", "nodes were read")
-    assert {("", "nodes", "list")} <= release.used() <= release.granted()
-    assert release.refused() == set()
-
-    release.upgrade({"kubeRay": {"namespaces": [release.namespace], "discovery": False}})
-    operator.process.terminate()
-    release.start_operator(["--all-namespaces"])
-    wait_until(lambda: "cannot be listed" in release.site_status("capacityMessage"), "it says what it may not")
-    assert release.site_status("phase") == "Connected"
 
 
 def test_a_missing_right_shows_in_the_record(release: Release) -> None:

@@ -1,7 +1,6 @@
 """Sites with KubeRay, on a real API server that has KubeRay's definitions. What KubeRay itself would report is scripted."""
 
 import base64
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import pytest
 import yaml
 
 from autoglm_operator.kuberay import names
-from support import kube, manifests
+from support import manifests
 from support.fake_kuberay import FakeKubeRay, grant, install_crds
 from support.kubernetes import ROOT, ControlPlane
 from support.operator import World
@@ -95,37 +94,6 @@ def workers(kuberay: FakeKubeRay) -> list[int]:
     """Fewest, wanted and most workers of the RayCluster."""
     group = (kuberay.cluster() or {})["spec"]["workerGroupSpecs"][0]
     return [group["minReplicas"], group["replicas"], group["maxReplicas"]]
-
-
-def test_a_site_tells_what_its_nodes_have_and_what_is_free(world: World, kuberay: FakeKubeRay) -> None:
-    """A node that no kubelet looks after is as the test says it is; a pod is bound to it by name, as by a scheduler."""
-    name = f"node-{world.site}"
-    made = kube.node(name, cpu="16", memory="64Gi", gpu=4, labels={"pool": world.site})
-    made |= {"apiVersion": "v1", "kind": "Node"}
-    world.api.apply({**made, "status": None})
-    try:
-        patch = json.dumps({"status": made["status"]})
-        world.api.kubectl("patch", "node", name, "--subresource=status", "--type=merge", f"-p={patch}")
-        world.api.kubectl("taint", "node", name, "node.kubernetes.io/not-ready-", check=False)
-        holder = kube.pod(name, cpu="4", gpu=3)
-        holder["spec"]["containers"][0] |= {
-            "image": "none",
-            "resources": {"limits": {"cpu": "4", "nvidia.com/gpu": "3"}},
-        }
-        metadata = {"name": "holder", "namespace": world.namespace}
-        world.api.apply(
-            {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": holder["spec"]},
-            site(world, nodeSelector={"pool": world.site}),
-        )
-        world.wait(lambda: free(world) == "1/4 gpu, 12/16 cpu", "what is free is told")
-    finally:
-        world.api.kubectl("delete", "node", name, "--wait=false")
-
-
-def free(world: World) -> str:
-    """Free accelerators of the test's site, as `kubectl get` shows them."""
-    shown = world.api.kubectl("get", "ags", world.site, "-o", "jsonpath={.status.free}")
-    return str(shown)
 
 
 def test_what_a_person_changed_is_taken_back_and_what_was_added_beside_it_stays(
