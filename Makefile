@@ -84,8 +84,8 @@ test-e2e: .venv/.synced ## Tests of everything together, without those that brea
 	$(PYTEST) tests/e2e -m "not faults" $(RERUN)
 
 .PHONY: e2e
-e2e: .venv/.synced ## The chart and KubeRay on a real node here (root; see docs/development.md), or where KUBECONFIG leads
-	$(PYTEST) tests/node -s -ra
+e2e: .venv/.synced ## KubeRay's own operator on our RayServices (builds it the first time)
+	$(PYTEST) tests/node
 
 .PHONY: test-faults
 test-faults: .venv/.synced ## Only the tests that break something
