@@ -23,6 +23,7 @@ ASKED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.faults
 @pytest.mark.timeout(1200)
 def test_a_lost_rank_takes_its_replica_with_it_and_a_whole_gang_comes_back(

@@ -44,6 +44,7 @@ async def alone(folder: Path, *wanted: GenerateRequest) -> list[str]:
         await engine.close()
 
 
+@pytest.mark.slow
 @pytest.mark.faults
 @pytest.mark.timeout(1200)
 async def test_two_ranks_answer_as_one_process_does_and_a_lost_one_ends_the_gang_and_all_open_answers(
