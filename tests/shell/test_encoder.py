@@ -91,7 +91,7 @@ class Engine:
     def __init__(self) -> None:
         self.known: dict[str, torch.Tensor] = {}
 
-    def known_features(self, key: str, max_pixels: int | None) -> torch.Tensor | None:
+    def known_features(self, key: str, _width: int, _height: int, max_pixels: int | None) -> torch.Tensor | None:
         return self.known.get(f"{key} {max_pixels}")
 
 
