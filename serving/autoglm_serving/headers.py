@@ -39,7 +39,7 @@ TENANT = "x-autoglm-tenant"
 Without it all requests share one tenant's caches.
 """
 
-GATEWAY_TOKEN = "x-autoglm-gateway-token"
+GATEWAY_TOKEN = "x-autoglm-gateway-token"  # noqa: S105 - the name of a header
 """The gateway's token where a request to its admin interface comes through something that keeps `authorization` for itself,
 such as the proxy of a Kubernetes API server."""
 

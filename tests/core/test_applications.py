@@ -287,7 +287,9 @@ def test_the_name_of_the_cluster_comes_with_the_next_change_that_matters() -> No
 
 
 def test_encoders_take_one_accelerator_of_the_replicas_kind_and_are_part_of_the_revision() -> None:
-    of = deployment({"worker": {"accelerator": {"type": "npu"}}, "encoder": {"max": 3, "wait": "1500ms", "cpu": "250m"}})
+    of = deployment(
+        {"worker": {"accelerator": {"type": "npu"}}, "encoder": {"max": 3, "wait": "1500ms", "cpu": "250m"}}
+    )
     plain = deployment({"worker": {"accelerator": {"type": "npu"}}})
     encoder = applications.config(of).encoder
     assert encoder is not None

@@ -111,7 +111,7 @@ def test_accelerators_have_rays_names_whatever_the_devices_are_called_and_labels
 
 def test_a_worker_pod_needs_what_its_container_requests_and_its_template_counts() -> None:
     spec = {
-        "engine": {"name": "vllm", "parallelism": {"tensor": 4}},
+        "engine": {"name": "transformers", "parallelism": {"tensor": 4}},
         "worker": {
             "accelerator": {"type": "gpu"},
             "resources": {"cpu": "1500m", "memory": "8Gi"},

@@ -11,6 +11,7 @@ from typing import Any
 import httpx2 as httpx
 import openai
 import pytest
+from PIL import Image
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from starlette.requests import Request
 from typing_extensions import override
@@ -61,6 +62,7 @@ async def test_the_openai_client_reads_a_whole_answer() -> None:
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (17, 1, 18)
     message = parts.engines[0].started[0].messages[0]
     assert isinstance(message.parts[0], ImagePart)
+    assert isinstance(message.parts[0].image, Image.Image)
     assert (message.parts[0].image.size, message.parts[0].image.mode) == ((60, 120), "RGB")
     assert message.parts[1] == TextPart("打开微信")
 
@@ -187,6 +189,7 @@ async def test_of_an_animation_only_the_first_picture_is_read(kind: str) -> None
     assert answer.status_code == 200
     part = parts.engines[0].started[0].messages[0].parts[0]
     assert isinstance(part, ImagePart)
+    assert isinstance(part.image, Image.Image)
     assert part.image.size == (64, 64)
     assert part.image.getpixel((5, 5)) == (0, 0, 0)
 

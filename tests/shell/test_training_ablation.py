@@ -22,9 +22,10 @@ from autoglm_serving.training.ablation.tuning import Plan, Tuner
 from autoglm_serving.training.ablation.weights import WeightsRefused, load_new, new_weights
 from autoglm_serving.training.commands import evaluate, train
 from autoglm_serving.training.dataset import open_screens
-from autoglm_serving.training.network import start_positions, write_start
+from autoglm_serving.training.network import write_start
 from autoglm_serving.training.recipe import PRESETS
 from autoglm_serving.training.replies import Replier, Seen
+from autoglm_serving.training.starts import start_positions
 from autoglm_serving.training.study.data import Study
 from autoglm_serving.training.study.page import page
 from autoglm_serving.training.study.picture import picture

@@ -10,6 +10,8 @@ import os
 from collections.abc import AsyncGenerator
 from dataclasses import asdict, dataclass
 
+from PIL import Image
+
 from autoglm_serving.config import AppConfig
 from autoglm_serving.engines.interface import Delta, EngineStats, GenerateRequest, ImagePart
 from autoglm_serving.replica_routing.footprint import Footprint, ImagePiece, TextPiece, footprint, image_name
@@ -76,10 +78,15 @@ class SimulatedEngine:
         return EngineStats(self._running, 0, 8, 8, 0, 0, 0, 0, 0, 0, 0)
 
 
+def _image_piece(role: str, part: ImagePart, tenant: str) -> ImagePiece:
+    assert isinstance(part.image, Image.Image), "nothing is split from this engine"
+    return ImagePiece(role, image_name(part.image.tobytes(), tenant), image_tokens(*part.image.size))
+
+
 def _footprint(request: GenerateRequest) -> Footprint:
     """The engine's own view, from the decoded pixels: it does not ask the router what is the same."""
     pieces = [
-        ImagePiece(message.role, image_name(part.image.tobytes(), request.tenant), image_tokens(*part.image.size))
+        _image_piece(message.role, part, request.tenant)
         if isinstance(part, ImagePart)
         else TextPiece(message.role, part.text)
         for message in request.messages

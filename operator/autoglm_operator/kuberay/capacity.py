@@ -103,7 +103,7 @@ def _taken(pods: Iterable[Json], nodes: Mapping[str, Json], kube: KubeRayBackend
     for pod in pods:
         spec = pod.get("spec") or {}
         name = spec.get("nodeName")
-        if name not in nodes or (pod.get("status") or {}).get("phase") in _OVER:
+        if not isinstance(name, str) or name not in nodes or (pod.get("status") or {}).get("phase") in _OVER:
             continue
         held = taken[name]
         for one, amount in {**_requests(spec, kube), _PODS: 1.0}.items():

@@ -9,13 +9,14 @@ import torch
 
 from autoglm_serving.model.load import ImageSize, ModelImages, ModelTokenizer
 from autoglm_serving.screens.dice import Dice
-from autoglm_serving.screens.records import Screen, relative_point
+from autoglm_serving.screens.records import Screen
 from autoglm_serving.training import windows
 from autoglm_serving.training.cards import LETTERS, Card, draw_card
 from autoglm_serving.training.dataset import Screens
 from autoglm_serving.training.examples import FRAME_WEIGHT, Asked, Question, Row, pack, questions, token_weights
 from autoglm_serving.training.prompts import Prompts
 from autoglm_serving.training.recipe import Recipe, Step, resolution_weight
+from autoglm_serving.training.spelling import card_spelling, place_codes
 from autoglm_serving.training.windows import Window
 from autoglm_serving.vision.sizing import TOKEN_SIDE
 
@@ -43,10 +44,10 @@ class Batch:
     """(row, place, cells) of the questions that point."""
     tokens: tuple[int, ...]
     """Image tokens of each picture."""
-    words: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-    """(image token of the batch, token of a text that it shows, weight): what can be read where."""
-    places: tuple[torch.Tensor, torch.Tensor]
-    """(image token of the batch, hundreds and tens of x and y of the middle of the smallest element that it shows)."""
+    codes: torch.Tensor
+    """(image tokens, width): where each is in its picture."""
+    spelled: tuple[torch.Tensor, torch.Tensor]
+    """(image token of the batch; spelling of the texts that it shows: (tokens, width)), of cards."""
     letters: tuple[torch.Tensor, torch.Tensor]
     """(slot of the batch, number of the letter in its middle or NO_LETTER), of cards. A patch has SLOTS slots."""
 
@@ -77,11 +78,11 @@ class BatchMaker:
         self._tokenizer = tokenizer
         self._images = images
         self._prompts = Prompts(tokenizer)
-        self._patch_side = recipe.network.patch_side
+        self._patch_side, self._width = recipe.network.patch_side, recipe.network.text_width
 
     def batch(self, step: Step, part: int = 0) -> Batch:
         """One of the batches whose gradients a step adds up."""
-        rows, pictures, words, places, letters, scales, tokens = [], [], [], [], [], [], []
+        rows, pictures, spelled, codes, letters, scales, tokens = [], [], [], [], [], [], []
         for number, (screen, window, card) in enumerate(self._pictures(step, part)):
             dice = Dice(self._recipe.seed, "questions", step.number, part, number)
             reading = step.stage.name == "reading"
@@ -92,16 +93,16 @@ class BatchMaker:
             rows.append(pack(self._prompts.before(window.tokens), [self._asked(each, window) for each in asked]))
             pictures.append(card.picture if card is not None else self._screens.picture(screen, window))
             letters.append(self._letters(card, dice) if card is not None else {})
-            words.append(card.words_by_cell(self._spans) if card is not None else _even(self._words(screen, window)))
+            spelled.append(card_spelling(card, self._width) if card is not None else None)
             tokens.append(window.tokens)
-            places.append(middles(screen, window))
+            codes.append(place_codes(window.width // TOKEN_SIDE, window.height // TOKEN_SIDE, self._width))
         pixels, grids = zip(*(self._images.pixels(each, _ANY_SIZE) for each in pictures), strict=True)
         grid = torch.cat(grids)
         return replace(
             collate(rows, scales, torch.cat(pixels), grid),
             tokens=tuple(tokens),
-            words=_triplets(words, tokens),
-            places=_pairs(places, tokens),
+            codes=torch.cat(codes),
+            spelled=_spelled(spelled, tokens, self._width),
             letters=_slots(letters, [SLOTS * count for count in grid.prod(-1).tolist()]),
         )
 
@@ -115,16 +116,6 @@ class BatchMaker:
             cells=window.cells(question.box) if question.box is not None else (),
         )
 
-    def _spans(self, text: str) -> list[tuple[int, int, int]]:
-        """The tokens of a text, each with the signs that it begins and ends with."""
-        signs = [place for place, sign in enumerate(text) for _ in sign.encode()]
-        found, end = [], -1 if _spaced(text) != text else 0
-        for index in self._tokenizer.encode(_spaced(text), literal=True):
-            start, end = max(end, 0), end + len(self._tokenizer.pieces[index])
-            if end > start:
-                found.append((index, signs[start], signs[end - 1] + 1))
-        return found
-
     def _letters(self, card: Card, dice: Dice) -> dict[int, int]:
         """By slot, in the order of the merged patches: the letters, and a few slots without one."""
         side, across = self._patch_side, card.screen.width // TOKEN_SIDE
@@ -136,18 +127,6 @@ class BatchMaker:
         for _ in range(len(found) // _LETTERS_TO_NONE):
             found.setdefault(dice.below(count), NO_LETTER)
         return found
-
-    def _words(self, screen: Screen, window: Window) -> dict[int, list[int]]:
-        """By image token: the text tokens of the elements that it shows."""
-        seen: dict[int, list[int]] = {}
-        for element in screen.elements:
-            text = element.text.strip()
-            if not text or len(text) > _LONGEST_SEEN or not window.holds(element.box):
-                continue
-            ids = self._tokenizer.encode(_spaced(text), literal=True)
-            for cell in window.cells(element.box):
-                seen.setdefault(cell, []).extend(ids)
-        return seen
 
     def _pictures(self, step: Step, part: int) -> list[tuple[Screen, Window, Card | None]]:
         """As many windows and cards as fit the budget; each screen comes once in a round through all of them."""
@@ -178,11 +157,6 @@ class BatchMaker:
         return self._screens.items[_shuffled(inside, len(self._screens.items), recipe.seed, round_number)]
 
 
-def _spaced(text: str) -> str:
-    """With the space that is before a word in an instruction: there and here it is the same token then."""
-    return f" {text}" if text[0].isascii() and text[0].isalpha() else text
-
-
 def _slot(x: float, y: float, across: int, side: int) -> int:
     """The slot at a place in patches; `across` image tokens in a row, each of `side` x `side` patches."""
     column, row = int(x), int(y)
@@ -198,9 +172,6 @@ NO_LETTER = len(LETTERS)
 
 _LETTERS_TO_NONE = 4
 
-_LONGEST_SEEN = 40
-"""Texts of more characters fill many tokens, and no token shows them all."""
-
 
 def _shuffled(place: int, count: int, seed: int, round_number: int) -> int:
     """A place of an affine permutation: cheap, the same everywhere, each value once a round."""
@@ -213,20 +184,6 @@ def _coprime(a: int, b: int) -> bool:
     while b:
         a, b = b, a % b
     return a == 1
-
-
-def middles(screen: Screen, window: Window) -> dict[int, tuple[int, ...]]:
-    """By image token: hundreds and tens of x, then of y, of the middle of the smallest element that it shows."""
-    seen: dict[int, tuple[int, ...]] = {}
-    shown = [element.box for element in screen.elements if window.holds(element.box)]
-    for box in sorted(shown, key=lambda box: (box[0] - box[2]) * (box[3] - box[1])):  # larger ones first
-        point = relative_point(window.inside(box), *window.sides)
-        digits = tuple(digit for value in point for digit in (value // 100, value // 10 % 10))
-        seen.update(dict.fromkeys(window.cells(box), digits))
-    return seen
-
-
-Triplets = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def collate(rows: Sequence[Row], scales: Sequence[float], pixels: torch.Tensor, grid: torch.Tensor) -> Batch:
@@ -248,8 +205,8 @@ def collate(rows: Sequence[Row], scales: Sequence[float], pixels: torch.Tensor, 
         scales=torch.tensor(scales)[targets // length],
         asks=tuple((number, place, cells) for number, row in enumerate(rows) for place, cells in row.asks),
         tokens=(),
-        words=_triplets([], ()),
-        places=_pairs([], ()),
+        codes=torch.zeros(0, 0),
+        spelled=(torch.zeros(0, dtype=torch.long), torch.zeros(0, 0)),
         letters=_slots([], ()),
     )
 
@@ -266,32 +223,18 @@ def _padded(rows: Sequence[Sequence[int]], length: int, filler: int) -> torch.Te
     return torch.tensor([[*row, *[filler] * (length - len(row))] for row in rows])
 
 
-_Weighed = dict[int, list[tuple[int, float]]]
-
-
-def _even(seen: dict[int, list[int]]) -> _Weighed:
-    return {cell: [(index, 1 / len(ids)) for index in ids] for cell, ids in seen.items()}
-
-
-def _triplets(pictures: Sequence[_Weighed], tokens: Sequence[int]) -> Triplets:
-    found = [
-        (start + cell, index, weight)
-        for start, seen in zip(_starts(tokens), pictures, strict=False)
-        for cell, weighed in seen.items()
-        for index, weight in weighed
+def _spelled(
+    pictures: Sequence[torch.Tensor | None], tokens: Sequence[int], width: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    cells = [
+        torch.arange(start, start + len(each))
+        for start, each in zip(_starts(tokens), pictures, strict=False)
+        if each is not None
     ]
-    cells, ids, weights = zip(*found, strict=True) if found else ((), (), ())
-    return torch.tensor(cells, dtype=torch.long), torch.tensor(ids, dtype=torch.long), torch.tensor(weights)
-
-
-def _pairs(places: Sequence[dict[int, tuple[int, ...]]], tokens: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    found = [
-        (start + cell, digits)
-        for start, seen in zip(_starts(tokens), places, strict=False)
-        for cell, digits in seen.items()
-    ]
-    cells, digits = zip(*found, strict=True) if found else ((), ())
-    return torch.tensor(cells, dtype=torch.long), torch.tensor(digits, dtype=torch.long)
+    known = [each for each in pictures if each is not None]
+    if not known:
+        return torch.zeros(0, dtype=torch.long), torch.zeros(0, width)
+    return torch.cat(cells), torch.cat(known)
 
 
 def _slots(pictures: Sequence[dict[int, int]], counts: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,7 +4,7 @@ A card is a small screen without tasks: lines of phrases that screens say, close
 use. Every letter's place is known. Letters, words and places are learned on cards; what a screen looks like, on screens.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -70,26 +70,6 @@ class Line:
     y: float
     size: int
 
-    def cells(self, first: int, last: int, across: int, along: int) -> list[tuple[int, float]]:
-        """The image tokens that show a good part of the signs from first to before last, with how many pixels of them."""
-        row = int(self.y // TOKEN_SIDE)
-        if not 0 <= row < along:
-            return []
-        left, right = self.ends[first], self.ends[last]
-        found = []
-        for column in range(max(0, int(left // TOKEN_SIDE)), min(across - 1, int(right // TOKEN_SIDE)) + 1):
-            shown = min(right, (column + 1) * TOKEN_SIDE) - max(left, column * TOKEN_SIDE)
-            if shown >= _READABLE or shown >= _GOOD_PART * (right - left):
-                found.append((row * across + column, shown))
-        return found
-
-
-_READABLE, _GOOD_PART = 6.0, 0.6
-"""Pixels of a word, or the part of it, from which on an image token shows it."""
-
-Spans = Callable[[str], Sequence[tuple[int, int, int]]]
-"""From a text to its tokens: (token, first sign, sign after the last)."""
-
 
 @dataclass(frozen=True)
 class Card:
@@ -110,21 +90,6 @@ class Card:
             and 0 <= (x := (line.ends[place] + line.ends[place + 1]) / 2) < self.screen.width
             and 0 <= line.y < self.screen.height
         ]
-
-    def words_by_cell(self, spans: Spans) -> dict[int, list[tuple[int, float]]]:
-        """By image token: the text tokens that it shows a good part of, with weights that add up to 1."""
-        across, along = self.screen.width // TOKEN_SIDE, self.screen.height // TOKEN_SIDE
-        seen: dict[int, list[tuple[int, float]]] = {}
-        for line in self.lines:
-            for token, first, last in spans(line.text):
-                for cell, shown in line.cells(first, last, across, along):
-                    seen.setdefault(cell, []).append((token, shown))
-        return {cell: _normal(found) for cell, found in seen.items()}
-
-
-def _normal(found: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    total = sum(share for _, share in found)
-    return [(number, share / total) for number, share in found]
 
 
 _Colour = tuple[int, int, int]

@@ -1,7 +1,6 @@
 """AutoGLM-Tiny while it learns: its start, and the losses of a batch."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,10 @@ from torch import nn
 from torch.nn import functional
 from transformers import Glm4vForConditionalGeneration
 
-from autoglm_serving.model.load import ImageSize, ModelImages
 from autoglm_serving.model.tiny import build
-from autoglm_serving.screens.dice import Dice
-from autoglm_serving.training.batches import NO_LETTER, SLOTS, Batch, Triplets
-from autoglm_serving.training.cards import draw_card
+from autoglm_serving.training.batches import NO_LETTER, SLOTS, Batch
 from autoglm_serving.training.recipe import Network, Recipe
+from autoglm_serving.training.spelling import PLACE, place_directions
 from autoglm_serving.vision.sizing import TOKEN_SIDE
 
 
@@ -27,9 +24,9 @@ class Losses:
     total: torch.Tensor
     answer: float
     pointer: float
-    words: float
-    places: float
     letters: float
+    spelling: float
+    places: float
     right: float
 
 
@@ -69,46 +66,6 @@ def write_start(folder: Path, network: Network, seed: int) -> None:
     )
 
 
-@torch.no_grad()
-def start_positions(model: Glm4vForConditionalGeneration) -> None:
-    """Let the learned position grid begin as sines and cosines of x and y: where a patch is, is known from the first step."""
-    weight = model.model.visual.embeddings.position_embedding.weight
-    side, width = math.isqrt(weight.shape[0]), weight.shape[1]
-    middles = (torch.arange(side) + 0.5) / side
-    along, across = torch.meshgrid(middles, middles, indexing="ij")
-    turns = torch.pi * 2.0 ** torch.linspace(-1, 3.5, width // 4)
-    parts = [wave(axis.reshape(-1, 1) * turns) for axis in (across, along) for wave in (torch.sin, torch.cos)]
-    grid = torch.cat(parts, dim=1)
-    weight[:, : grid.shape[1]].copy_(0.5 * grid)
-
-
-@torch.no_grad()
-def start_patches(model: Glm4vForConditionalGeneration, images: ModelImages) -> None:
-    """Let the patch embedding begin as the turned principal components of patches of cards, each of the same size.
-
-    The brightness of a patch varies a thousand times more than the strokes in it; a random start hides them behind it.
-    """
-    kernel = model.model.visual.patch_embed.proj
-    cards = [draw_card(Dice("patches", number)).picture for number in range(_PATCH_CARDS)]
-    frames, side = kernel.weight.shape[2], kernel.weight.shape[3]
-    patches = torch.cat([images.pixels(card, ImageSize(1, 1 << 40))[0] for card in cards])
-    patches = patches.view(len(patches), -1, frames, side, side)[:, :, 0].flatten(1).double()
-    middle = patches.mean(0)
-    spread, directions = torch.linalg.eigh((patches - middle).T @ (patches - middle) / len(patches))
-    count = min(kernel.weight.shape[0], directions.shape[1])
-    spread, directions = spread.flip(0)[:count], directions.flip(1)[:, :count]
-    turned, _ = torch.linalg.qr(torch.randn(count, count, dtype=torch.double))
-    start = turned @ (directions / (spread + _QUIET * spread[_LOUD]).sqrt()).T
-    still = start.unflatten(1, (-1, 1, side, side)).expand(-1, -1, frames, -1, -1) / frames
-    kernel.weight[:count].copy_(still)
-    kernel.bias[:count].copy_(-(start @ middle))
-
-
-_PATCH_CARDS = 64
-_QUIET, _LOUD = 0.01, 10
-"""Components that vary less than a hundredth of the tenth one are noise: they are not made as loud as the others."""
-
-
 def compute_as_products(model: Glm4vForConditionalGeneration, seen: dict[str, torch.Tensor]) -> None:
     """Let the tower's two convolutions, whose kernels never overlap, run as matrix products: the same numbers, sooner.
 
@@ -144,8 +101,6 @@ class Student(nn.Module):
         self.recipe = recipe
         self.query = nn.Linear(width, width, bias=False)
         self.key = nn.Linear(width, width, bias=False)
-        self.reader = nn.Linear(width, width)
-        self.places = nn.Linear(width, PLACE_DIGITS * 10)
         self.letters = LetterReader(recipe.network.vision_width)
         self._seen: dict[str, torch.Tensor] = {}
         compute_as_products(model, self._seen)
@@ -181,7 +136,19 @@ class Student(nn.Module):
         )
 
     def _read(self, batch: Batch, features: torch.Tensor) -> "Read":
-        return Read(self._words(batch, features), self._places(batch, features), self._letters(batch))
+        if not len(batch.codes):
+            nothing = features.sum() * 0
+            return Read(nothing, nothing, nothing)
+        beside = features.float() - batch.codes
+        directions = place_directions(features.shape[1]).to(features.device)
+        places = (beside @ directions.T).square().sum(1).mean() / PLACE**2
+        return Read(self._letters(batch, features), self._spelling(batch, beside), places)
+
+    def _spelling(self, batch: Batch, beside: torch.Tensor) -> torch.Tensor:
+        cells, spelled = batch.spelled
+        if len(cells) == 0:
+            return beside.sum() * 0
+        return (beside[cells] - spelled).square().sum(1).mean() / _USUAL_SPELLING
 
     def _positions(self, batch: Batch) -> torch.Tensor:
         """As the model itself counts them; every question begins at the position after the picture."""
@@ -216,24 +183,11 @@ class Student(nn.Module):
             losses += [-logs[number, list(cells)].logsumexp(0) for number, (_, cells) in enumerate(asked)]
         return torch.stack(losses).mean()
 
-    def _words(self, batch: Batch, features: torch.Tensor) -> torch.Tensor:
-        embeddings = self.model.get_input_embeddings().weight
-        return _of_each(
-            batch.words, features, lambda shown: functional.linear(self.reader(shown), embeddings) * _SHARPNESS
-        )
-
-    def _letters(self, batch: Batch) -> torch.Tensor:
+    def _letters(self, batch: Batch, features: torch.Tensor) -> torch.Tensor:
         slots, numbers = batch.letters
         if len(slots) == 0:
-            return self._seen["patches"].sum() * 0
-        return functional.cross_entropy(self.letters(self._seen["patches"], slots).float(), numbers)
-
-    def _places(self, batch: Batch, features: torch.Tensor) -> torch.Tensor:
-        cells, digits = batch.places
-        if len(cells) == 0:
             return features.sum() * 0
-        said = self.places(features[cells]).float().unflatten(-1, (PLACE_DIGITS, 10))
-        return functional.cross_entropy(said.flatten(0, 1), digits.flatten())
+        return functional.cross_entropy(self.letters(self._seen["patches"], slots).float(), numbers)
 
 
 class LetterReader(nn.Module):
@@ -259,16 +213,18 @@ _SLOT_WIDTH = 64
 
 @dataclass(frozen=True)
 class Read:
-    """The losses of what image tokens tell alone."""
+    """The losses of what patches and image tokens tell alone: letters, spelled texts and places in the picture."""
 
-    words: torch.Tensor
-    places: torch.Tensor
     letters: torch.Tensor
+    spelling: torch.Tensor
+    places: torch.Tensor
 
     def total(self, recipe: Recipe) -> torch.Tensor:
         """The part of the loss that needs no language model."""
         return (
-            recipe.words_weight * self.words + recipe.places_weight * self.places + recipe.letters_weight * self.letters
+            recipe.letters_weight * self.letters
+            + recipe.spelling_weight * self.spelling
+            + recipe.places_weight * self.places
         )
 
     def figures(self) -> dict[str, float]:
@@ -276,24 +232,11 @@ class Read:
         return {name: float(value.detach()) for name, value in vars(self).items()}
 
 
-def _of_each(found: Triplets, features: torch.Tensor, score: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """Cross-entropy to what each image token shows, in the mean over the tokens that show something."""
-    cells, ids, weights = found
-    if len(cells) == 0:
-        return features.sum() * 0
-    telling, places = torch.unique(cells, return_inverse=True)
-    logs = score(features[telling]).float().log_softmax(-1)
-    return -(logs[places, ids] * weights).sum() / len(telling)
-
-
-PLACE_DIGITS = 4
-"""Hundreds and tens of x, then of y."""
+_USUAL_SPELLING = 4.0
+"""About the squared length of the spelling of an image token full of letters."""
 
 COUNTED = 0.5
 """Accuracy counts the tokens that the picture decides."""
-
-_SHARPNESS = 4.0
-"""Embeddings begin small; without a factor all words would stay equally likely for long."""
 
 
 def parameters_of(student: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -72,9 +72,9 @@ class Recipe:
     weight_decay: float = 0.05
     clip: float = 1.0
     pointer_weight: float = 0.5
-    words_weight: float = 0.4
-    places_weight: float = 0.15
     letters_weight: float = 1.0
+    spelling_weight: float = 1.5
+    places_weight: float = 0.3
     base_side: float = 260.0
     """sqrt(H*W) of what the fixed stage shows in the middle: cards of 63 image tokens, windows of 120."""
     checkpoint_every: int = 200

@@ -15,14 +15,15 @@ import torch
 from transformers import Glm4vForConditionalGeneration
 
 from autoglm_serving.model.folder import check_folder
-from autoglm_serving.model.load import ModelImages, load_weights
+from autoglm_serving.model.load import ModelImages, ModelTokenizer, load_weights
 from autoglm_serving.training import checkpoints
 from autoglm_serving.training.ahead import Ingredients, ahead
 from autoglm_serving.training.batches import Batch
 from autoglm_serving.training.curves import write_curves
 from autoglm_serving.training.dataset import Screens
-from autoglm_serving.training.network import Losses, Student, parameters_of, start_patches, start_positions, write_start
+from autoglm_serving.training.network import Losses, Student, parameters_of, write_start
 from autoglm_serving.training.recipe import Recipe, Step, to_json
+from autoglm_serving.training.starts import start
 
 MODEL, CHECKPOINTS, LOG, RECIPE, CURVES = "model", "checkpoints", "log.jsonl", "recipe.json", "curves.svg"
 
@@ -185,13 +186,12 @@ def _fresh(folder: Path, recipe: Recipe, device: torch.device) -> Glm4vForCondit
         write_start(beside, recipe.network, recipe.seed)
         beside.rename(folder)
     model = load_weights(check_folder(folder), torch.float32, device)
-    start_positions(model)
-    start_patches(model, ModelImages(check_folder(folder)))
+    start(model, ModelImages(check_folder(folder)), ModelTokenizer(check_folder(folder)))
     return model
 
 
 def _mean(losses: list[Losses]) -> dict[str, float]:
-    names = ("answer", "pointer", "words", "places", "letters", "right")
+    names = ("answer", "pointer", "letters", "spelling", "places", "right")
     values = {name: round(sum(getattr(each, name) for each in losses) / len(losses), 5) for name in names}
     return {"loss": round(sum(float(each.total.detach()) for each in losses) / len(losses), 5), **values}
 

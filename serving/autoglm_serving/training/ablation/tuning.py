@@ -125,7 +125,10 @@ class Tuner:
 
     def _student(self, variant: FusedVariant) -> Student:
         """Without the heads of the training run only the answers count."""
-        network = replace(Network(), text_width=self.model.config.text_config.hidden_size)
+        config = self.model.config
+        network = replace(
+            Network(), text_width=config.text_config.hidden_size, vision_width=config.vision_config.hidden_size
+        )
         recipe = Recipe("variant", (), network=network)
         if self._heads is None:
             recipe = replace(recipe, pointer_weight=0.0)
