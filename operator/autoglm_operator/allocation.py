@@ -1,7 +1,7 @@
 """From a deployment and what is known of its sites to replicas for each site, by `placing`; and the status that tells of it."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from autoglm_operator import placing
@@ -36,7 +36,20 @@ def allocate(
     usable = [place for place in places if not place.out]
     problem = placing.Problem(deployment.spec.replicas, tuple(place.offer for place in usable), _limits(spec))
     decision = placing.decide(problem, _standing(deployment, spec, usable, now), _habits(spec))
+    if not decision.goal:
+        decision = _waiting(problem, decision, usable)
     return Allocated(decision.now, _status(deployment, decision, places, now), problem.shortfall)
+
+
+def _waiting(problem: placing.Problem, decision: placing.Decision, places: list[Place]) -> placing.Decision:
+    """Where no site has room, what waits goes on waiting: taken away it could never start."""
+    asked = {place.offer.site: place.wanted for place in places}
+    offers = tuple(replace(offer, room=asked[offer.site]) for offer in problem.offers)
+    kept = placing.fill(replace(problem, offers=offers), asked)
+    if not kept:
+        return decision
+    reason = f"what waits stays: no site has room; {problem.shortfall}"
+    return replace(decision, goal=kept, now=kept, goal_cost=placing.cost(problem, kept), reason=reason)
 
 
 def _limits(spec: PlacementSpec) -> placing.Limits:
@@ -94,6 +107,8 @@ def _why(place: Place, count: int, now: datetime) -> str:
     price = f"a replica costs {offer.price:.3g} an hour"
     if place.out:
         return place.out
+    if count > offer.room:
+        return f"{count} waiting for room; {price}" + (f"; {paused}" if paused else "")
     if count:
         return f"{count} of {offer.room} that fit; {price}" + (f"; {paused}" if paused else "")
     if not offer.room:

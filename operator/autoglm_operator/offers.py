@@ -29,6 +29,10 @@ LONGEST_PAUSE = timedelta(hours=6)
 
 FORGOTTEN = timedelta(hours=24)
 
+STARTS_FOR = timedelta(minutes=10)
+"""So long after the last change the pods of a Ray cluster of ours may still be pulling their image, and Serve says as well
+that replicas wait to be scheduled: that says nothing of the room there."""
+
 
 @dataclass(frozen=True)
 class Refusal:
@@ -65,6 +69,7 @@ class _Held:
     """The replicas of all applications of a deployment at one site: during a rollout it has two."""
 
     parts: tuple[ApplicationView, ...]
+    now: datetime
 
     @property
     def asked(self) -> int:
@@ -89,7 +94,11 @@ class _Held:
     @property
     def waits(self) -> bool:
         """Whether the cluster has no room for all that was asked for."""
-        return any(WAITING in part.message for part in self.parts)
+        return any(WAITING in part.message and not self._starts(part) for part in self.parts)
+
+    def _starts(self, part: ApplicationView) -> bool:
+        """Whether pods of its own may merely be starting."""
+        return part.ray_service is not None and is_fresh(part.deployed_at, self.now, STARTS_FOR)
 
 
 @dataclass(frozen=True)
@@ -104,7 +113,7 @@ class Look:
     def at(self, view: SiteView) -> Place:
         """What a site offers, and what it has; a site that is silent has what it had, by its last answer or the status."""
         live, row = views.is_live(view, self.now), self._rows.get(view.name)
-        held = _Held(views.owned(view, self.deployment.metadata.uid))
+        held = _Held(views.owned(view, self.deployment.metadata.uid), self.now)
         asked, ready = held.asked, held.ready
         if not live and not held.parts:
             asked, ready = (row.desired, row.ready) if row else (0, 0)

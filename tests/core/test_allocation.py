@@ -292,3 +292,32 @@ def test_a_site_that_is_too_small_and_does_not_tell_is_not_tried_again_and_again
     assert dear == 2
     assert tries <= 3, "in half an hour: at the start, after ten minutes, and not before another twenty"
     assert refusals >= 2
+
+
+STUCK = "Engine: Deployment 'Engine' has 2 replicas that have taken more than 30s to be scheduled."
+
+
+@pytest.mark.parametrize(("minutes", "expected"), [(2, {"pods": 2}), (11, {"dear": 2})])
+def test_worker_pods_get_time_to_start_before_what_waits_counts_as_refused(
+    minutes: int, expected: dict[str, int]
+) -> None:
+    of = asks(2)
+    service = kube.view("pods", kube.stored(of, "pods")).applications
+    assert service
+    waits = replace(service[0], ready_replicas=0, status="DEPLOYING", message=STUCK)
+    waits = replace(waits, deployed_at=NOW - timedelta(minutes=minutes))
+    found = allocate(of, Worker(cpus=1.0), (pods("pods", waits, cpus=None), place("dear", price=9.0)), NOW)
+    assert found is not None
+    assert found.now == expected
+
+
+def test_what_waits_is_not_taken_away_where_no_site_has_room() -> None:
+    of = asks(2)
+    waits = runs(of, 3, ready=0, message=STUCK)
+    plan = decide(of, place("full", waits, cpus=0.0))
+    assert not any(isinstance(one, DeleteApplication) for one in plan.applications)
+    assert puts(plan) == {"full": 2}, "no more of them than the spec asks for"
+    assert condition(plan, "SitesReady") == ("False", "InsufficientResources")
+    assert why(plan, "full").startswith("2 waiting for room")
+    again = decide(with_status(of, plan), place("full", runs(of, 2, ready=0, message=STUCK), cpus=0.0))
+    assert again.applications == ()
