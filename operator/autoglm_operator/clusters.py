@@ -7,6 +7,7 @@ follows the other: the next one only when the last one serves again, so that a c
 
 from dataclasses import dataclass, replace
 
+from autoglm_operator import routes
 from autoglm_operator.api import RolloutSpec
 from autoglm_operator.applications import Standing, Wanted, matches
 from autoglm_operator.kuberay import manifests, pods
@@ -79,9 +80,18 @@ def turn(subject: Subject) -> Turn:
             return Turn(waits_for=place.view.name)
         if not _has_pods(place, found):
             waiting = waiting or place.view.name
-        elif found.status != "RUNNING" or found.ready_replicas < place.application.replicas:
+        elif not _serves(place, found):
             return Turn(waits_for=place.view.name)
     return Turn(waiting, waiting)
+
+
+def _serves(place: Place, found: ApplicationView) -> bool:
+    """Whether all its replicas run and clients get their answers. A deployment without a route has no clients."""
+    if found.status != "RUNNING" or found.ready_replicas < place.application.replicas:
+        return False
+    subject, observed = place.subject, place.subject.observed
+    routed = bool(observed.gateways) and routes.holder(subject.deployment, observed.deployments) is None
+    return not routed or subject.is_admitted(place.view.name)
 
 
 def _is_read(subject: Subject, view: SiteView) -> bool:

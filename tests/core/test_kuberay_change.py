@@ -1,5 +1,6 @@
 """Whether a Ray cluster may be replaced, and how."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -58,11 +59,13 @@ def test_never_are_accelerators_doubled_beyond_the_budget() -> None:
                 assert (way == "Surge") == (surge >= replicas)
 
 
-def sites(of: AutoGLMDeployment, *views: SiteView) -> Plan:
-    """The decision about a deployment at some sites, of which a gateway gets answers."""
-    names = [view.name for view in views]
+def sites(
+    of: AutoGLMDeployment, *views: SiteView, silent: Sequence[str] = (), others: Sequence[AutoGLMDeployment] = ()
+) -> Plan:
+    """The decision about a deployment at some sites, of which a gateway gets answers but from those that are `silent`."""
+    names = [view.name for view in views if view.name not in silent]
     gateways = (fleet.gateway(*fleet.admitted(of, *names)),)
-    return reconcile(of, Observed(sites=views, gateways=gateways), fleet.NOW)
+    return reconcile(of, Observed(sites=views, gateways=gateways, deployments=tuple(others)), fleet.NOW)
 
 
 def running(of: AutoGLMDeployment, name: str, **kwargs: Any) -> SiteView:
@@ -101,6 +104,17 @@ def test_a_change_that_does_not_start_stops_at_one_site() -> None:
     broken.runs("DEPLOY_FAILED", "DEPLOY_FAILED", "no such image", endpoints=0)
     plan = sites(NEW, kube.view("a", broken.listing()), running(OLD, "b"))
     assert [site for kind, site in changes(plan) if kind == "DeleteApplication" and site == "b"] == []
+
+
+def test_the_next_site_waits_until_a_gateway_gets_answers_from_the_last_one() -> None:
+    views = (running(NEW, "a"), running(OLD, "b"))
+    assert changes(sites(NEW, *views, silent=["a"])) == []
+    assert changes(sites(NEW, *views)) == [("DeleteApplication", "b")]
+    older = fleet.deployment(name="older", uid="uid-older", creationTimestamp="2026-03-01T09:00:00Z")
+    unrouted = sites(NEW, *views, silent=["a"], others=[older])
+    assert changes(unrouted) == [("DeleteApplication", "b")], "no gateway is told of it, so none admits it"
+    alone = reconcile(NEW, Observed(sites=views), fleet.NOW)
+    assert changes(alone) == [("DeleteApplication", "b")], "there is no gateway"
 
 
 def test_a_silent_site_and_a_name_that_is_taken_hold_up_nobody() -> None:
