@@ -70,6 +70,9 @@ class Place:
 
 def turn(subject: Subject) -> Turn:
     """Whose turn it is to be taken away: nobody's while a site that answers is not up with the pods that it shall have."""
+    unseen = next((view.name for view in subject.chosen if _is_unseen(view)), "")
+    if unseen:
+        return Turn(waits_for=unseen)
     places = [_place(subject, view) for view in subject.chosen if _is_read(subject, view)]
     waiting = ""
     for place in places:
@@ -92,6 +95,11 @@ def _serves(place: Place, found: ApplicationView) -> bool:
     subject, observed = place.subject, place.subject.observed
     routed = bool(observed.gateways) and routes.holder(subject.deployment, observed.deployments) is None
     return not routed or subject.is_admitted(place.view.name)
+
+
+def _is_unseen(view: SiteView) -> bool:
+    """Whether nobody looked yet, as after an edit of the site: its cluster may be the one that is away just now."""
+    return view.site.spec.backend.kube_ray is not None and view.applications is None and view.error is None
 
 
 def _is_read(subject: Subject, view: SiteView) -> bool:

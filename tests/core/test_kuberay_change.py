@@ -8,7 +8,7 @@ import pytest
 from autoglm_operator.api import AutoGLMDeployment
 from autoglm_operator.kuberay.change import Budget, Need, plan
 from autoglm_operator.reconcile import reconcile
-from autoglm_operator.state import ApplyApplication, Observed, Plan, SiteView
+from autoglm_operator.state import ApplyApplication, Observed, Plan, SiteError, SiteView
 from support import fleet, kube
 
 GPUS = Need(replicas=4, accelerators=2, kind="gpu")
@@ -115,6 +115,13 @@ def test_the_next_site_waits_until_a_gateway_gets_answers_from_the_last_one() ->
     assert changes(unrouted) == [("DeleteApplication", "b")], "no gateway is told of it, so none admits it"
     alone = reconcile(NEW, Observed(sites=views), fleet.NOW)
     assert changes(alone) == [("DeleteApplication", "b")], "there is no gateway"
+
+
+def test_nobody_s_turn_comes_before_every_site_was_looked_at_once() -> None:
+    unseen = SiteView(kube.site("b"))
+    assert changes(sites(NEW, running(OLD, "a"), unseen)) == []
+    down = SiteView(kube.site("b"), error=SiteError("Unreachable", "no route to host"), failures=1)
+    assert changes(sites(NEW, running(OLD, "a"), down)) == [("DeleteApplication", "a")]
 
 
 def test_a_silent_site_and_a_name_that_is_taken_hold_up_nobody() -> None:
