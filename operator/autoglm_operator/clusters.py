@@ -82,7 +82,8 @@ def turn(subject: Subject) -> Turn:
         if found is None or found.status == "DELETING" or found.ready_replicas == 0:
             return Turn(waits_for=place.view.name)
         if not _has_pods(place, found):
-            waiting = waiting or place.view.name
+            if not waiting and _plan(place, found).way == "Staged":
+                waiting = place.view.name
         elif not _serves(place, found):
             return Turn(waits_for=place.view.name)
     return Turn(waiting, waiting)

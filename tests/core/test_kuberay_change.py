@@ -124,6 +124,17 @@ def test_nobody_s_turn_comes_before_every_site_was_looked_at_once() -> None:
     assert changes(sites(NEW, running(OLD, "a"), down)) == [("DeleteApplication", "a")]
 
 
+def test_a_site_whose_change_is_refused_takes_nobody_s_turn() -> None:
+    """Placement has two replicas at the first site, which may not both be away, and one at the second."""
+    spread = {"replicas": 3, "placement": {}, "rollout": {"maxUnavailable": 1}}
+    new = fleet.deployment(spread | {"worker": {"resources": {"memory": "6Gi"}}})
+    two, one = (fleet.deployment(spread | {"replicas": count}) for count in (2, 1))
+    plan = sites(new, running(two, "a"), running(one, "b"))
+    rows = {row.name: row for row in plan.status.sites}
+    assert rows["a"].message.endswith("or take the change back")
+    assert changes(plan) == [("DeleteApplication", "b")]
+
+
 def test_a_silent_site_and_a_name_that_is_taken_hold_up_nobody() -> None:
     foreign = kube.Stored(*kube.manifests(OLD, "a"))
     foreign.ray_service["metadata"] |= {"labels": {}, "annotations": {}}
