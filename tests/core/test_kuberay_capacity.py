@@ -1,15 +1,17 @@
 """What a site with KubeRay has and what is free there, from nodes and pods as the API server holds them."""
 
-from typing import Any
+import asyncio
+from typing import Any, cast
 
 import pytest
 
 from autoglm_operator.api import KubeRayBackend
 from autoglm_operator.fitting import fitting
+from autoglm_operator.kube import Call, KubeApi, KubeRaySite
 from autoglm_operator.kuberay.capacity import capacity, head_need, worker_need
 from autoglm_operator.kuberay.quantity import number
 from autoglm_operator.state import Capacity
-from support import fleet, kube
+from support import fleet, kube, virtual_time
 from support.kube import node, pod
 
 
@@ -138,3 +140,26 @@ def test_the_head_goes_where_it_costs_the_fewest_replicas() -> None:
     assert fitting(free(4, 4), {"CPU": 4}, {"CPU": 2}) == 1
     assert fitting(free(4), {"CPU": 4}, {"CPU": 2}) == 0
     assert fitting(free(1, 1), {"CPU": 1}, {"CPU": 2}) == 0, "no machine takes the head"
+
+
+class SlowNodes:
+    """An API server that answers at once, but for the list of nodes."""
+
+    async def request(self, call: Call) -> dict[str, Any]:
+        if call.path == "/api/v1/nodes":
+            await asyncio.sleep(3600.0)
+        return {"items": []}
+
+
+def test_a_slow_list_of_nodes_does_not_hold_up_what_is_told_of_the_applications() -> None:
+    async def connect() -> KubeApi:
+        return cast(KubeApi, SlowNodes())
+
+    async def look() -> tuple[str, float]:
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        seen = await KubeRaySite("pods", backend(), connect, loop.time, own=False).observe()
+        assert seen.capacity is None
+        return seen.capacity_unknown, loop.time() - begun
+
+    assert virtual_time.run(look()) == ("nodes and pods were not listed within 5 s", 5.0)

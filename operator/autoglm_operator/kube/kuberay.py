@@ -38,6 +38,9 @@ _CHILDREN = ("PodDisruptionBudget", "NetworkPolicy")
 CAPACITY_S = 15.0
 """How often nodes and their pods are read. What is free changes slowly, and reading it costs the API server more."""
 
+LISTED_WITHIN_S = 5.0
+"""How long that may take: what is told of the applications waits for it, and may not become too old to act on."""
+
 FEW_NODES = 20
 """Up to so many nodes each is asked for its pods alone, which the API server finds at once; else all pods are read."""
 
@@ -81,8 +84,11 @@ class KubeRaySite:
         """What is free. A site where that may not be read, or cannot just now, is a good site still."""
         self._capacity = None
         try:
-            self._capacity = await self._guarded(self._read_nodes, close=False)
+            async with asyncio.timeout(LISTED_WITHIN_S):
+                self._capacity = await self._guarded(self._read_nodes, close=False)
             self._capacity_unknown = ""
+        except TimeoutError:
+            self._capacity_unknown = f"nodes and pods were not listed within {LISTED_WITHIN_S:g} s"
         except SiteFailure as failure:
             self._capacity_unknown = f"nodes and pods cannot be listed: {failure.error.message}"
 
