@@ -4,6 +4,7 @@ import asyncio
 from typing import Any, cast
 
 import pytest
+from typing_extensions import override
 
 from autoglm_operator.api import KubeRayBackend
 from autoglm_operator.fitting import fitting
@@ -13,6 +14,13 @@ from autoglm_operator.kuberay.quantity import number
 from autoglm_operator.state import Capacity
 from support import fleet, kube, virtual_time
 from support.kube import node, pod
+
+
+def known(nodes: list[Any], pods: list[Any], of: KubeRayBackend) -> Capacity:
+    """The capacity of a site that has nodes."""
+    found = capacity(nodes, pods, of)
+    assert found is not None
+    return found
 
 
 def backend(**more: Any) -> KubeRayBackend:
@@ -50,7 +58,7 @@ def test_free_is_what_nodes_can_allocate_without_what_their_pods_request() -> No
         pod(None, cpu="4"),
         pod("elsewhere", cpu="4"),
     ]
-    found = capacity(nodes, pods, backend())
+    found = known(nodes, pods, backend())
     assert (found.total["CPU"], found.available["CPU"]) == (12.0, 9.5)
     assert (found.total["GPU"], found.available["GPU"]) == (4.0, 1.0)
     assert found.available["memory"] == (32 - 3 + 16) * 2**30
@@ -65,12 +73,39 @@ def test_only_nodes_that_the_site_selects_and_whose_taints_it_tolerates_count() 
         node("kept", cpu="2", labels={"pool": "phones"}, taints=[taint]),
         node("soft", cpu="1", labels={"pool": "phones"}, taints=[{**taint, "effect": "PreferNoSchedule"}]),
     ]
-    assert capacity(nodes, [], backend(nodeSelector={"pool": "phones"})).total == {"CPU": 5.0, "memory": 2 * 2**30}
+    assert known(nodes, [], backend(nodeSelector={"pool": "phones"})).total == {"CPU": 5.0, "memory": 2 * 2**30}
     for toleration in ({"key": "gpu", "value": "yes"}, {"key": "gpu", "operator": "Exists"}, {"operator": "Exists"}):
-        told = capacity(nodes, [], backend(nodeSelector={"pool": "phones"}, tolerations=[toleration]))
+        told = known(nodes, [], backend(nodeSelector={"pool": "phones"}, tolerations=[toleration]))
         assert told.total["CPU"] == 7.0
     other = {"key": "gpu", "value": "no"}
-    assert capacity(nodes, [], backend(nodeSelector={"pool": "phones"}, tolerations=[other])).total["CPU"] == 5.0
+    assert known(nodes, [], backend(nodeSelector={"pool": "phones"}, tolerations=[other])).total["CPU"] == 5.0
+
+
+def test_nodes_with_accelerators_that_are_tainted_by_the_name_of_their_device_count() -> None:
+    """Pods that request the device get the toleration at admission."""
+    nodes = [
+        node("gpus", gpu=4, taints=[{"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}]),
+        node("npus", devices={"huawei.com/npu": "2"}, taints=[{"key": "huawei.com/npu", "effect": "NoSchedule"}]),
+        node("others", gpu=8, taints=[{"key": "amd.com/gpu", "effect": "NoSchedule"}]),
+    ]
+    found = known(nodes, [], backend(devices={"npu": "huawei.com/npu"}))
+    assert (found.available["GPU"], found.available["NPU"]) == (4.0, 2.0)
+
+
+def test_a_pool_without_nodes_may_be_scaled_from_none_and_is_unknown_rather_than_full() -> None:
+    taint = {"key": "other", "effect": "NoSchedule"}
+    assert capacity([], [], backend()) is None
+    assert capacity([node("theirs", taints=[taint])], [], backend()) is None
+
+    async def connect() -> KubeApi:
+        return cast(KubeApi, NoNodes())
+
+    async def look() -> str:
+        seen = await KubeRaySite("pods", backend(), connect, lambda: 0.0, own=False).observe()
+        assert seen.capacity is None
+        return seen.capacity_unknown
+
+    assert virtual_time.run(look()) == "no node is there now that pods of the site may run on"
 
 
 def test_a_node_that_takes_no_pods_now_is_part_of_the_site_and_nothing_of_it_is_free() -> None:
@@ -82,7 +117,7 @@ def test_a_node_that_takes_no_pods_now_is_part_of_the_site_and_nothing_of_it_is_
         node("tainted", cpu="8", taints=[down]),
         node("crowded", cpu="16", pods="1"),
     ]
-    found = capacity(nodes, [pod("crowded", cpu="1")], backend())
+    found = known(nodes, [pod("crowded", cpu="1")], backend())
     assert (found.total["CPU"], found.available["CPU"], len(found.machines)) == (31.0, 1.0, 1)
 
 
@@ -93,12 +128,12 @@ def test_a_pod_holds_what_the_scheduler_reserves_for_it() -> None:
         {"resources": {"requests": {"cpu": "3"}}},
     ]
     whole["spec"]["overhead"] = {"cpu": "500m"}
-    assert capacity([node("a", cpu="8")], [whole], backend()).available["CPU"] == 8 - 3.25 - 0.5
+    assert known([node("a", cpu="8")], [whole], backend()).available["CPU"] == 8 - 3.25 - 0.5
     limited = pod("a")
     limited["spec"]["containers"] = [{"resources": {"limits": {"cpu": "2"}}}, {}]
-    assert capacity([node("a", cpu="8")], [limited], backend()).available["CPU"] == 6.0
+    assert known([node("a", cpu="8")], [limited], backend()).available["CPU"] == 6.0
     limited["spec"]["resources"] = {"requests": {"cpu": "5"}}
-    assert capacity([node("a", cpu="8")], [limited], backend()).available["CPU"] == 3.0
+    assert known([node("a", cpu="8")], [limited], backend()).available["CPU"] == 3.0
 
 
 def test_accelerators_have_rays_names_whatever_the_devices_are_called_and_labels_tell_what_they_are() -> None:
@@ -106,7 +141,7 @@ def test_accelerators_have_rays_names_whatever_the_devices_are_called_and_labels
         node("a", devices={"huawei.com/Ascend310P": "2"}, labels={"node.kubernetes.io/npu.chip.name": "310P3"}),
         node("b", gpu=1, labels={"nvidia.com/gpu.product": "NVIDIA-H100-80GB"}),
     ]
-    found = capacity(nodes, [], backend(devices={"npu": "huawei.com/Ascend310P"}))
+    found = known(nodes, [], backend(devices={"npu": "huawei.com/Ascend310P"}))
     assert (found.total["NPU"], found.total["GPU"]) == (2.0, 1.0)
     assert found.models == {"GPU": ("NVIDIA-H100-80GB",), "NPU": ("310P3",)}
 
@@ -142,13 +177,21 @@ def test_the_head_goes_where_it_costs_the_fewest_replicas() -> None:
     assert fitting(free(1, 1), {"CPU": 1}, {"CPU": 2}) == 0, "no machine takes the head"
 
 
-class SlowNodes:
-    """An API server that answers at once, but for the list of nodes."""
+class NoNodes:
+    """An API server with nothing in it."""
 
+    async def request(self, call: Call) -> dict[str, Any]:
+        return {"items": []}
+
+
+class SlowNodes(NoNodes):
+    """It answers at once, but for the list of nodes."""
+
+    @override
     async def request(self, call: Call) -> dict[str, Any]:
         if call.path == "/api/v1/nodes":
             await asyncio.sleep(3600.0)
-        return {"items": []}
+        return await super().request(call)
 
 
 def test_a_slow_list_of_nodes_does_not_hold_up_what_is_told_of_the_applications() -> None:

@@ -44,6 +44,8 @@ LISTED_WITHIN_S = 5.0
 FEW_NODES = 20
 """Up to so many nodes each is asked for its pods alone, which the API server finds at once; else all pods are read."""
 
+NO_NODES = "no node is there now that pods of the site may run on"
+
 _CACHED = ("resourceVersion", "0")
 """From the API server's memory: a figure that is seconds old is good enough here."""
 
@@ -86,13 +88,13 @@ class KubeRaySite:
         try:
             async with asyncio.timeout(LISTED_WITHIN_S):
                 self._capacity = await self._guarded(self._read_nodes, close=False)
-            self._capacity_unknown = ""
+            self._capacity_unknown = "" if self._capacity else NO_NODES
         except TimeoutError:
             self._capacity_unknown = f"nodes and pods were not listed within {LISTED_WITHIN_S:g} s"
         except SiteFailure as failure:
             self._capacity_unknown = f"nodes and pods cannot be listed: {failure.error.message}"
 
-    async def _read_nodes(self, api: KubeApi) -> Capacity:
+    async def _read_nodes(self, api: KubeApi) -> Capacity | None:
         labels = ",".join(f"{key}={value}" for key, value in sorted(self._kube.node_selector.items()))
         selector = (("labelSelector", labels),) if labels else ()
         nodes = await pages(api, "/api/v1/nodes", (_CACHED, *selector))

@@ -29,9 +29,14 @@ _PLAIN = {"cpu": "CPU", "memory": "memory"}
 _OVER = ("Succeeded", "Failed")
 
 
-def capacity(nodes: Iterable[Json], pods: Iterable[Json], kube: KubeRayBackend) -> Capacity:
-    """What the site's nodes have in all, what is free on those that take pods, and what is free on each of them."""
+def capacity(nodes: Iterable[Json], pods: Iterable[Json], kube: KubeRayBackend) -> Capacity | None:
+    """What the site's nodes have in all, what is free on those that take pods, and what is free on each of them.
+
+    None where there is no such node: a pool that grows from none with its pods would never get one if that were called full.
+    """
     ours = {node["metadata"]["name"]: node for node in nodes if _is_of_site(node, kube)}
+    if not ours:
+        return None
     taken = _taken(pods, ours, kube)
     total, available = defaultdict[str, float](float), defaultdict[str, float](float)
     machines: list[Mapping[str, float]] = []
@@ -85,7 +90,8 @@ def _hard_taints(node: Json) -> list[Json]:
 
 
 def _tolerates(kube: KubeRayBackend, taint: Json) -> bool:
-    return any(
+    """By the site's tolerations, or by one that pods get at admission for the device that they request."""
+    return taint.get("key") in (kube.devices.gpu, kube.devices.npu) or any(
         one.effect in (None, taint.get("effect"))
         and one.key in (None, taint.get("key"))
         and (one.operator == "Exists" or (one.value or "") == (taint.get("value") or ""))
