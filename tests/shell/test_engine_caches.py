@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from autoglm_serving.engines.factory import create_engine
-from autoglm_serving.engines.interface import GenerateRequest, ImagePart, Message, Part, TextPart
+from autoglm_serving.engines.interface import EncodedPicture, GenerateRequest, ImagePart, Message, Part, TextPart
 from autoglm_serving.engines.options import TransformersOptions
 from autoglm_serving.engines.prompt import Prompt, PromptBuilder
 from autoglm_serving.engines.shared_cache import MIB
@@ -215,6 +215,24 @@ def test_images_of_one_size_that_wait_go_through_the_tower_together(folder: Path
         assert not batching.runner.read(states[0], states[1:])
     assert 0 in states[1].features, "the second image has the same size"
     assert not states[2].features, "the third has not"
+
+
+def test_an_image_whose_features_came_with_it_or_are_known_waits_for_no_tower(folder: Path) -> None:
+    batching = model(folder, vision_batch_tokens=64)
+    begun = batching.begin(asked([turn("user", "known", 0)]))
+    while not begun.features:
+        batching.runner.read(begun, ())
+    (features,) = begun.features.values()
+    encoded = ImagePart(EncodedPicture(PICTURES[0].width, PICTURES[0].height, features), "elsewhere")
+    waiting = [
+        batching.begin(asked([Message("user", (encoded,))])),
+        batching.begin(asked([turn("user", "known", 0)])),
+    ]
+    state = batching.begin(asked([turn("user", "new", 1)]))
+    while not state.features:
+        assert not batching.runner.read(state, waiting)
+    assert not any(each.features for each in waiting)
+    assert batching.finish(state, waiting)
 
 
 def test_a_small_bound_keeps_batches_small(folder: Path) -> None:

@@ -37,11 +37,13 @@ class Pictures:
     def prepared(self, prompt: Prompt) -> Prompt:
         """The prompt with the pixels of the images whose features are not known. Any thread may do this ahead."""
         pixels = {
-            index: self._prepare(prompt, index)
-            for index, name in enumerate(prompt.image_names)
-            if not isinstance(prompt.images[index], EncodedPicture) and not self._features.holds(name)
+            index: self._prepare(prompt, index) for index in range(len(prompt.images)) if self.lacks(prompt, index)
         }
         return replace(prompt, pixels=pixels)
+
+    def lacks(self, prompt: Prompt, index: int) -> bool:
+        """Whether the features of one image have to be computed: they neither came with it nor are cached."""
+        return not (isinstance(prompt.images[index], EncodedPicture) or self._features.holds(prompt.image_names[index]))
 
     def grid(self, prompt: Prompt, index: int) -> Grid:
         """Frames, patches down and patches across of one image."""

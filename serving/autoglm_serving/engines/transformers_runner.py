@@ -201,8 +201,9 @@ class TransformersRunner(Runner[Answer]):
         room = self._options.vision_batch_tokens - state.images[image].length
         for other in others:
             for index, span in enumerate(other.images):
-                waits = span.end > other.read and index not in other.features
-                if waits and span.length <= room and self._pictures.grid(other.prompt, index) == grid:
+                fits = span.end > other.read and index not in other.features and span.length <= room
+                lacks = fits and self._pictures.lacks(other.prompt, index)
+                if lacks and self._pictures.grid(other.prompt, index) == grid:
                     group.append((other, index))
                     room -= span.length
         features = self._pictures.encode(self._model, [(answer.prompt, index) for answer, index in group])
