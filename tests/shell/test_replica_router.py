@@ -105,6 +105,20 @@ async def test_a_router_remembers_what_it_sent_until_a_report_could_say_so(clock
     assert firsts == {"a", "b"}
 
 
+async def test_a_call_that_lost_its_replica_goes_to_another_although_the_lost_one_has_its_prompt(clock: Clock) -> None:
+    """Its engine is dead, its process is not yet: a second attempt there would be the last one."""
+    router = make_router(Replica("a"), Replica("b"))
+    router.on_request_routed(request(SCREEN, "lost"), ReplicaID("b", APP), None)
+    router.on_request_completed(ReplicaID("b", APP), "lost")
+    assert await order(router, request(SCREEN, "lost")) == ["a"]
+    router.on_request_routed(request(SCREEN, "lost"), ReplicaID("a", APP), None)
+    assert sorted(await order(router, request(SCREEN, "lost"))) == ["a", "b"], "better than none"
+    assert (await order(router, request(SCREEN, "another")))[0] in ("a", "b")
+    clock.now += 2 * replica_router.REPORT_TIMEOUT_S
+    router.on_request_routed(request(SCREEN, "late"), ReplicaID("b", APP), None)
+    assert await order(router, request(SCREEN, "late")) == ["a"], "without fresh reports too"
+
+
 async def test_work_that_was_sent_counts_until_it_has_ended(clock: Clock) -> None:
     router = make_router(Replica("a"), Replica("b"))
     other = footprint([ImagePiece("user", "another", 6000)], 10)

@@ -30,6 +30,9 @@ LAG_S = 0.3
 REMEMBER_S = 5.0
 """For so long a router believes that what it sent is cached; after that the replica's report must say so."""
 
+MAX_TRIED = 4096
+"""Calls of which a router remembers where they were tried: far more than are on their way at once."""
+
 MAX_SENT = 4096
 """More calls than all ingresses take at once; a bound should Serve ever not say that one has ended."""
 
@@ -60,6 +63,7 @@ class ReplicaRouter(LocalityMixin, MultiplexMixin, RequestRouter):  # type: igno
         self._heard: dict[ReplicaID, _Heard] = {}
         self._sent: dict[str, _Sent] = {}
         self._notes: dict[ReplicaID, list[tuple[float, Footprint]]] = {}
+        self._tried: dict[str, frozenset[ReplicaID]] = {}
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         """Serve calls this when replicas come, go or report."""
@@ -77,8 +81,13 @@ class ReplicaRouter(LocalityMixin, MultiplexMixin, RequestRouter):  # type: igno
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
-        """Replicas to try, one after the other."""
+        """Replicas to try, one after the other. A call that lost its replica goes elsewhere while there is another.
+
+        Its own prompt would call it back: the replica that is just ending has it cached.
+        """
         footprint = _footprint(pending_request)
+        tried = self._tried.get(_call_id(pending_request), frozenset())
+        candidate_replicas = [each for each in candidate_replicas if each.replica_id not in tried] or candidate_replicas
         if footprint is not None and pending_request is not None:
             states = [self._state(replica) for replica in candidate_replicas]
             choice = choose(footprint, states, pending_request.metadata.internal_request_id)
@@ -89,10 +98,12 @@ class ReplicaRouter(LocalityMixin, MultiplexMixin, RequestRouter):  # type: igno
         fallback: list[list[RunningReplica]] = await PowerOfTwoChoicesRequestRouter.choose_replicas(
             self, candidate_replicas, pending_request
         )
-        return fallback
+        elsewhere = [[each for each in rank if each.replica_id not in tried] for rank in fallback]
+        return [rank for rank in elsewhere if rank] or fallback
 
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, _result: Any) -> None:
         """Serve calls this when a replica has taken a request."""
+        self._remember_try(_call_id(pending_request), replica_id)
         footprint, replica = _footprint(pending_request), self._replicas.get(replica_id)
         if footprint is None or replica is None or replica_id not in self._heard:
             return
@@ -105,6 +116,12 @@ class ReplicaRouter(LocalityMixin, MultiplexMixin, RequestRouter):  # type: igno
         notes.append((now, footprint))
         while notes and now - notes[0][0] > REMEMBER_S:
             notes.pop(0)
+
+    def _remember_try(self, call: str, replica: ReplicaID) -> None:
+        if call:
+            while len(self._tried) >= MAX_TRIED:
+                del self._tried[next(iter(self._tried))]
+            self._tried[call] = self._tried.get(call, frozenset()) | {replica}
 
     def on_request_completed(self, _replica_id: ReplicaID, internal_request_id: str) -> None:
         """Serve calls this when a request has ended, however it did."""
@@ -139,8 +156,19 @@ class ReplicaRouter(LocalityMixin, MultiplexMixin, RequestRouter):  # type: igno
         )
 
 
-def _footprint(pending: PendingRequest | None) -> Footprint | None:
-    """The footprint of a call; None for other requests, as a health check."""
+def _call(pending: PendingRequest | None) -> Call | None:
+    """The call that is sent; None for other requests, as a health check."""
     if pending is None or not pending.args or not isinstance(pending.args[0], Call):
         return None
-    return pending.args[0].footprint
+    return pending.args[0]
+
+
+def _footprint(pending: PendingRequest | None) -> Footprint | None:
+    call = _call(pending)
+    return call.footprint if call is not None else None
+
+
+def _call_id(pending: PendingRequest | None) -> str:
+    """The same for every attempt of a call; empty for other requests."""
+    call = _call(pending)
+    return call.request_id if call is not None else ""
