@@ -149,7 +149,13 @@ class SignedTable(Part):
     """Hex HMAC-SHA256."""
 
 
-class Admission(Part):
+class Told(Part):
+    """Base of what a gateway says. A newer gateway may tell more than is known here, and is heard all the same."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Admission(Told):
     """What the gateway knows about one deployment at one site."""
 
     deployment: str
@@ -164,7 +170,7 @@ class Admission(Part):
     """The revision that the table asks of this endpoint; two revisions at one site are told apart by it."""
 
 
-class GatewayReport(Part):
+class GatewayReport(Told):
     """A gateway's answer to the operator."""
 
     table_epoch: int

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from autoglm_serving.routing_table import (
     Endpoint,
+    GatewayReport,
     ResolutionPolicy,
     Route,
     RoutingTable,
@@ -82,6 +83,22 @@ def test_an_endpoint_with_an_unusable_url_is_no_reason_to_refuse_the_table() -> 
 
 def test_a_new_leader_comes_after_every_table_of_the_old_one() -> None:
     assert table(epoch=4, version=0).generation > table(epoch=3, version=99).generation
+
+
+def test_a_report_of_a_newer_gateway_is_read_without_what_is_new_and_a_table_is_not() -> None:
+    admission = {"deployment": "team/quickstart", "site": "a", "revision": "r1", "state": "Admitted", "message": ""}
+    at = "2026-03-01T12:00:00Z"
+    told = {
+        "tableEpoch": 1,
+        "tableVersion": 2,
+        "startedAt": at,
+        "news": {"of": "a later version"},
+        "admissions": [{**admission, "observedAt": at, "news": 1}],
+    }
+    report = GatewayReport.model_validate(told)
+    assert (report.table_version, report.admissions[0].revision) == (2, "r1")
+    with pytest.raises(ValidationError):
+        RoutingTable.model_validate({"epoch": 1, "version": 2, "writtenAt": at, "news": 1})
 
 
 def test_two_deployments_with_one_model_name_have_one_winner() -> None:
