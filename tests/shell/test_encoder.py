@@ -1,7 +1,8 @@
 """Encoders and the replicas that ask them, in one process: everything but Ray's transport and its object store."""
 
 import asyncio
-from collections.abc import AsyncIterator, Generator
+import inspect
+from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import replace
 from typing import Any
 
@@ -178,7 +179,12 @@ async def test_arriving_tokens_are_the_figure_that_encoders_are_scaled_by(encode
     encoder._arrivals = Arrivals(window_s=1e6)
     for number in range(3):  # one of them is known, and arrives all the same
         await encoder.encode(WantedFeatures(image(280, 280), f"arrival {number % 2}", None))
-    assert encoder.record_autoscaling_stats() == {RATE: 300 / 1e6}
+    assert await encoder.record_autoscaling_stats() == {RATE: 300 / 1e6}
+
+
+@pytest.mark.parametrize("figures", [EncoderReplica.record_autoscaling_stats, EngineReplica.record_routing_stats])
+async def test_figures_for_serve_are_counted_on_the_event_loop(figures: Callable[..., Any]) -> None:
+    assert inspect.iscoroutinefunction(figures), "Serve calls any other method in a thread of its own"
 
 
 async def test_an_image_that_nobody_waits_for_any_more_is_not_computed(encoder: EncoderReplica) -> None:

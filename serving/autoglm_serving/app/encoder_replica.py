@@ -87,8 +87,8 @@ class EncoderReplica:
             log_unexpected(error)
             return Failure("internal_error", "the encoder failed on this image", elsewhere=True)
 
-    def record_autoscaling_stats(self) -> dict[str, float]:
-        """Serve asks for this again and again, for `encoder_scaling`."""
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Serve asks for this again and again, for `encoder_scaling`. A sync method would run in another thread."""
         return {RATE: self._arrivals.rate(time.monotonic())}
 
     async def check_health(self) -> None:

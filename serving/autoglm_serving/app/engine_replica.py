@@ -112,8 +112,8 @@ class EngineReplica:
         finally:
             self._ledger.end(entry, finished, time.monotonic())
 
-    def record_routing_stats(self) -> dict[str, Any]:
-        """Serve asks for this once a second, for the routers."""
+    async def record_routing_stats(self) -> dict[str, Any]:
+        """Serve asks for this once a second, for the routers. A sync method would run in another thread."""
         return self._ledger.report().as_dict()
 
     async def check(self) -> str:
