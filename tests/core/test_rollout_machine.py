@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoglm_operator.api import RolloutGate
+from autoglm_operator.api import RolloutGate, RolloutStep
+from autoglm_operator.rollout import record
 from autoglm_operator.rollout.gates import Figures, check
 from autoglm_operator.rollout.machine import advance
+from autoglm_operator.rollout.policy import steps_of
 from autoglm_operator.rollout.sizes import Counts, Room, during, needed
-from autoglm_operator.rollout.terms import Level, Memory, Policy, Situation, Step
+from autoglm_operator.rollout.terms import Decision, Level, Memory, Policy, Situation, Step
 from autoglm_serving.measurements import RevisionReport, Sketch, bucket
 from support.fleet import NOW
 
@@ -235,6 +237,14 @@ def test_edited_steps_change_nothing_while_a_rollout_is_paused() -> None:
     memory = Memory("a", "b", 50, 2, THREE, attempt=1, entered_at=NOW, step_since=NOW, proven=True)
     paused = advance(Policy(THREE[:1], paused=True), memory, situation(applied=50), NOW)
     assert (paused.memory, paused.phase) == (memory, "Paused")
+
+
+@pytest.mark.parametrize("hold", ["1.5ms", "0.5ms", "30s", "1.001m", "0.001h"])
+def test_steps_are_remembered_as_they_are_read_so_that_what_is_stored_is_no_edit(hold: str) -> None:
+    steps = steps_of([RolloutStep(weight=10, hold=hold)])
+    decision = Decision(Memory("a", "b", steps=steps, attempt=1, proven=True), "Progressing", "")
+    stored = record.status(None, decision, record.Scene("app", (), ()), NOW)
+    assert record.memory(stored).steps == steps
 
 
 @pytest.mark.parametrize("seconds_up", [5, 600])

@@ -30,8 +30,10 @@ def of(deployment: AutoGLMDeployment, *, direct: bool = False) -> Policy:
 
 
 def steps_of(steps: Iterable[RolloutStep]) -> tuple[Step, ...]:
-    """Steps as the API has them, for the machine."""
-    return tuple(Step(step.weight, timedelta(seconds=seconds(step.hold)), step.approval) for step in steps)
+    """Steps as the API has them, for the machine. Holds are whole milliseconds, as they are stored: else each is an edit."""
+    return tuple(
+        Step(step.weight, timedelta(milliseconds=round(seconds(step.hold) * 1000)), step.approval) for step in steps
+    )
 
 
 def _word(deployment: AutoGLMDeployment, name: str) -> str:
