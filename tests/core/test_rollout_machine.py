@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoglm_operator.api import RolloutGate, RolloutStep
+from autoglm_operator.api import RolloutGate, RolloutStatus, RolloutStep
 from autoglm_operator.rollout import record
 from autoglm_operator.rollout.gates import Figures, check
 from autoglm_operator.rollout.machine import advance
@@ -245,6 +245,14 @@ def test_steps_are_remembered_as_they_are_read_so_that_what_is_stored_is_no_edit
     decision = Decision(Memory("a", "b", steps=steps, attempt=1, proven=True), "Progressing", "")
     stored = record.status(None, decision, record.Scene("app", (), ()), NOW)
     assert record.memory(stored).steps == steps
+
+
+@pytest.mark.parametrize("level", ["some", "enough"])
+def test_a_stored_rollout_that_lost_its_steps_is_gone_on_with_all_the_same(level: Level) -> None:
+    memory = record.memory(RolloutStatus(phase="Progressing", stable="a", application="app", candidate="b", step=3))
+    assert memory.step == 0
+    found = advance(Policy(), replace(memory, entered_at=NOW, proven=True), situation(level=level, applied=100), NOW)
+    assert found.phase == "Progressing"
 
 
 @pytest.mark.parametrize("seconds_up", [5, 600])

@@ -29,7 +29,7 @@ def memory(status: RolloutStatus) -> Memory:
         stable=status.stable,
         candidate=status.candidate,
         weight=status.weight,
-        step=max(status.step - 1, 0),
+        step=min(max(status.step - 1, 0), len(status.steps)),
         steps=policy.steps_of(status.steps),
         attempt=status.attempt,
         entered_at=status.entered_at,
