@@ -1,6 +1,7 @@
 """Variants with smaller weights: near enough, smaller, and refused where they cannot run."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -138,6 +139,13 @@ def test_no_variant_is_no_change() -> None:
 def test_a_variant_that_cannot_run_on_the_device_is_refused_by_its_name(variant: Variant) -> None:
     with pytest.raises(EngineOptionsInvalid, match=f"variant '{variant}'.*int8-weight"):
         quantise(Small().to("meta"), variant)
+
+
+def test_integers_are_refused_where_torch_has_no_kernel_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoglm_serving.engines.quantised.torch.backends.quantized", SimpleNamespace(engine="qnnpack"))
+    with pytest.raises(EngineOptionsInvalid, match="'int8-dynamic' needs an x86 CPU: use int8-weight"):
+        quantise(Small(), "int8-dynamic")
+    quantise(Small(), "int8-weight")
 
 
 def test_an_unknown_variant_is_refused_with_the_field_and_the_names_that_there_are() -> None:

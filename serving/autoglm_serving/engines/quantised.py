@@ -1,6 +1,6 @@
 """Variants of a loaded model with smaller weights: its linear layers replaced in place, everything else as it is.
 
-    int8-dynamic  weights in 8 bits and, at each call, each token in 7; computed in integers (CPU)
+    int8-dynamic  weights in 8 bits and, at each call, each token in 7; computed in integers (x86 CPU)
     int8-weight   weights in 8 bits with one scale for each output; computed in the model's own type
     int4-weight   weights in 4 bits with a scale and an offset for each 32 inputs; computed in the model's own type (CPU)
 
@@ -23,6 +23,8 @@ GROUP = 32
 LEVELS = 127
 """Largest code of an activation with 7 bits."""
 _CPU_ONLY = frozenset({"int8-dynamic", "int4-weight"})
+_INTEGER_KERNELS = ("x86", "fbgemm")
+"""Where torch has the kernel that multiplies codes of 7 bits without a range of the whole call."""
 
 
 class Int8Linear(nn.Module):
@@ -117,6 +119,8 @@ def quantise(model: nn.Module, variant: Variant) -> None:
         raise EngineOptionsInvalid(
             f"variant {variant!r} runs on a CPU only, and the model is on {device}: use int8-weight"
         )
+    if variant == "int8-dynamic" and torch.backends.quantized.engine not in _INTEGER_KERNELS:
+        raise EngineOptionsInvalid("variant 'int8-dynamic' needs an x86 CPU: use int8-weight")
     for parent, name, linear in list(_linears(model)):
         setattr(parent, name, _smaller(linear, variant))
 
