@@ -16,6 +16,7 @@ from autoglm_serving.engines import sharded_model
 from autoglm_serving.engines.factory import create_engine
 from autoglm_serving.engines.gang.leader import Gang
 from autoglm_serving.engines.gang.processes import ChildRanks
+from autoglm_serving.engines.gang.seat import Seat
 from autoglm_serving.engines.interface import Delta, EngineDead, EngineOptionsInvalid, GenerateRequest
 from autoglm_serving.engines.options import TransformersOptions
 from autoglm_serving.engines.quantised import weight_bytes
@@ -126,6 +127,17 @@ def test_the_parts_of_all_ranks_compute_what_the_whole_model_does(
     parts = [sharded_model.load_shard(folder, plan, rank, torch.float32, CPU) for rank in range(ranks)]
     assert group.run(lambda rank: read(parts[rank])) == [read(whole)] * ranks
     assert max(weight_bytes(part) for part in parts) < share * weight_bytes(whole)
+
+
+@pytest.mark.parametrize("named", [{}, {"NCCL_SOCKET_IFNAME": "eth1"}])
+def test_what_carries_the_sums_listens_on_the_loopback_interface_unless_another_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: dict[str, str]
+) -> None:
+    seen: dict[str, str] = {}
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda **_: seen.update(os.environ))
+    monkeypatch.setattr("autoglm_serving.engines.gang.seat.os.environ", dict(named))
+    Seat(0, 1, tmp_path, "shared", 1.0).join(CPU)
+    assert seen == {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", **named}
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """A rank's place in its gang: which part it holds, on which device it computes, and how the ranks find each other.
 
 All ranks are on one machine. They meet in a folder that only their user may enter: torch's store is a file there, and the
-control connection a Unix socket, so a gang listens on no port.
+control connection a Unix socket; what torch moves the sums with listens on the loopback interface alone.
 """
 
 import os
@@ -22,6 +22,8 @@ Devices = Literal["own", "shared"]
 
 GANG_DEVICES = ("auto", "cpu", "cuda", "npu")
 """What `options.device` may be: each rank has a device of its own of this kind."""
+_INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+"""Where gloo and NCCL listen for the other ranks; left alone, on an interface that other machines reach."""
 _BACKENDS = {"cpu": "gloo", "cuda": "nccl", "npu": "hccl"}
 
 
@@ -58,8 +60,9 @@ class Seat:
 
         if dist.is_initialized():  # a gang that this process led before
             dist.destroy_process_group()
-        if device.type == "cpu" and sys.platform == "linux":
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        if sys.platform == "linux":
+            for name in _INTERFACES:
+                os.environ.setdefault(name, "lo")
         if device.type != "cpu":
             torch.get_device_module(device.type).set_device(device)
         dist.init_process_group(
