@@ -13,11 +13,12 @@ from autoglm_serving.config import AppConfig
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a candidate is on its way to a step; `waiting` and `failed` are for people."""
+    """How far a candidate is on its way to a step, which takes `need` replicas; `waiting` and `failed` are for people."""
 
     level: Level
     waiting: str = ""
     failed: str = ""
+    need: int = 0
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Candidate:
         ]
         some = any(place.standing.ready > 0 and place.admitted_somewhere for place in self.places)
         level: Level = "enough" if not late else "some" if some else "none"
-        return Progress(level, "; ".join(late), "; ".join(failed))
+        return Progress(level, "; ".join(late), "; ".join(failed), sum(needs.values()))
 
 
 def room(subject: Subject, site: str) -> sizes.Room:

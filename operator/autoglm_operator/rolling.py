@@ -225,6 +225,7 @@ class _Beginning:
             level=found.level,
             waiting=found.waiting,
             failed=found.failed,
+            need=found.need,
             applied=self._applied(other.config.revision),
             figures=self._figures(memory),
         )

@@ -285,6 +285,20 @@ def test_each_loss_of_replicas_leaves_less_of_the_deadline_and_the_next_step_has
     assert (back.step, back.losses) == (1, 0), "the gates of the first step had passed"
 
 
+def test_replicas_that_are_missing_because_more_are_asked_for_now_are_no_loss() -> None:
+    policy = Policy(steps=(Step(0, timedelta(hours=1)), HALF))
+    begun = Memory("a", "b", steps=policy.steps, attempt=1, entered_at=NOW, proven=True)
+    held = advance(policy, begun, situation(applied=0, need=2), NOW).memory
+    assert held.step_since == NOW
+    raised = advance(policy, held, situation(level="some", applied=0, need=3), NOW + timedelta(seconds=60)).memory
+    assert (raised.losses, raised.step_since, raised.entered_at) == (0, None, NOW + timedelta(seconds=60))
+    again = advance(policy, raised, situation(applied=0, need=3), NOW + timedelta(seconds=90)).memory
+    lost = advance(policy, again, situation(level="some", applied=0, need=3), NOW + timedelta(seconds=120)).memory
+    assert lost.losses == 1
+    stored = record.status(None, Decision(held, "Progressing", ""), record.Scene("app", (), ()), NOW)
+    assert record.memory(stored).need == 2
+
+
 def test_a_candidate_that_never_gets_ready_is_taken_back_at_the_deadline() -> None:
     policy = replace(GATED, deadline=timedelta(minutes=2))
     memory, actions, weights = walk(policy, situation(level="some", waiting="a: 0 of 1 replicas"))

@@ -495,3 +495,15 @@ def test_whatever_is_edited_and_measured_the_rules_hold_and_it_ends_where_it_was
     assert rollout(made).phase == "RolledBack"
     assert rollout(made).stable in good - {revision(WORSE)}
     assert {app.serving for app in made.clusters["a"].values()} == {rollout(made).stable}
+
+
+def test_more_replicas_asked_for_during_a_step_are_no_loss_of_the_candidate() -> None:
+    there = world()
+    edit(there, NEW, steps=[{"weight": 30, "hold": "1h"}])
+    on(there, lambda: rollout(there).step_since is not None)
+    assert rollout(there).need == 2, "one at each site"
+    held = rollout(there).step_since
+    wider = fleet.deployment(spec(NEW, 7, steps=[{"weight": 30, "hold": "1h"}]), generation=9)
+    there.deployment = wider.model_copy(update={"status": there.deployment.status})
+    on(there, lambda: rollout(there).step_since not in (held, None))
+    assert (rollout(there).losses, rollout(there).need) == (0, 6)

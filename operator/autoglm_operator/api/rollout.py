@@ -185,7 +185,10 @@ class RolloutStatus(Reported):
     step_since: AwareDatetime | None = None
     """When every gateway had applied the step's weight. The hold counts from here."""
     losses: Count = 0
-    """How often the candidate was ready in the present step, and then was not. Each time takes a tenth off the deadline."""
+    """How often the candidate was ready in the present step, and then was not, though no more replicas were asked for. Each
+    time takes a tenth off the deadline."""
+    need: Count = 0
+    """Replicas that the present step took at all sites when the candidate was last ready for it."""
     rejected: Rejected | None = None
     """The revision that was last taken back."""
     retried: Annotated[str, Field(max_length=253)] = ""

@@ -106,7 +106,7 @@ def _go_on(policy: Policy, memory: Memory, seen: Situation, now: datetime) -> De
         return replace(_reject(memory, str(memory.candidate), fault, now), checks=checks)
     if policy.steps != memory.steps:
         return _follow(policy, memory, now)
-    found = _prepare(policy, memory, seen, now) or _go_through(policy, memory, checks, now)
+    found = _prepare(policy, memory, seen, now) or _go_through(policy, memory, seen, checks, now)
     return replace(found, message=found.message + _unheard(policy, memory)) if not found.taken else found
 
 
@@ -123,10 +123,10 @@ def _prepare(policy: Policy, memory: Memory, seen: Situation, now: datetime) -> 
     return None
 
 
-def _go_through(policy: Policy, memory: Memory, checks: tuple[Check, ...], now: datetime) -> Decision:
+def _go_through(policy: Policy, memory: Memory, seen: Situation, checks: tuple[Check, ...], now: datetime) -> Decision:
     """A step whose replicas and weight are there."""
     if memory.step_since is None:
-        memory = replace(memory, step_since=now)
+        memory = replace(memory, step_since=now, need=seen.need)
     if memory.step >= len(policy.steps):
         return _promote(memory, "it has all replicas and all traffic")
     return _measure(policy, memory, checks, now)
@@ -178,9 +178,11 @@ def _fault(policy: Policy, memory: Memory, seen: Situation, checks: Sequence[Che
 
 def _wait_for_replicas(policy: Policy, memory: Memory, seen: Situation, now: datetime) -> Decision:
     """Not enough replicas: the share falls back to what is safe, and the step begins anew when they are there. Each time it
-    is waited for less, or a candidate that crashes and comes back would be waited for without end."""
+    is waited for less, or a candidate that crashes and comes back would be waited for without end; but not where more are
+    asked for than before."""
     if memory.step_since is not None:
-        memory = replace(memory, step_since=None, entered_at=now, losses=memory.losses + 1)
+        lost = not 0 < memory.need < seen.need
+        memory = replace(memory, step_since=None, entered_at=now, losses=memory.losses + lost)
     left = policy.deadline * max(LOSSES - memory.losses, 0) / LOSSES
     waited = age(memory.entered_at, now) if memory.entered_at else timedelta(0)
     if waited >= left:
@@ -230,7 +232,9 @@ def _passed(step: Step, checks: Sequence[Check]) -> str:
 
 def _without_candidate(memory: Memory) -> Memory:
     """The stable revision alone."""
-    return replace(memory, candidate=None, weight=0, step=0, steps=(), entered_at=None, step_since=None, losses=0)
+    return replace(
+        memory, candidate=None, weight=0, step=0, steps=(), entered_at=None, step_since=None, losses=0, need=0
+    )
 
 
 def _where(memory: Memory) -> str:

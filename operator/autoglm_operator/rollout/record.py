@@ -35,6 +35,7 @@ def memory(status: RolloutStatus) -> Memory:
         entered_at=status.entered_at,
         step_since=status.step_since,
         losses=status.losses,
+        need=status.need,
         rejected=Rejection(rejected.revision, rejected.reason, rejected.at) if rejected else None,
         retried=status.retried,
         proven=status.proven,
@@ -71,6 +72,7 @@ def status(before: RolloutStatus | None, decision: Decision, scene: Scene, now: 
         entered_at=found.entered_at,
         step_since=found.step_since,
         losses=found.losses,
+        need=found.need,
         rejected=Rejected(revision=rejected.revision, reason=clip(rejected.reason), at=rejected.at)
         if rejected
         else None,

@@ -66,7 +66,9 @@ class Memory:
     """Since when the step is prepared: since it began, or since replicas were lost."""
     step_since: datetime | None = None
     losses: int = 0
-    """How often the candidate was ready in this step, and then was not."""
+    """How often the candidate was ready in this step, and then was not, though no more replicas were asked for."""
+    need: int = 0
+    """Replicas that the step took at all sites when it was last ready; 0 where that is not known."""
     rejected: Rejection | None = None
     retried: str = ""
     proven: bool = False
@@ -94,14 +96,16 @@ class Situation:
 
     `target` is the revision that the spec describes. `level` says how far the candidate is: enough replicas for its step,
     admitted by every gateway; some; none; or unknown, because nobody could look. `waiting` says what is missing. `failed` is
-    set when the candidate cannot become ready. `applied` is the candidate's share that every gateway reports, None while
-    they differ or do not tell. `blocked` says why no rollout can start here.
+    set when the candidate cannot become ready. `need` counts the replicas that the step takes at all sites. `applied` is the
+    candidate's share that every gateway reports, None while they differ or do not tell. `blocked` says why no rollout can
+    start here.
     """
 
     target: str
     level: Level = "unknown"
     waiting: str = ""
     failed: str = ""
+    need: int = 0
     applied: int | None = None
     figures: Figures = field(default_factory=Figures)
     blocked: str = ""
