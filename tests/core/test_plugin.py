@@ -1,6 +1,7 @@
 """`kubectl autoglm`: what it says about a deployment, about traffic, and which patches steer a rollout."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -336,7 +337,7 @@ class Gateways:
         known = self.records[pod["metadata"]["name"]]
         if isinstance(known, Exception):
             raise known
-        assert path == "/v1/requests/a%2Fb"
+        assert path in ("/v1/requests/a%2Fb", "/v1/requests/a-b")
         return str(known)
 
     def find(self) -> requests.Search:
@@ -351,6 +352,32 @@ def test_every_gateway_is_asked_for_a_request_until_one_knows_it() -> None:
     assert (found.gateway, found.record) == ("g3", {"requestId": "a/b"})
     assert found.silent == {"g1": "does not know it", "g2": "timed out"}
     assert cluster.shown == ["token"] * 3
+
+
+def test_a_token_from_a_file_is_shown_to_gateways_of_the_chosen_namespace_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may make pods anywhere may call one a gateway."""
+
+    class Everywhere(Gateways):
+        namespace = "ours"
+
+        def pods(self, _: str, namespace: str | None = None) -> list[Json]:
+            pods = [
+                {"metadata": {"name": name, "namespace": name}, "status": {"podIP": "::1"}} for name in self.records
+            ]
+            return [pod for pod in pods if namespace in (None, pod["metadata"]["namespace"])]
+
+    cluster = Everywhere({"theirs": NotThere("no"), "ours": '{"requestId": "a/b"}'})
+    monkeypatch.setattr(commands, "_cluster", lambda: cluster)
+    file = tmp_path / "token"
+    file.write_text("secret")
+    asked = CliRunner().invoke(commands.main, ["explain", "a-b", "--gateway-token-file", str(file), "-o", "json"])
+    assert cluster.shown == ["secret"], asked.output
+    cluster.namespace = "empty"
+    none = CliRunner().invoke(commands.main, ["explain", "a-b", "--gateway-token-file", str(file)])
+    assert "no gateway of the chart runs in namespace empty" in none.output
+    assert cluster.shown == ["secret"]
 
 
 @pytest.mark.parametrize("answer", ["", "[]", "{}", "<html>"])

@@ -77,7 +77,8 @@ def status(name: str | None, all_namespaces: bool, output: str) -> None:
     "--gateway-token-file",
     "token_file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="For a request: the gateways' token. Default: the Secret that their pods mount.",
+    help="For a request: the gateways' token, shown to gateway pods of the namespace (-n) alone. Default: the Secret that"
+    " each gateway's pod mounts, in any namespace.",
 )
 @output_option
 def explain(what: str, token_file: Path | None, output: str) -> None:
@@ -101,7 +102,7 @@ def explain(what: str, token_file: Path | None, output: str) -> None:
 def _explain_request(request_id: str, token: str | None, output: str) -> None:
     """What the gateway that had a request decided about it. Whichever gateway it was: all are asked."""
     cluster = _cluster()
-    pods = _gateways(cluster)
+    pods = _gateways(cluster, None if token is None else cluster.namespace)
     found = requests.find(cluster, pods, ADMIN_PORT, request_id, token)
     if found.record is None:
         said = "; ".join(f"{name}: {text}" for name, text in found.silent.items())
@@ -114,11 +115,13 @@ def _explain_request(request_id: str, token: str | None, output: str) -> None:
         click.echo(f"gateway {found.gateway}\n" + show.decision(found.record))
 
 
-def _gateways(cluster: Cluster) -> list[JsonObject]:
-    """The chart's gateway pods that have an address."""
-    pods = [pod for pod in cluster.pods(f"{logs_of.PART}=gateway") if (pod.get("status") or {}).get("podIP")]
+def _gateways(cluster: Cluster, namespace: str | None = None) -> list[JsonObject]:
+    """The chart's gateway pods that have an address. Whoever may make pods in a namespace may call one a gateway."""
+    found = cluster.pods(f"{logs_of.PART}=gateway", namespace)
+    pods = [pod for pod in found if (pod.get("status") or {}).get("podIP")]
     if not pods:
-        raise click.ClickException("no gateway of the chart runs in this cluster")
+        where = f"namespace {namespace}: choose that of the gateways with -n" if namespace else "this cluster"
+        raise click.ClickException(f"no gateway of the chart runs in {where}")
     return pods
 
 

@@ -25,7 +25,8 @@ class Search:
 
 
 def find(cluster: Cluster, pods: Sequence[JsonObject], port: int, request_id: str, token: str | None) -> Search:
-    """Asks one gateway after the other until one knows the request. `token`: None reads the Secret that the pods mount."""
+    """Asks one gateway after the other until one knows the request. `token` is shown to each of `pods`, which therefore have to
+    be trusted with it; None reads the Secret that each of them mounts."""
     found = Search()
     for pod in pods:
         name = str(pod["metadata"]["name"])
