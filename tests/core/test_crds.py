@@ -50,6 +50,7 @@ BETWEEN_FIELDS = {
     "accelerators of a cpu",
     "a resource of a cpu",
     "more accelerators than shards",
+    "shards on a resource of the user's own",
     "no CPU",
     "too many CPUs",
     "no CPU as text",

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from autoglm_serving.config import EngineConfig, EngineName, OptionValue
+from autoglm_serving.config import EngineConfig, EngineName, OptionValue, Worker
 from autoglm_serving.engines.interface import EngineOptionsInvalid
-from autoglm_serving.engines.options import TransformersOptions, decoded_cache_bytes, parse_options
+from autoglm_serving.engines.options import TransformersOptions, decoded_cache_bytes, on_what_it_takes, parse_options
 from autoglm_serving.engines.shared_cache import MIB
 
 
@@ -50,3 +50,25 @@ def test_a_variant_that_computes_in_integers_asks_for_float32(dtype: str) -> Non
 def test_such_a_variant_runs_with_caches_chunks_and_batches_of_pictures(options: dict[str, Any]) -> None:
     engine = EngineConfig(options={"variant": "int8-dynamic", **options})
     assert parse_options(TransformersOptions, engine).variant == "int8-dynamic"
+
+
+@pytest.mark.parametrize(
+    ("worker", "options", "device"),
+    [
+        (Worker(), {}, "cpu"),
+        (Worker(), {"device": "auto"}, "cpu"),
+        (Worker(), {"device": "cuda:1"}, "cuda:1"),
+        (Worker(gpus=0.5), {}, "auto"),
+        (Worker(custom={"NPU": 1}), {}, "auto"),
+    ],
+)
+def test_a_process_that_takes_no_accelerator_does_not_look_for_one(
+    worker: Worker, options: dict[str, OptionValue], device: str
+) -> None:
+    engine = on_what_it_takes(EngineConfig(options=options), worker)
+    assert parse_options(TransformersOptions, engine).device == device
+
+
+def test_vllm_has_no_device_to_be_told() -> None:
+    engine = EngineConfig(name="vllm")
+    assert on_what_it_takes(engine, Worker()) == engine

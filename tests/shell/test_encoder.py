@@ -20,10 +20,12 @@ from autoglm_serving.app.encoder_calls import Features, WantedFeatures
 from autoglm_serving.app.encoder_replica import EncoderReplica
 from autoglm_serving.app.encoder_scaling import ByImageTokens
 from autoglm_serving.app.engine_replica import EngineReplica, ModelUnavailable
+from autoglm_serving.app.gang_actors import create_engine_on_ray
 from autoglm_serving.app.pictures import PAUSE_S, SplitPictures
-from autoglm_serving.config import AppConfig, EncoderConfig, EngineConfig
+from autoglm_serving.config import AppConfig, EncoderConfig, EngineConfig, Worker
 from autoglm_serving.encoders import RATE, Arrivals
 from autoglm_serving.engines.interface import EncodedPicture, ImagePart
+from autoglm_serving.engines.transformers_engine import TransformersEngine
 from autoglm_serving.images import ImageSize
 from autoglm_serving.wire import ApiError
 from support.pictures import picture
@@ -300,6 +302,16 @@ async def test_an_encoder_whose_tower_fails_again_and_again_is_unhealthy(monkeyp
             await replica.check_health()
     finally:
         await replica.close()
+
+
+async def test_neither_encoders_nor_replicas_look_for_a_gpu_that_they_did_not_ask_for() -> None:
+    assert EncoderReplica(arguments(config()), put=Stored)._options.device == "cpu"
+    asked = app_config(encoder=EncoderConfig(worker=Worker(gpus=1)), worker=Worker(gpus=1))
+    assert EncoderReplica(arguments(asked), put=Stored)._options.device == "auto"
+    for wanted, device in ((app_config(), "cpu"), (asked, "auto")):
+        engine = create_engine_on_ray(wanted)
+        assert isinstance(engine, TransformersEngine)
+        assert engine._options.device == device
 
 
 async def test_an_encoder_of_a_missing_model_says_so_in_one_line() -> None:

@@ -289,6 +289,16 @@ REFUSED_DEPLOYMENTS = (
         "spec.worker.accelerator.count",
         "must be spec.engine.parallelism.tensor, over which a replica is split: set both to the same number, or remove it",
     ),
+    _d(
+        "shards on a resource of the user's own",
+        {
+            "spec.engine.parallelism.tensor": 2,
+            "spec.worker.accelerator": {"type": "gpu", "resourceName": "H100"},
+        },
+        "spec.worker.accelerator.resourceName",
+        "must be GPU or NPU with tensor parallelism, because Ray gives each process devices of its own by these names alone:"
+        " remove it, or set spec.engine.parallelism.tensor to 1",
+    ),
     _d("CPU with a wrong unit", {"spec.worker.resources.cpu": "2 cores"}, "spec.worker.resources.cpu", _CPU),
     _d("too many CPUs", {"spec.worker.resources.cpu": 10_000}, "spec.worker.resources.cpu", _CPU),
     _d("no CPU", {"spec.worker.resources.cpu": 0}, "spec.worker.resources.cpu", _CPU),
@@ -509,7 +519,7 @@ ACCEPTED = (
                 "parallelism": {"tensor": 4},
                 "options": {"threads": 8, "pixelCacheMib": "64"},
             },
-            "spec.worker.accelerator": {"type": "npu", "count": 4, "resourceName": "huawei.com/Ascend910"},
+            "spec.worker.accelerator": {"type": "npu", "count": 4, "resourceName": "NPU"},
         },
     ),
     Accepted(

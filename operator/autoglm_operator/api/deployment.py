@@ -240,6 +240,16 @@ class DeploymentSpec(Model):
             "worker.accelerator.count",
         ),
         Rule(
+            "self.engine.parallelism.tensor == 1 || !has(self.worker.accelerator.resourceName)"
+            " || self.worker.accelerator.resourceName in ['GPU', 'NPU']",
+            lambda spec: (
+                spec.engine.parallelism.tensor == 1 or spec.worker.accelerator.resource_name in (None, "GPU", "NPU")
+            ),
+            "must be GPU or NPU with tensor parallelism, because Ray gives each process devices of its own by these names"
+            " alone: remove it, or set spec.engine.parallelism.tensor to 1",
+            "worker.accelerator.resourceName",
+        ),
+        Rule(
             "!has(self.encoder) || self.engine.name == 'transformers'",
             lambda spec: spec.encoder is None or spec.engine.name == "transformers",
             "must be absent with the vllm engine, which encodes images itself: remove it, or set spec.engine.name to"

@@ -14,10 +14,10 @@ from autoglm_serving.app.encoder_calls import Features, WantedFeatures
 from autoglm_serving.app.engine_replica import ModelUnavailable
 from autoglm_serving.app.logs import log_encoded, log_unexpected
 from autoglm_serving.app.tower_turns import TowerTurns
-from autoglm_serving.config import AppConfig
+from autoglm_serving.config import AppConfig, EncoderConfig
 from autoglm_serving.encoders import RATE, Arrivals
 from autoglm_serving.engines.interface import EngineOptionsInvalid
-from autoglm_serving.engines.options import TransformersOptions, parse_options
+from autoglm_serving.engines.options import TransformersOptions, on_what_it_takes, parse_options
 from autoglm_serving.engines.shared_cache import MIB, SharedCache
 from autoglm_serving.model.errors import ModelInvalid, ModelNotFound
 from autoglm_serving.model.folder import check_folder
@@ -53,7 +53,8 @@ class EncoderReplica:
         self._config = AppConfig.model_validate(args)
         self._put = put
         try:
-            self._options = parse_options(TransformersOptions, self._config.engine)
+            worker = (self._config.encoder or EncoderConfig()).worker
+            self._options = parse_options(TransformersOptions, on_what_it_takes(self._config.engine, worker))
         except EngineOptionsInvalid as error:
             raise _unavailable(error) from None
         self._decoder = Decoder(self._config.limits.max_image_pixels)

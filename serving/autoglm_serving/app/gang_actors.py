@@ -18,6 +18,7 @@ from autoglm_serving.engines.factory import create_engine
 from autoglm_serving.engines.gang.leader import Launcher, Rank
 from autoglm_serving.engines.gang.seat import Devices
 from autoglm_serving.engines.interface import Engine, EngineDead
+from autoglm_serving.engines.options import on_what_it_takes
 
 _LEAST_CPUS = 0.001
 """Ray places no bundle without resources."""
@@ -87,7 +88,8 @@ class ActorRanks(Launcher):
 
 def create_engine_on_ray(config: AppConfig) -> Engine:
     """The engine of a replica; the other ranks of its gang, if it has one, are actors."""
-    return create_engine(config, ActorRanks(share(config)))
+    engine = on_what_it_takes(config.engine, config.worker)
+    return create_engine(config.model_copy(update={"engine": engine}), ActorRanks(share(config)))
 
 
 def engine_resources(config: AppConfig) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from typing import Literal, Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
-from autoglm_serving.config import EngineConfig, Frozen
+from autoglm_serving.config import EngineConfig, Frozen, Worker
 from autoglm_serving.engines.interface import EngineOptionsInvalid
 from autoglm_serving.engines.shared_cache import MIB
 
@@ -20,7 +20,8 @@ class CacheOptions(Frozen):
 
 
 class TransformersOptions(CacheOptions):
-    """`dtype` auto: float32 on a CPU, bfloat16 elsewhere. `device` auto: the first GPU, if there is one.
+    """`dtype` auto: float32 on a CPU, bfloat16 elsewhere. `device` auto: the first GPU, if there is one, and the CPU
+    in processes on Ray that take no accelerator.
 
     `variant`: which form of the weights is made when they are loaded (`quantised`).
     Caches (in MiB, 0 is off): `pixel_cache_mib` in memory; `feature_cache_mib` and `prefix_cache_mib` where the model lies.
@@ -89,6 +90,16 @@ def parse_options(kind: type[Options], engine: EngineConfig) -> Options:
         problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         known = ", ".join(str(field.alias) for field in kind.model_fields.values())
         raise EngineOptionsInvalid(f"engine {engine.name!r}: {problems} (options: {known})") from error
+
+
+def on_what_it_takes(engine: EngineConfig, worker: Worker) -> EngineConfig:
+    """The engine of a process on Ray: on the CPU, where neither its resources nor its options speak of an accelerator.
+
+    Ray hides the GPUs of a node only from processes that take some, so `auto` would find one that others were given.
+    """
+    if engine.name != "transformers" or worker.gpus or worker.custom or engine.options.get("device", "auto") != "auto":
+        return engine
+    return engine.model_copy(update={"options": {**engine.options, "device": "cpu"}})
 
 
 def decoded_cache_bytes(engine: EngineConfig) -> int:
