@@ -20,6 +20,7 @@ from autoglm_serving.engines.gang.seat import Seat
 from autoglm_serving.engines.interface import Delta, EngineDead, EngineOptionsInvalid, GenerateRequest
 from autoglm_serving.engines.options import TransformersOptions
 from autoglm_serving.engines.quantised import weight_bytes
+from autoglm_serving.engines.transformers_engine import TransformersEngine
 from autoglm_serving.model.folder import check_folder
 from autoglm_serving.model.load import load_weights
 from autoglm_serving.model.tiny import build
@@ -145,7 +146,7 @@ def stubs(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Gang, ChildRanks, "
     """A loaded gang of three ranks without a model, its child processes, and why it died."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
     children, deaths = ChildRanks("support.gang_stub"), queue.SimpleQueue[str]()
-    gang = Gang(3, 3.0, children, deaths.put)
+    gang = Gang(3, 20.0, children, deaths.put)
     try:
         gang.start(Path("/no/model"), TransformersOptions(), DEADLINE_S)
         gang.wait_loaded(DEADLINE_S)
@@ -168,6 +169,44 @@ def test_a_rank_that_hangs_or_ends_takes_all_others_with_it(
     wait_until(lambda: ended(children), "every rank has ended")
     with pytest.raises(EngineDead, match=reason):
         gang.wait_loaded(1)
+
+
+class Clock:
+    """In the place of the module `time`."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class SlowGang:
+    """Its ranks take most of the time that there is to connect."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.given: list[float] = []
+
+    @property
+    def seat(self) -> None:
+        return None
+
+    def start(self, _model: Path, _options: TransformersOptions, deadline_s: float) -> None:
+        self.given.append(deadline_s)
+        self._clock.now += 70
+
+    def wait_loaded(self, deadline_s: float) -> None:
+        self.given.append(deadline_s)
+
+
+def test_the_time_to_start_is_given_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr("autoglm_serving.engines.transformers_engine.time", clock)
+    monkeypatch.setattr("autoglm_serving.engines.gang.part.load_part", lambda *_: None)
+    monkeypatch.setattr("autoglm_serving.engines.gang.lead.lead", lambda *_: None)
+    gang: Any = SlowGang(clock)
+    TransformersEngine(gang_config(folder, options={"gangStartS": 100}))._gather(check_folder(folder), gang)
+    assert gang.given == [100, 30]
 
 
 async def test_a_rank_that_does_not_start_is_told_and_nothing_stays_behind(

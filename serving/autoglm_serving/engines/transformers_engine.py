@@ -1,6 +1,7 @@
 """The default engine: transformers in this process, in one worker thread."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,11 +84,11 @@ class TransformersEngine(TextEngine):
         from autoglm_serving.engines.gang.part import load_part
         from autoglm_serving.engines.sharded_model import plan_for
 
-        deadline = self._options.gang_start_s
+        end = time.monotonic() + self._options.gang_start_s
         plan_for(folder, self.config.engine.tensor_parallel)  # before anything is started
-        gang.start(folder.path, self._options, deadline)
+        gang.start(folder.path, self._options, self._options.gang_start_s)
         part = load_part(folder, self._options, gang.seat)
-        gang.wait_loaded(deadline)
+        gang.wait_loaded(max(0.0, end - time.monotonic()))
         return lead(part, gang.seat, gang)
 
     @override

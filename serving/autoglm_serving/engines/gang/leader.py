@@ -129,7 +129,7 @@ class Gang:
         if self.death is not None:
             raise EngineDead(self.death)
         if not there:
-            raise EngineDead(f"the gang was not loaded after {deadline_s:.0f} s")
+            raise EngineDead("the gang was not loaded in time")
         now = time.monotonic()
         for member in self._members:
             member.heard = now
