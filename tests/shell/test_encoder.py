@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import time
 from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import replace
 from typing import Any
@@ -274,6 +275,17 @@ async def test_a_bad_image_is_refused_and_says_nothing_about_the_encoder(
     with pytest.raises(ApiError) as refused:
         await pictures.part(damaged, "", None)
     assert (refused.value.code, refused.value.param) == ("invalid_image", "messages[1]")
+    assert not is_local(await pictures.part(image(), "", None))
+    assert handle.asked == 2
+
+
+async def test_an_encoder_that_refuses_an_image_after_a_pause_is_there_again(
+    parts: tuple[SplitPictures, Handle, Engine],
+) -> None:
+    pictures, handle, _ = parts
+    pictures._patience.failed(time.monotonic() - 2 * PAUSE_S)
+    with pytest.raises(ApiError):
+        await pictures.part(image(4000, 10), "", None)
     assert not is_local(await pictures.part(image(), "", None))
     assert handle.asked == 2
 

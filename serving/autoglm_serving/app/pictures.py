@@ -54,7 +54,11 @@ class SplitPictures:
     async def _asked(self, wanted: WantedFeatures) -> tuple[Source, Any]:
         if not self._patience.asks(time.monotonic()):
             return "pausing", None
-        source, features = await self._fetched(wanted)
+        try:
+            source, features = await self._fetched(wanted)
+        except ApiError:
+            self._patience.answered()
+            raise
         if source in ("late", "lost", "failed"):
             self._patience.failed(time.monotonic())
             log_no_features(source)
