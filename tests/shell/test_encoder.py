@@ -30,6 +30,7 @@ from autoglm_serving.engines.transformers_engine import TransformersEngine
 from autoglm_serving.images import ImageSize
 from autoglm_serving.wire import ApiError
 from support.pictures import picture
+from support.processes import until
 from support.serving import app_config
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -193,12 +194,10 @@ async def test_figures_for_serve_are_counted_on_the_event_loop(figures: Callable
 async def test_an_image_that_nobody_waits_for_any_more_is_not_computed(encoder: EncoderReplica) -> None:
     async with encoder._turns._turn:  # the tower is busy
         asked = asyncio.ensure_future(encoder.encode(WantedFeatures(image(112, 112), "left", None)))
-        while not encoder._turns._waiting:
-            await asyncio.sleep(0.01)
+        await until(lambda: bool(encoder._turns._waiting), "the image waits for the tower")
         asked.cancel()
         await asyncio.gather(asked, return_exceptions=True)
-        while encoder._turns._waiting:
-            await asyncio.sleep(0.01)
+        await until(lambda: not encoder._turns._waiting, "the image has been taken back")
     assert "left" not in " ".join(encoder._jobs)
     assert isinstance(await encoder.encode(WantedFeatures(image(112, 112), "left", None)), Features)
 
@@ -216,20 +215,23 @@ async def test_what_the_engine_still_has_is_asked_of_nobody(parts: tuple[SplitPi
 
 @pytest.mark.parametrize("fault", [RuntimeError("the actor died"), asyncio.CancelledError()])
 async def test_a_lost_encoder_is_done_without_and_left_alone_for_a_while(
-    parts: tuple[SplitPictures, Handle, Engine], fault: BaseException, monkeypatch: pytest.MonkeyPatch
+    encoder: EncoderReplica, fault: BaseException
 ) -> None:
-    pictures, handle, _ = parts
+    decoder, handle, now = Decoder(), Handle(encoder), 1000.0
+    local = DecodedCache(decoder, 0)
+    pictures = SplitPictures(local, Engine(), handle, "rev-1", WAIT_S, clock=lambda: now)
     handle.fault = fault
-    now = 1000.0
-    monkeypatch.setattr("autoglm_serving.app.pictures.time.monotonic", lambda: now)
-    assert is_local(await pictures.part(image(), "", None))
-    handle.fault = None
-    assert is_local(await pictures.part(image(), "", None))
-    assert handle.asked == 1
-    now += PAUSE_S
-    assert not is_local(await pictures.part(image(), "", None))
-    assert not is_local(await pictures.part(image(), "", None))
-    assert handle.asked == 3
+    try:
+        assert is_local(await pictures.part(image(), "", None))
+        handle.fault = None
+        assert is_local(await pictures.part(image(), "", None))
+        assert handle.asked == 1
+        now += PAUSE_S
+        assert not is_local(await pictures.part(image(), "", None))
+        assert not is_local(await pictures.part(image(), "", None))
+        assert handle.asked == 3
+    finally:
+        decoder.close()
 
 
 async def test_the_wait_is_bounded_and_the_call_is_taken_back(encoder: EncoderReplica) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -26,12 +27,22 @@ Source = Literal["known", "encoder", "pausing", "full", "late", "lost", "failed"
 class SplitPictures:
     """The images of calls in a replica that has encoders beside it. `handle` is their Serve handle."""
 
-    def __init__(self, local: DecodedCache, engine: TakesFeatures, handle: Any, revision: str, wait_s: float) -> None:
+    def __init__(
+        self,
+        local: DecodedCache,
+        engine: TakesFeatures,
+        handle: Any,
+        revision: str,
+        wait_s: float,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._local = local
         self._engine = engine
         self._handle = handle
         self._revision = revision
         self._wait_s = wait_s
+        self._clock = clock
         self._patience = Patience(PAUSE_S)
         self._counter = metrics.Counter(
             "autoglm_image_features",
@@ -52,7 +63,7 @@ class SplitPictures:
         return ImagePart(EncodedPicture(image.size.width, image.size.height, features), key)
 
     async def _asked(self, wanted: WantedFeatures) -> tuple[Source, Any]:
-        if not self._patience.asks(time.monotonic()):
+        if not self._patience.asks(self._clock()):
             return "pausing", None
         try:
             source, features = await self._fetched(wanted)
@@ -60,7 +71,7 @@ class SplitPictures:
             self._patience.answered()
             raise
         if source in ("late", "lost", "failed"):
-            self._patience.failed(time.monotonic())
+            self._patience.failed(self._clock())
             log_no_features(source)
         else:
             self._patience.answered()
