@@ -18,8 +18,9 @@ from autoglm_serving.config import AppConfig, EncoderConfig
 from autoglm_serving.encoders import RATE, Arrivals
 from autoglm_serving.engines.interface import EngineOptionsInvalid
 from autoglm_serving.engines.options import TransformersOptions, on_what_it_takes, parse_options
+from autoglm_serving.engines.prompt import impossible_image
 from autoglm_serving.engines.shared_cache import MIB, SharedCache
-from autoglm_serving.model.errors import ModelInvalid, ModelNotFound
+from autoglm_serving.model.errors import ModelInvalid, ModelNotFound, one_line
 from autoglm_serving.model.folder import check_folder
 from autoglm_serving.model.load import ModelImages
 from autoglm_serving.model.locate import locate
@@ -56,7 +57,7 @@ class EncoderReplica:
             worker = (self._config.encoder or EncoderConfig()).worker
             self._options = parse_options(TransformersOptions, on_what_it_takes(self._config.engine, worker))
         except EngineOptionsInvalid as error:
-            raise _unavailable(error) from None
+            raise ModelUnavailable(one_line(error)) from None
         self._decoder = Decoder(self._config.limits.max_image_pixels)
         self._turns = TowerTurns(self._encoded, self._options.vision_batch_tokens)
         self._stored: SharedCache[Features] = SharedCache(self._options.feature_cache_mib * MIB)
@@ -70,7 +71,7 @@ class EncoderReplica:
         try:
             await self._turns.load(self._load)
         except (ModelNotFound, ModelInvalid, EngineOptionsInvalid) as error:
-            raise _unavailable(error) from None
+            raise ModelUnavailable(one_line(error)) from None
         self._decoder.warm()
 
     async def encode(self, wanted: WantedFeatures) -> Features | Failure:
@@ -170,11 +171,6 @@ def _impossible(wanted: WantedFeatures) -> ApiError:
     size = wanted.image.size
     return api_error(
         "invalid_request",
-        f"the model cannot take an image of {size.width} x {size.height} pixels: "
-        "one side is more than 200 times the other",
+        impossible_image(size.width, size.height),
         "messages",
     )
-
-
-def _unavailable(error: Exception) -> ModelUnavailable:
-    return ModelUnavailable(f"{type(error).__name__}: {' '.join(str(error).split())}")

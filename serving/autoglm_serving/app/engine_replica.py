@@ -26,7 +26,7 @@ from autoglm_serving.engines.interface import (
     TakesFeatures,
 )
 from autoglm_serving.engines.options import decoded_cache_bytes
-from autoglm_serving.model.errors import ModelInvalid, ModelNotFound
+from autoglm_serving.model.errors import ModelInvalid, ModelNotFound, one_line
 from autoglm_serving.replica_routing.ledger import CacheSizes, Ledger
 from autoglm_serving.wire import ApiError
 
@@ -89,7 +89,7 @@ class EngineReplica:
         try:
             await self._engine.start()
         except (ModelNotFound, ModelInvalid, EngineOptionsInvalid) as error:
-            raise ModelUnavailable(_one_line(error)) from None
+            raise ModelUnavailable(one_line(error)) from None
         self._decoder.warm()
         if isinstance(self._engine, CachingEngine):
             self._ledger = Ledger(self._engine.cache_sizes())
@@ -216,7 +216,7 @@ def _create(config: AppConfig, create: Callable[[AppConfig], Engine] | None) -> 
     try:
         return create(config)
     except (ModelNotFound, ModelInvalid, EngineOptionsInvalid) as error:
-        raise ModelUnavailable(_one_line(error)) from None
+        raise ModelUnavailable(one_line(error)) from None
 
 
 async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
@@ -227,7 +227,3 @@ async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     finally:
         for task in tasks:
             task.cancel()
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -122,10 +122,7 @@ class PromptBuilder:
         try:
             return self.image_tokens(image.width, image.height, size)
         except ValueError as error:
-            raise PromptRefused(
-                f"the model cannot take an image of {image.width} x {image.height} pixels: "
-                "one side is more than 200 times the other"
-            ) from error
+            raise PromptRefused(impossible_image(image.width, image.height)) from error
 
     def _token_ids(self, messages: Sequence[Message]) -> list[int]:
         specials = self.tokenizer.specials
@@ -181,3 +178,8 @@ def _pieces(rendered: str, specials: Sequence[str]) -> list[tuple[str, bool]]:
         start = match.end()
     pieces.append((rendered[start:], False))
     return [(text, literal) for text, literal in pieces if text]
+
+
+def impossible_image(width: int, height: int) -> str:
+    """What callers read of a shape that the model's processor refuses."""
+    return f"the model cannot take an image of {width} x {height} pixels: one side is more than 200 times the other"

@@ -1,6 +1,11 @@
 """Why a model cannot be used. The messages name paths and are for operators, never for clients."""
 
 
+def one_line(error: BaseException) -> str:
+    """An error's type and message as one line: Serve and the ranks of a gang pass on lines."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
 class ModelNotFound(RuntimeError):
     """There is no model at the given URI, or it cannot be reached now."""
 

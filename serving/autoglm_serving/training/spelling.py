@@ -28,21 +28,18 @@ PLACE_WAVES = 16
 def spelling(text: str, width: int) -> torch.Tensor:
     """[width]: the sum of the directions of a text's letters and pairs. Capitals are their small letters; gaps are nothing."""
     found = torch.zeros(width)
-    for part in parts(text):
-        found += part_of(part, width)
+    for place in range(len(text)):
+        for part in parts_at(text, place):
+            found += part_of(part, width)
     return found
 
 
-def parts(text: str) -> list[str]:
-    """Each letter, then with the letter that follows it if there is no gap between them."""
-    signs = text.lower()
-    following = [*signs[1:], " "]
-    return [
-        part
-        for sign, after in zip(signs, following, strict=True)
-        if not sign.isspace()
-        for part in (sign, *((sign + after,) if not after.isspace() else ()))
-    ]
+def parts_at(text: str, place: int) -> tuple[str, ...]:
+    """The letter at a place, and with the one that follows it if there is no gap between them; nothing at a gap."""
+    sign, after = text[place].lower(), text[place + 1 : place + 2].lower()
+    if sign.isspace():
+        return ()
+    return (sign, sign + after) if after.strip() else (sign,)
 
 
 @lru_cache(maxsize=65536)
@@ -64,20 +61,24 @@ def card_spelling(card: Card, width: int) -> torch.Tensor:
         for place in range(len(line.text)):
             column = int((line.ends[place] + line.ends[place + 1]) / 2 // TOKEN_SIDE)
             if 0 <= column < across:
-                for part in parts(line.text[place : place + 2])[:2] if not line.text[place].isspace() else ():
+                for part in parts_at(line.text, place):
                     found[row * across + column] += part_of(part, width)
     return found
 
 
 def place_codes(across: int, along: int, width: int) -> torch.Tensor:
     """[image tokens, width]: sines and cosines of where each image token's middle is in the picture, by row."""
+    return waves(across, along, PLACE_WAVES) / math.sqrt(2 * PLACE_WAVES) * PLACE @ place_directions(width)
+
+
+def waves(across: int, along: int, count: int) -> torch.Tensor:
+    """[cells, 4 * count]: sines and cosines of x, then of y, of every cell's middle in a grid, by row."""
     rows, columns = torch.meshgrid(
         (torch.arange(along) + 0.5) / along, (torch.arange(across) + 0.5) / across, indexing="ij"
     )
-    turns = math.pi * 2.0 ** torch.linspace(-1, 3.5, PLACE_WAVES)
+    turns = math.pi * 2.0 ** torch.linspace(-1, 3.5, count)
     angles = [axis.reshape(-1, 1) * turns for axis in (columns, rows)]
-    waves = torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], 1)
-    return waves / math.sqrt(2 * PLACE_WAVES) * PLACE @ place_directions(width)
+    return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], 1)
 
 
 @lru_cache

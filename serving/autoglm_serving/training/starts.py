@@ -8,7 +8,7 @@ from transformers import Glm4vForConditionalGeneration
 from autoglm_serving.model.load import ImageSize, ModelImages, ModelTokenizer
 from autoglm_serving.screens.dice import Dice
 from autoglm_serving.training.cards import draw_card
-from autoglm_serving.training.spelling import PLACE_WAVES, place_directions, start_embeddings
+from autoglm_serving.training.spelling import PLACE_WAVES, place_directions, start_embeddings, waves
 
 
 def start(model: Glm4vForConditionalGeneration, images: ModelImages, tokenizer: ModelTokenizer) -> None:
@@ -25,11 +25,7 @@ def start_positions(model: Glm4vForConditionalGeneration) -> None:
     """Let the learned position grid begin as sines and cosines of x and y: where a patch is, is known from the first step."""
     weight = model.model.visual.embeddings.position_embedding.weight
     side, width = math.isqrt(weight.shape[0]), weight.shape[1]
-    middles = (torch.arange(side) + 0.5) / side
-    along, across = torch.meshgrid(middles, middles, indexing="ij")
-    turns = torch.pi * 2.0 ** torch.linspace(-1, 3.5, width // 4)
-    parts = [wave(axis.reshape(-1, 1) * turns) for axis in (across, along) for wave in (torch.sin, torch.cos)]
-    grid = torch.cat(parts, dim=1)
+    grid = waves(side, side, width // 4)
     weight[:, : grid.shape[1]].copy_(grid)
 
 

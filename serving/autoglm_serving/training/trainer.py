@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from transformers import Glm4vForConditionalGeneration
 
-from autoglm_serving.model.folder import check_folder
+from autoglm_serving.engines.vision_tower import device
+from autoglm_serving.model.folder import ModelFolder, check_folder
 from autoglm_serving.model.load import ModelImages, ModelTokenizer, load_weights
 from autoglm_serving.training import checkpoints
 from autoglm_serving.training.ahead import Ingredients, ahead
@@ -62,7 +62,7 @@ def train(
     state = _prepare(recipe, out, resume)
     if machine.threads is not None:
         torch.set_num_threads(machine.threads)
-    run = _Run(recipe, screens, out, machine)
+    run = _Run(recipe, screens, out, machine, begins=state is None)
     first = run.restore(state) if state is not None else 0
     checkpoints.cut_log(out / LOG, first)
     with (out / LOG).open("a", encoding="utf-8") as lines:
@@ -97,12 +97,16 @@ def _prepare(recipe: Recipe, out: Path, resume: bool) -> dict[str, Any] | None:
 class _Run:
     """Everything that lives for as long as the run."""
 
-    def __init__(self, recipe: Recipe, screens: Screens, out: Path, machine: Machine) -> None:
+    def __init__(self, recipe: Recipe, screens: Screens, out: Path, machine: Machine, *, begins: bool) -> None:
+        """Without `begins` a checkpoint replaces all weights: they need no start."""
         self._recipe = recipe
         self._out = out
-        self._device = torch.device(_device(machine.device))
+        self._device = device(machine.device)
         torch.manual_seed(recipe.seed)
-        model = _fresh(out / MODEL, recipe, self._device)
+        folder = _written(out / MODEL, recipe)
+        model = load_weights(folder, torch.float32, self._device)
+        if begins:
+            start(model, ModelImages(folder), ModelTokenizer(folder))
         if machine.recompute:
             model.gradient_checkpointing_enable()
         self._student = Student(model, recipe).to(self._device).train()
@@ -110,7 +114,6 @@ class _Run:
             parameters_of(self._student, recipe.weight_decay), lr=recipe.learning_rate, betas=(0.9, 0.95)
         )
         self._autocast = _autocast(machine.precision, self._device)
-        folder = check_folder(out / MODEL)
         self._machine = machine
         self._ingredients = Ingredients(recipe, screens, folder.path)
 
@@ -177,17 +180,15 @@ class _Run:
         return losses
 
 
-def _fresh(folder: Path, recipe: Recipe, device: torch.device) -> Glm4vForConditionalGeneration:
-    """The model folder's start, written once: a run that goes on finds it there."""
+def _written(folder: Path, recipe: Recipe) -> ModelFolder:
+    """The model folder with fresh weights, written once: a run that goes on finds it there."""
     if not (folder / "config.json").exists():
         beside = folder.with_name(".start")
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir()
         write_start(beside, recipe.network, recipe.seed)
         beside.rename(folder)
-    model = load_weights(check_folder(folder), torch.float32, device)
-    start(model, ModelImages(check_folder(folder)), ModelTokenizer(check_folder(folder)))
-    return model
+    return check_folder(folder)
 
 
 def _mean(losses: list[Losses]) -> dict[str, float]:
@@ -199,12 +200,6 @@ def _mean(losses: list[Losses]) -> dict[str, float]:
 def _write(lines: TextIO, line: dict[str, Any]) -> None:
     lines.write(json.dumps(line) + "\n")
     lines.flush()
-
-
-def _device(name: str) -> str:
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:

@@ -31,6 +31,7 @@ from autoglm_serving.engines.gang.messages import (
     ToRank,
     Tower,
 )
+from autoglm_serving.model.errors import one_line
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +58,7 @@ def run(address: Path, rank: int) -> None:
         while True:
             member.perform(line.next())
     except BaseException as error:  # noqa: BLE001 - whatever it was, the gang is over and shall know why
-        line.send(Failed(f"{type(error).__name__}: {' '.join(str(error).split())}"))
+        line.send(Failed(one_line(error)))
         os._exit(EXIT_FAILED)
 
 

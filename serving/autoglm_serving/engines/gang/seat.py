@@ -41,7 +41,9 @@ class Seat:
         """The rank's device for an engine's option; raises EngineOptionsInvalid when there is none for it."""
         import torch
 
-        kind = _kind(name)
+        from autoglm_serving.engines.vision_tower import device
+
+        kind = device(name).type if name == "auto" else name
         if kind == "cpu":
             return torch.device("cpu")
         there = int(torch.get_device_module(kind).device_count())
@@ -72,11 +74,3 @@ class Seat:
             world_size=self.ranks,
             timeout=timedelta(seconds=self.patience_s),
         )
-
-
-def _kind(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name
