@@ -108,6 +108,15 @@ def test_the_tree_shows_price_and_age_of_free_capacity_and_why_it_could_not_be_s
     assert any(line.endswith("pods is forbidden") for line in lines)
 
 
+def test_the_tree_tells_memory_in_gib_and_parts_of_a_cpu_in_few_digits() -> None:
+    amounts = [
+        {"resource": "CPU", "available": 0.6499999999999997, "total": 2},
+        {"resource": "memory", "available": 18178198985, "total": 25023303113},
+    ]
+    berlin = {**BERLIN, "status": {**BERLIN["status"], "capacity": amounts}}
+    assert "0.65 of 2 CPU free, 16.93 of 23.3 GiB memory free" in tree(deployment(), [berlin], NOW)
+
+
 def test_the_table_of_sites_shows_free_accelerators_and_prices() -> None:
     told = {"free": "5/8 gpu", "capacityObservedAt": "2026-03-01T11:50:00Z"}
     berlin = {**BERLIN, "spec": {"price": 2.5}, "status": {**BERLIN["status"], **told}}

@@ -23,8 +23,34 @@ ADMIN_PORT = 9901
 NAME = click.argument("name", metavar="NAME|agd/NAME")
 
 
-class Plain(click.Group):
+def _remember(ctx: click.Context, option: click.Parameter, value: str | None) -> None:
+    """Keep what is said about the cluster, wherever it is said; the innermost place counts."""
+    if value is not None:
+        ctx.meta[f"{__name__}.{option.name}"] = value
+
+
+def _where() -> list[click.Parameter]:
+    """Which cluster and namespace. kubectl's own commands take these options before and after the verb."""
+    texts = {("--kubeconfig",): "FILE", ("--context",): "NAME", ("-n", "--namespace"): "NAME"}
+    return [
+        click.Option(flags, metavar=metavar, help="As kubectl's.", expose_value=False, callback=_remember)
+        for flags, metavar in texts.items()
+    ]
+
+
+class Located(click.Command):
+    """A command that takes the options of `_where`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """As every command's."""
+        super().__init__(*args, **kwargs)
+        self.params += _where()
+
+
+class Plain(Located, click.Group):
     """Tells what went wrong in a sentence, without a trace."""
+
+    command_class = Located
 
     @override
     def invoke(self, ctx: click.Context) -> Any:
@@ -36,17 +62,13 @@ class Plain(click.Group):
 
 
 @click.group(cls=Plain, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--kubeconfig", metavar="FILE", help="As kubectl's.")
-@click.option("--context", "context_name", metavar="NAME", help="As kubectl's.")
-@click.option("-n", "--namespace", metavar="NAME", help="As kubectl's.")
-@click.pass_context
-def main(ctx: click.Context, kubeconfig: str | None, context_name: str | None, namespace: str | None) -> None:
+def main() -> None:
     """Look at AutoGLM deployments of a cluster, and steer their rollouts."""
-    ctx.obj = Target(kubeconfig, context_name, namespace)
 
 
 def _cluster() -> Cluster:
-    return Cluster(click.get_current_context().find_object(Target) or Target())
+    meta = click.get_current_context().meta
+    return Cluster(Target(*(meta.get(f"{__name__}.{name}") for name in ("kubeconfig", "context", "namespace"))))
 
 
 @main.command()

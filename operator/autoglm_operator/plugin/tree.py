@@ -73,7 +73,7 @@ def _cluster(site: JsonObject, now: datetime) -> Node:
         f"{site['spec'].get('tier', 'cloud')} {status.get('phase') or 'not looked at yet'}",
         f"Ray {status.get('rayVersion') or show.NONE}",
         f"answered {show.age(status.get('observedAt'), now)} ago",
-        *(f"{one['available']:g} of {one['total']:g} {one['resource']} free" for one in status.get("capacity") or ()),
+        *map(_free, status.get("capacity") or ()),
     ]
     if site["spec"].get("price"):
         parts.append(f"price {site['spec']['price']:g}")
@@ -81,6 +81,13 @@ def _cluster(site: JsonObject, now: datetime) -> Node:
         parts.append(f"free seen {show.age(status['capacityObservedAt'], now)} ago")
     words = [status[key] for key in ("message", "capacityMessage") if status.get(key)]
     return Node(", ".join(parts), tuple(map(Node, words)))
+
+
+def _free(one: Mapping[str, Any]) -> str:
+    """Memory is told in bytes, everything else in pieces."""
+    unit, size = ("GiB ", 2**30) if "memory" in one["resource"] else ("", 1)
+    free, total = (round(one[key] / size, 2) for key in ("available", "total"))
+    return f"{free:g} of {total:g} {unit}{one['resource']} free"
 
 
 def _lines(node: Node) -> Iterator[str]:

@@ -97,6 +97,14 @@ def test_a_kubeconfig_that_cannot_be_used_is_said_in_a_sentence(world: World) ->
         assert "the kubeconfig cannot be used" in result.output
 
 
+def test_the_namespace_may_be_named_before_and_after_the_verb(run: Run, world: World) -> None:
+    told = "no AutoGLMDeployment in namespace"
+    assert f"{told} elsewhere" in good(run("status", "-n", "elsewhere"))
+    result = run("rollout", "-n", "ignored", "pause", "nobody", "--namespace", world.namespace, "--context", "other")
+    assert "the kubeconfig cannot be used" in result.output
+    assert '"nobody" not found' in run("rollout", "pause", "nobody", "-n", world.namespace).output
+
+
 def test_an_empty_namespace_says_so(run: Run, world: World) -> None:
     assert f"no AutoGLMDeployment in namespace {world.namespace}" in good(run("status"))
 
