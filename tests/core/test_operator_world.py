@@ -66,6 +66,23 @@ def test_while_nothing_happens_only_the_ages_of_figures_are_written() -> None:
 # Two operators
 
 
+def test_a_change_of_leaders_is_not_told_as_gateways_that_are_silent() -> None:
+    async def act(world: World) -> None:
+        first = world.leader()
+        assert first is not None
+        since, told = len(world.history), len(world.events)
+        first.kill()
+        second = next(one for one in world.processes if one is not first)
+        await world.wait(lambda: world.leader() is second, "the second leads")
+        await asyncio.sleep(60)
+        stored = [made for key, made in world.history[since:] if key == PHONES]
+        for status in (made["status"]["conditions"] for made in stored):
+            assert {one["type"]: one["status"] for one in status}["Ready"] == "True", status
+        assert world.events[told:] == []
+
+    play(act, "first", "second")
+
+
 def test_a_frozen_leader_is_replaced_and_what_it_still_wanted_to_write_is_refused() -> None:
     async def act(world: World) -> None:
         first = world.leader()

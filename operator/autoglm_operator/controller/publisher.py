@@ -72,18 +72,28 @@ class Publisher:
         self._inherited: tuple[Route, ...] = ()
 
     async def first_look(self) -> None:
-        """Fetches the newest table that a gateway has from an earlier leader. Bounded by the timeouts of the clients."""
+        """Fetches what gateways have from an earlier leader: the newest table, and what each one tells about it.
+
+        With that the first decisions stand on facts: a change of leaders is not told as gateways that are silent. Bounded by
+        the timeouts of the clients.
+        """
         for url in await gateways_behind(self._service, self._resolve):
             self._found(url)
-        found = await asyncio.gather(*(self._table_of(gateway) for gateway in self._gateways))
+        found = await asyncio.gather(*(self._inherit(gateway) for gateway in self._gateways))
         newest = max((table for table in found if table), key=lambda table: table.generation, default=None)
         self._inherited = newest.routes if newest else ()
+        for gateway in self._gateways:
+            if newest is not None and _takes_requests(gateway.view, newest.generation):
+                gateway.joined = True
 
-    async def _table_of(self, gateway: _Gateway) -> RoutingTable | None:
+    async def _inherit(self, gateway: _Gateway) -> RoutingTable | None:
         try:
-            return await gateway.client.table()
-        except GatewayFailed:
+            table = await gateway.client.table()
+            self._note(gateway, await gateway.client.report())
+        except GatewayFailed as failure:
+            gateway.view = replace(gateway.view, error=failure.error)
             return None
+        return table
 
     def inherited(self, uid: str) -> tuple[Route, ...]:
         """The routes of one resource in the table of an earlier leader."""
@@ -194,15 +204,13 @@ class Publisher:
             gateway.wake.clear()
             before = gateway.view
             try:
-                report = await self._exchange(gateway)
-                gateway.view = replace(before, report=report, observed_at=self._now(), error=None)
-                gateway.admissions = _by_deployment(report)
+                self._note(gateway, await self._exchange(gateway))
             except GatewayFailed as failure:
                 gateway.view = replace(before, error=failure.error)
             except Exception as error:  # noqa: BLE001 - one gateway's trouble must not end the operator
                 log.exception("a gateway could not be looked after", extra={"fields": {"gateway": before.name}})
                 gateway.view = replace(before, error=GatewayError("InternalError", type(error).__name__))
-            joining = not gateway.joined and self._takes_requests(gateway.view)
+            joining = not gateway.joined and _takes_requests(gateway.view, self._generation)
             gateway.joined = gateway.joined or joining
             self._tell(before, gateway.view, joining)
             try:
@@ -228,12 +236,9 @@ class Publisher:
             log.info("gave a routing table", extra={"fields": fields})
         return report
 
-    def _takes_requests(self, view: GatewayView) -> bool:
-        """As its own readiness: it has the table and has probed every endpoint in it."""
-        report = view.report
-        if view.error is not None or report is None or _generation(report) != self._generation:
-            return False
-        return all(admission.state != "Probing" for admission in report.admissions)
+    def _note(self, gateway: _Gateway, report: GatewayReport) -> None:
+        gateway.view = replace(gateway.view, report=report, observed_at=self._now(), error=None)
+        gateway.admissions = _by_deployment(report)
 
     def _tell(self, before: GatewayView, after: GatewayView, joining: bool) -> None:
         report = after.report
@@ -248,6 +253,14 @@ class Publisher:
             changed |= self._published_after(_generation(before.report))
         if changed:
             self._on_change(frozenset(changed))
+
+
+def _takes_requests(view: GatewayView, generation: Generation) -> bool:
+    """As its own readiness: it has the table of this number and has probed every endpoint in it."""
+    report = view.report
+    if view.error is not None or report is None or _generation(report) != generation:
+        return False
+    return all(admission.state != "Probing" for admission in report.admissions)
 
 
 def _generation(report: GatewayReport | None) -> Generation | None:
