@@ -28,6 +28,8 @@ from autoglm_operator.kube import (
     KubeLease,
     KubeStore,
     Patience,
+    account_of,
+    bearer_token,
     kinds_are_served,
     load_configuration,
     remote_configuration,
@@ -52,9 +54,11 @@ class Operator:
         times = LeaseTimes.of_duration(settings.lease_duration_s)
         # One short attempt: the election tries again by itself, and a hung call must not outlast the lease.
         patience = Patience(times.retry, times.renew_deadline / 3, attempts=1)
-        lease_api = KubeApi(load_configuration(), threads=4, patience=patience)
+        configuration = load_configuration()
+        lease_api = KubeApi(configuration, threads=4, patience=patience)
+        account = account_of(bearer_token(configuration), settings.lease_namespace)
         self._elector = Elector(
-            KubeLease(lease_api, settings.lease_namespace, settings.lease_name),
+            KubeLease(lease_api, settings.lease_namespace, settings.lease_name, account),
             LeaseName(settings.lease_namespace, settings.lease_name, settings.identity),
             times,
         )

@@ -3,9 +3,17 @@
 Foreign errors become `StoreError` in here and nowhere else.
 """
 
-from autoglm_operator.kube.api import Call, Forbidden, KubeApi, Patience, load_configuration, remote_configuration
+from autoglm_operator.kube.api import (
+    Call,
+    Forbidden,
+    KubeApi,
+    Patience,
+    bearer_token,
+    load_configuration,
+    remote_configuration,
+)
 from autoglm_operator.kube.kuberay import KubeRaySite
-from autoglm_operator.kube.lease import KubeLease
+from autoglm_operator.kube.lease import KubeLease, account_of
 from autoglm_operator.kube.store import PLURALS, KubeStore, kinds_are_served
 
 __all__ = [
@@ -17,6 +25,8 @@ __all__ = [
     "KubeRaySite",
     "KubeStore",
     "Patience",
+    "account_of",
+    "bearer_token",
     "kinds_are_served",
     "load_configuration",
     "remote_configuration",

@@ -75,6 +75,11 @@ def load_configuration() -> "kubernetes.client.Configuration":
     return configuration
 
 
+def bearer_token(configuration: "kubernetes.client.Configuration") -> str:
+    """The token by which calls are made; empty where they are made with a certificate."""
+    return str(configuration.api_key.get("BearerToken", "")).rpartition(" ")[2]
+
+
 def remote_configuration(kubeconfig: str) -> "kubernetes.client.Configuration":
     """The current context of a kubeconfig. Raises `StoreError` when it is none; its text may hold a secret and is not told.
 

@@ -11,16 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from support import manifests
+from support import manifests, rights
 from support.fake_gateway import FakeGateway
 from support.fake_ray import FakeRay
 from support.helm import Helm, Json
 from support.kubernetes import ControlPlane
 from support.operator import OperatorProcess
 from support.processes import wait_until
-
-Right = tuple[str, str, str]
-"""API group, resource with its subresource, verb."""
+from support.rights import Right
 
 ACCOUNT = "autoglm-operator"
 API = "serving.autoglm.dev"
@@ -105,40 +103,15 @@ class Release:
 
     def used(self) -> set[Right]:
         """Rights of which use was made."""
-        asked = [event for event in self._events() if event["responseStatus"]["code"] < 400]
-        return {_right(event) for event in asked if "resource" in event.get("objectRef", {})}
+        return rights.used(self._events())
 
     def refused(self) -> set[str]:
         """What was asked for and not allowed."""
-        return {
-            f"{event['verb']} {event['requestURI'].partition('?')[0]}"
-            for event in self._events()
-            if event["responseStatus"]["code"] == 403
-        }
+        return rights.refused(self._events())
 
     def granted(self) -> set[Right]:
         """Rights that the chart's roles give the operator."""
-        roles = [
-            entry
-            for entry in self._helm.render(self.values)
-            if entry["kind"] in ("Role", "ClusterRole")
-            and entry["metadata"]["labels"].get("app.kubernetes.io/component") == "operator"
-        ]
-        assert roles
-        return {
-            (group, resource, verb)
-            for role in roles
-            for rule in role["rules"]
-            for group in rule["apiGroups"]
-            for resource in rule["resources"]
-            for verb in rule["verbs"]
-        }
-
-
-def _right(event: Json) -> Right:
-    reference = event["objectRef"]
-    parts = [reference["resource"], reference.get("subresource")]
-    return reference.get("apiGroup", ""), "/".join(filter(None, parts)), event["verb"]
+        return rights.granted(self._helm.render(self.values))
 
 
 @pytest.fixture
@@ -169,6 +142,11 @@ def test_the_operator_uses_every_right_that_it_has_and_misses_none(release: Rele
 
     assert release.refused() == set()
     assert release.used() == release.granted()
+
+    # What the operator made for itself goes with its account.
+    assert release.api.exists("lease", ACCOUNT, release.namespace)
+    release.api.kubectl("delete", "serviceaccount", ACCOUNT, "-n", release.namespace)
+    wait_until(lambda: not release.api.exists("lease", ACCOUNT, release.namespace), "the Lease is gone")
 
 
 def test_a_missing_right_shows_in_the_record(release: Release) -> None:

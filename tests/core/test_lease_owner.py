@@ -1,0 +1,86 @@
+"""The Lease belongs to the account of the operator, so that an uninstall leaves no Lease behind."""
+
+import base64
+import json
+from typing import Any, cast
+
+import pytest
+from kubernetes.client import Configuration
+
+from autoglm_operator.kube import Call, KubeApi, KubeLease, account_of, bearer_token
+
+CLAIMS: dict[str, Any] = {
+    "sub": "system:serviceaccount:system:operator",
+    "kubernetes.io": {
+        "namespace": "system",
+        "serviceaccount": {"name": "operator", "uid": "u-1"},
+        "pod": {"uid": "u-2"},
+    },
+}
+OWNER = {"apiVersion": "v1", "kind": "ServiceAccount", "name": "operator", "uid": "u-1"}
+
+
+def token(claims: Any) -> str:
+    """As the API server signs them: base64 without padding."""
+    parts = ({"alg": "RS256"}, claims)
+    texts = [base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts]
+    return ".".join([*texts, "signature"])
+
+
+@pytest.mark.parametrize("name", ["operator", "operator-1", "operator-12", "operator-123"])
+def test_the_owner_is_read_from_the_token_whatever_its_length(name: str) -> None:
+    claims = {"kubernetes.io": {"namespace": "system", "serviceaccount": {"name": name, "uid": "u-1"}}}
+    assert account_of(token(claims), "system") == {**OWNER, "name": name}
+
+
+def test_an_account_of_another_namespace_owns_nothing_here() -> None:
+    assert account_of(token(CLAIMS), "system") == OWNER
+    assert account_of(token(CLAIMS), "elsewhere") is None
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "",
+        "admin-secret",
+        "a.b.c",
+        "a.ä.c",
+        token([]),
+        token({"sub": "user"}),
+        token({"kubernetes.io": {"namespace": "system"}}),
+    ],
+)
+def test_a_token_that_is_no_accounts_owns_nothing(told: str) -> None:
+    assert account_of(told, "system") is None
+
+
+@pytest.mark.parametrize(("stored", "read"), [("bearer abc", "abc"), ("Bearer abc", "abc"), ("abc", "abc"), ("", "")])
+def test_the_token_is_found_as_the_client_keeps_it(stored: str, read: str) -> None:
+    configuration = Configuration()
+    configuration.api_key["BearerToken"] = stored
+    assert bearer_token(configuration) == read
+    assert bearer_token(Configuration()) == ""
+
+
+class Recorder:
+    """Takes every call."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+
+    async def request(self, call: Call) -> dict[str, Any]:
+        self.calls.append(call)
+        return {}
+
+
+@pytest.mark.parametrize(("owner", "written"), [(OWNER, [OWNER]), (None, None)])
+async def test_the_lease_is_made_and_kept_with_its_owner(owner: Any, written: Any) -> None:
+    recorder = Recorder()
+    lease = KubeLease(cast("KubeApi", recorder), "system", "operator", owner)
+    body = {"metadata": {"name": "operator"}, "spec": {"holderIdentity": "a"}}
+    await lease.create(body)
+    await lease.replace(body)
+    for call in recorder.calls:
+        assert call.body["metadata"].get("ownerReferences") == written
+        assert call.body["spec"] == body["spec"]
+    assert body["metadata"] == {"name": "operator"}
