@@ -37,7 +37,7 @@ class Turn:
 class Call:
     """One generation asked of a replica. `max_pixels` bounds each image; None is the model's own bound.
 
-    `tenant` says whose caches it uses.
+    `tenant` says whose caches it uses. `streamed`: the client reads the answer while it grows.
     `footprint` says what the call costs and what of it a replica may hold already; the router and the replica read it.
     """
 
@@ -52,6 +52,7 @@ class Call:
     max_pixels: int | None
     footprint: Footprint
     tenant: str = ""
+    streamed: bool = True
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from contextlib import aclosing
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from autoglm_serving.app.bundles import STREAM_PAUSE_S, WHOLE_PAUSE_S, bundled
 from autoglm_serving.app.calls import Accepted, Call, EncodedImage, Event, Failure
 from autoglm_serving.app.decoded_cache import DecodedCache
 from autoglm_serving.app.decoding import Decoder
@@ -102,8 +103,12 @@ class EngineReplica:
         try:
             yield Accepted()
             request = await self._request(call)
-            async with aclosing(self._engine.generate(request)) as deltas:
-                async for delta in deltas:
+            pause_s = STREAM_PAUSE_S if call.streamed else WHOLE_PAUSE_S
+            async with (
+                aclosing(self._engine.generate(request)) as deltas,
+                aclosing(bundled(deltas, pause_s)) as bundles,
+            ):
+                async for delta in bundles:
                     self._ledger.answered(entry, delta.completion_tokens, time.monotonic())
                     finished = delta.finish_reason is not None
                     yield delta

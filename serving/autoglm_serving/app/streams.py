@@ -42,7 +42,7 @@ class EventStream(Response):
                 scope["autoglm.last"] = item
             elif isinstance(item, ApiError):
                 scope["autoglm.code"] = item.code
-            else:
+            elif item:
                 await send({"type": "http.response.body", "body": item, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -52,27 +52,30 @@ async def events(
 ) -> AsyncGenerator[bytes | Delta | ApiError, None]:
     """The events of a stream, and at its end, for the log, the last Delta or the error.
 
+    What is known at one time is one piece: each costs a message between Serve's processes.
     After a fault comes an error event and no [DONE], so that no client takes half an answer for a whole one.
     """
     delta = first
-    yield event(answer.first())
+    piece = event(answer.first()) + _text(answer, first)
     try:
-        while True:
-            if delta.text:
-                yield event(answer.text(delta.text))
-            if delta.finish_reason is not None:
-                break
+        while delta.finish_reason is None:
+            yield piece
             delta = await anext(rest)
+            piece = _text(answer, delta)
     except (ApiError, ReplicaLost, StopAsyncIteration) as fault:
         error = fault if isinstance(fault, ApiError) else lost()
         yield error_event(error)
         yield error
         return
-    yield event(answer.last(delta.finish_reason))
+    piece += event(answer.last(delta.finish_reason))
     if answer.include_usage:
-        yield event(answer.usage(usage(delta)))
-    yield DONE
+        piece += event(answer.usage(usage(delta)))
+    yield piece + DONE
     yield delta
+
+
+def _text(answer: Answer, delta: Delta) -> bytes:
+    return event(answer.text(delta.text)) if delta.text else b""
 
 
 async def unless_gone(work: Coroutine[Any, Any, T], receive: Receive) -> T:

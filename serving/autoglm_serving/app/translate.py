@@ -45,6 +45,7 @@ def to_call(request: ChatRequest, request_id: str, max_pixels: int | None, limit
         max_pixels=max_pixels,
         footprint=_footprint(turns, max_pixels, new_tokens, tenant),
         tenant=tenant,
+        streamed=request.stream,
     )
 
 
