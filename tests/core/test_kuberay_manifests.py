@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from autoglm_operator.kuberay import names, pods
+from autoglm_operator.kuberay.manifests import Wanted, ray_service_of
 from support import fleet, kube
 
 Json = dict[str, Any]
@@ -178,6 +179,31 @@ def test_what_shapes_pods_asks_for_other_ones(spec: Json, backend: Json) -> None
     service = kube.manifests(fleet.deployment(spec), "pods", backend)[0]
     template = service["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]["template"]
     assert template["metadata"]["annotations"][names.CLUSTER_HASH] == hash_of(spec, backend)
+
+
+@pytest.mark.parametrize("tier", ["cloud", "edge"])
+def test_pods_at_an_edge_site_outlive_a_cut_of_its_link_unless_the_user_says_otherwise(tier: str) -> None:
+    """Kubernetes takes pods of a silent node away after five minutes, and ends them when the link is back."""
+    own = {
+        "key": "node.kubernetes.io/unreachable",
+        "operator": "Exists",
+        "effect": "NoExecute",
+        "tolerationSeconds": 60,
+    }
+    deployment = fleet.deployment({"worker": {"template": {"spec": {"tolerations": [own]}}}})
+    backend = {"kubeRay": {**kube.BACKEND, "tolerations": [{"key": "phones", "operator": "Exists"}]}}
+    site = fleet.site("pods", {"tier": tier, "backend": backend})
+    application = {"name": "team.phones", "deployments": []}
+    cluster = ray_service_of(Wanted(deployment, site, application, 1))["spec"]["rayClusterConfig"]
+
+    def told(group: Json) -> dict[str, Any]:
+        found = group["template"]["spec"]["tolerations"]
+        return {one["key"]: one.get("tolerationSeconds", "for ever") for one in found}
+
+    unreachable, not_ready = "node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready"
+    kept = {unreachable: "for ever", not_ready: "for ever"} if tier == "edge" else {}
+    assert told(cluster["headGroupSpec"]) == {"phones": "for ever"} | kept
+    assert told(cluster["workerGroupSpecs"][0]) == {"phones": "for ever"} | kept | {unreachable: 60}
 
 
 def test_a_template_takes_no_label_away_that_other_objects_select_by() -> None:

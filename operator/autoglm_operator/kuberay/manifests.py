@@ -173,6 +173,9 @@ def _cluster(wanted: Wanted) -> Json:
             }
         ],
     }
+    if wanted.site.spec.tier == "edge":
+        for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+            group["template"]["spec"] = pods.while_cut_off(group["template"]["spec"])
     gcs = kube.gcs_fault_tolerance
     if gcs is not None and gcs.redis_address is not None:
         cluster["gcsFaultToleranceOptions"] = {"redisAddress": gcs.redis_address}

@@ -22,6 +22,7 @@ RECONNECT_S = 600
 
 _RAY_RESOURCES = {"gpu": "GPU", "npu": "NPU"}
 _RESTRICTED: Json = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+_SILENT_NODE = ("node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready")
 _PORTS = (("gcs", 6379), ("dashboard", DASHBOARD_PORT), ("client", 10001), ("serve", SERVE_PORT), ("metrics", 8080))
 
 
@@ -107,6 +108,17 @@ def has_room_for_two(deployment: AutoGLMDeployment) -> bool:
     """Whether Ray would put a second replica into a worker: a worker offers whole CPUs, a replica may ask for half of one."""
     asked = cpus(deployment.spec.worker.resources.cpu)
     return accelerators(deployment) == 0 and 2 * asked <= math.ceil(asked)
+
+
+def while_cut_off(spec: Json) -> Json:
+    """The pod spec of a place whose link may be away for long: Kubernetes takes pods of a silent node away after 5 minutes.
+
+    It could not end them there before the link is back; then it would, and everything would start anew.
+    """
+    told = spec.get("tolerations") or []
+    known = {one.get("key") for one in told}
+    more = [{"key": key, "operator": "Exists", "effect": "NoExecute"} for key in _SILENT_NODE if key not in known]
+    return {**spec, "tolerations": [*told, *more]}
 
 
 def _workers(labels: Mapping[str, str]) -> dict[str, str]:
