@@ -119,6 +119,27 @@ async def test_a_call_that_lost_its_replica_goes_to_another_although_the_lost_on
     assert await order(router, request(SCREEN, "late")) == ["a"], "without fresh reports too"
 
 
+async def test_each_call_that_was_sent_is_counted_once_by_why_it_went_there(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    router = make_router(Replica("a"), Replica("b"))
+    counted: list[str] = []
+    monkeypatch.setattr(router._metrics, "sent", counted.append)
+    first, again = request(SCREEN, "first"), request(SCREEN, "again")
+    await order(router, first)
+    await order(router, first)  # as when it has to wait for a free replica
+    router.on_request_routed(first, ReplicaID("a", APP), None)
+    router.on_request_completed(ReplicaID("a", APP), "first")
+    await order(router, again)
+    router.on_request_routed(again, ReplicaID("a", APP), None)
+    clock.now += STALE_S + 1
+    late = request(SCREEN, "late")
+    await order(router, late)
+    router.on_request_routed(late, ReplicaID("b", APP), None)
+    router.on_request_routed(request(SCREEN, "never chosen"), ReplicaID("b", APP), None)
+    assert counted == ["least-work", "cached-prefix", "stale-reports"]
+
+
 async def test_work_that_was_sent_counts_until_it_has_ended(clock: Clock) -> None:
     router = make_router(Replica("a"), Replica("b"))
     other = footprint([ImagePiece("user", "another", 6000)], 10)

@@ -12,6 +12,7 @@ from autoglm_serving.app.calls import Accepted, Call, EncodedImage, Event, Failu
 from autoglm_serving.app.decoded_cache import DecodedCache
 from autoglm_serving.app.decoding import Decoder
 from autoglm_serving.app.logs import log_engine_dead, log_unexpected
+from autoglm_serving.app.metrics import ReplicaMetrics
 from autoglm_serving.config import AppConfig
 from autoglm_serving.engines.interface import (
     Engine,
@@ -79,8 +80,9 @@ class EngineReplica:
         self._engine = _create(self._config, create)
         self._end = end
         self._decoder = Decoder(self._config.limits.max_image_pixels)
-        decoded = DecodedCache(self._decoder, decoded_cache_bytes(self._config.engine))
-        self._pictures: Pictures = decoded if encoder is None else self._split(decoded, encoder)
+        self._decoded = DecodedCache(self._decoder, decoded_cache_bytes(self._config.engine))
+        self._pictures: Pictures = self._decoded if encoder is None else self._split(self._decoded, encoder)
+        self._metrics = ReplicaMetrics()
         self._ledger = Ledger(CacheSizes())
         self._watch: asyncio.Task[None] | None = None
         self._ending = False
@@ -119,6 +121,7 @@ class EngineReplica:
 
     async def record_routing_stats(self) -> dict[str, Any]:
         """Serve asks for this once a second, for the routers. A sync method would run in another thread."""
+        self._metrics.publish(self._engine.stats(), {"decoded": self._decoded.figures})
         return self._ledger.report().as_dict()
 
     async def check(self) -> str:

@@ -19,7 +19,8 @@ from ray.serve.request_router import (
 )
 
 from autoglm_serving.app.calls import Call
-from autoglm_serving.replica_routing.choice import ReplicaState, choose, cost
+from autoglm_serving.app.metrics import RouterMetrics
+from autoglm_serving.replica_routing.choice import Reason, ReplicaState, choose, cost
 from autoglm_serving.replica_routing.footprint import Footprint
 from autoglm_serving.replica_routing.report import Report, read_report
 
@@ -64,6 +65,8 @@ class ReplicaRouter(LocalityMixin, MultiplexMixin, RequestRouter):  # type: igno
         self._sent: dict[str, _Sent] = {}
         self._notes: dict[ReplicaID, list[tuple[float, Footprint]]] = {}
         self._tried: dict[str, frozenset[ReplicaID]] = {}
+        self._reasons: dict[str, Reason] = {}
+        self._metrics = RouterMetrics()
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         """Serve calls this when replicas come, go or report."""
@@ -90,7 +93,9 @@ class ReplicaRouter(LocalityMixin, MultiplexMixin, RequestRouter):  # type: igno
         candidate_replicas = [each for each in candidate_replicas if each.replica_id not in tried] or candidate_replicas
         if footprint is not None and pending_request is not None:
             states = [self._state(replica) for replica in candidate_replicas]
-            choice = choose(footprint, states, pending_request.metadata.internal_request_id)
+            name = pending_request.metadata.internal_request_id
+            choice = choose(footprint, states, name)
+            self._remember_reason(name, choice.reason)
             if choice.order:
                 pending_request.routing_context.should_backoff = True
                 by_name = {replica.replica_id.to_full_id_str(): replica for replica in candidate_replicas}
@@ -104,6 +109,9 @@ class ReplicaRouter(LocalityMixin, MultiplexMixin, RequestRouter):  # type: igno
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, _result: Any) -> None:
         """Serve calls this when a replica has taken a request."""
         self._remember_try(_call_id(pending_request), replica_id)
+        reason = self._reasons.pop(pending_request.metadata.internal_request_id, None)
+        if reason is not None:
+            self._metrics.sent(reason)
         footprint, replica = _footprint(pending_request), self._replicas.get(replica_id)
         if footprint is None or replica is None or replica_id not in self._heard:
             return
@@ -116,6 +124,13 @@ class ReplicaRouter(LocalityMixin, MultiplexMixin, RequestRouter):  # type: igno
         notes.append((now, footprint))
         while notes and now - notes[0][0] > REMEMBER_S:
             notes.pop(0)
+
+    def _remember_reason(self, request: str, reason: Reason) -> None:
+        """Until the request is sent; one that never is stays until there are too many."""
+        self._reasons.pop(request, None)
+        while len(self._reasons) >= MAX_SENT:
+            del self._reasons[next(iter(self._reasons))]
+        self._reasons[request] = reason
 
     def _remember_try(self, call: str, replica: ReplicaID) -> None:
         if call:

@@ -122,7 +122,7 @@ class EngineStats:
     """Load of one engine now. `kv_tokens`: tokens of prompt and answer held by running requests.
 
     `cached_tokens_total`: prompt tokens that were not computed again. `caches` are the engine's own caches by name; those
-    inside vLLM are not among them.
+    inside vLLM's engine core are not among them.
     """
 
     running: int

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import logging
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ from autoglm_serving.engines.prompt import Prompt
 from autoglm_serving.engines.shards import FIELD
 from autoglm_serving.model.errors import ModelInvalid
 from autoglm_serving.model.folder import ModelFolder
+from autoglm_serving.vision.cache import CacheFigures
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -188,6 +189,16 @@ class VllmEngine(TextEngine):
             case _:
                 raise GenerationFailed(f"vLLM ended the answer: {reason}")
         return TokenStep(tuple(index for index in ids if index not in self._end_ids), len(ids), finish, cached)
+
+    @override
+    def _caches(self) -> Mapping[str, CacheFigures]:
+        """Of vLLM's caches only the one in this process; what its prefix cache saved is `cached_tokens`."""
+        cache = self._llm.renderer.mm_processor_cache if self._llm is not None else None
+        if cache is None:
+            return {}
+        seen, items = cache.make_stats(), getattr(cache, "_cache", None)  # vLLM tells what it found, not what it holds
+        entries, held = (len(items), int(items.currsize)) if items is not None else (0, 0)
+        return {"processor": CacheFigures(entries, held, seen.hits, seen.total - seen.hits, 0, 0)}
 
     @override
     async def _stop(self) -> None:
