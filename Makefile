@@ -84,8 +84,12 @@ test-e2e: .venv/.synced ## Tests of everything together, without those that brea
 	$(PYTEST) tests/e2e -m "not faults" $(RERUN)
 
 .PHONY: e2e
-e2e: .venv/.synced ## KubeRay's own operator on our RayServices (builds it the first time)
-	$(PYTEST) tests/node
+e2e: .venv/.synced ## The chart and KubeRay with real pods, on a node made here or on KUBECONFIG's cluster (minutes)
+	$(PYTEST) tests/node -m "not edge" -rP
+
+.PHONY: e2e-edge
+e2e-edge: .venv/.synced ## Two nodes made here, of which one is cut off for minutes
+	$(PYTEST) tests/node -m edge -rP
 
 .PHONY: test-faults
 test-faults: .venv/.synced ## Only the tests that break something

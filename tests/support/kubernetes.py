@@ -122,15 +122,23 @@ class ControlPlane(Cluster):
     """One control plane, its kubeconfig and its faults. Files and logs are in `directory`."""
 
     def __init__(
-        self, directory: Path, *, outlive: bool = False, address: str = "127.0.0.1", for_nodes: bool = False
+        self,
+        directory: Path,
+        *,
+        outlive: bool = False,
+        address: str = "127.0.0.1",
+        for_nodes: bool = False,
+        node_patience_s: int = 300,
     ) -> None:
         """`outlive`: its processes go on when the process that started them ends.
 
-        `address` is where it listens. `for_nodes`: with a scheduler and all controllers, so that pods run where a node joins.
+        `address` is where it listens. `for_nodes`: with a scheduler and all controllers, so that pods run where a node joins;
+        one that is silent for `node_patience_s` is not Ready, and after as long again its pods are taken away.
         """
         super().__init__(directory, directory / "kubeconfig")
         self._address = address
         self._for_nodes = for_nodes
+        self._node_patience_s = node_patience_s
         self._outlive = outlive
         self._token = f"admin-{secrets.token_hex(16)}"  # not digits alone: YAML would take them for a number
         self._etcd_port = self._port = 0
@@ -355,6 +363,8 @@ class ControlPlane(Cluster):
             f"--service-account-key-file={key}",
             "--service-cluster-ip-range=10.0.0.0/24",
             "--profiling=false",
+            f"--default-not-ready-toleration-seconds={self._node_patience_s}",
+            f"--default-unreachable-toleration-seconds={self._node_patience_s}",
             # Pods reach it by its Service; without nodes nobody asks for that.
             "--kubelet-preferred-address-types=InternalIP" if self._for_nodes else "--endpoint-reconciler-type=none",
         ]
@@ -363,7 +373,7 @@ class ControlPlane(Cluster):
         return [
             *self._client_command("kube-controller-manager"),
             f"--controllers={'*' if self._for_nodes else ','.join(_CONTROLLERS)}",
-            *(["--node-monitor-grace-period=5m"] if self._for_nodes else []),
+            *([f"--node-monitor-grace-period={self._node_patience_s}s"] if self._for_nodes else []),
             f"--root-ca-file={self.ca_file}",
         ]
 

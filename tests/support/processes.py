@@ -167,13 +167,13 @@ class Process:
             os.killpg(self.pid, number)
 
 
-def wait_until(condition: Callable[[], bool], what: str, timeout: float = DEADLINE_S) -> None:
+def wait_until(condition: Callable[[], bool], what: str, timeout: float = DEADLINE_S, *, poll: float = POLL_S) -> None:
     """Wait for a condition that belongs to no single process."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {timeout:g} s in vain until {what}")
-        time.sleep(POLL_S)
+        time.sleep(poll)
 
 
 async def until(condition: Callable[[], bool], what: str, timeout: float = DEADLINE_S) -> None:

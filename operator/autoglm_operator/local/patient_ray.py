@@ -38,6 +38,11 @@ def adjusted(command: list[str]) -> list[str]:
     """The command of one of Ray's processes, with the arguments that Ray leaves out."""
     if any(part.endswith("dashboard/dashboard.py") for part in command):
         return [*command, f"--modules-to-load={','.join(DASHBOARD_MODULES)}"]
+    return agent_port_told(command)
+
+
+def agent_port_told(command: list[str]) -> list[str]:
+    """The command; a raylet is told the port of its dashboard agent, for which it would wait otherwise."""
     if command and PurePath(command[0]).name == "raylet":
         agent = next((part for part in command if part.startswith("--dashboard_agent_command=")), "")
         port = re.search(r"--listen-port=([1-9]\d*)", agent)

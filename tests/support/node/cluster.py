@@ -3,8 +3,9 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,33 +56,56 @@ def image(component: str) -> str:
     return f"ghcr.io/autoglm/{component}:{version}"
 
 
+@dataclass
+class Running:
+    """A cluster with KubeRay. `nodes` are those made here: none where KUBECONFIG leads to another cluster."""
+
+    api: Cluster
+    nodes: list[Node] = field(default_factory=list)
+
+    def tell(self) -> str:
+        """What the cluster's own parts say, for the message of a failure."""
+        return "\n".join(node.log_tails() for node in self.nodes)
+
+
 @contextmanager
-def running(directory: Path) -> Iterator[tuple[Cluster, Callable[[], str]]]:
-    """A cluster with KubeRay, and what tells of its parts when something went wrong."""
+def running(directory: Path, names: Sequence[str] = ("autoglm-node",), patience_s: int = 300) -> Iterator[Running]:
+    """A cluster with nodes of these names; KubeRay's operator is on the first one.
+
+    A node made here that is silent for `patience_s` is not Ready, and after as long again its pods are taken away.
+    """
     given = os.environ.get("KUBECONFIG")
     if given:
-        yield Cluster(directory, Path(given)), lambda: ""
+        yield Running(Cluster(directory, Path(given)))
         return
     why = missing()
     if why:
         pytest.skip(why)
-    node = Node("autoglm-node", 1, directory / "node")
+    nodes = [Node(name, number, directory / name) for number, name in enumerate(names, 1)]
     try:
-        node.connect()
-        api = ControlPlane(directory / "kubernetes", address=node.outside, for_nodes=True)
+        for node in nodes:
+            node.connect()
+        for node in nodes[1:]:
+            nodes[0].join(node)
+        api = ControlPlane(
+            directory / "kubernetes", address=nodes[0].outside, for_nodes=True, node_patience_s=patience_s
+        )
         try:
             api.start()
             kuberay = part("operator")
             pictures = [images.shipped(each, image(each)) for each in images.DOCKERFILES]
             pictures.append(Image(KUBERAY_IMAGE, links={"/manager": str(kuberay)}))
             install_kuberay(api)
-            node.start(api, pictures, images.mounts(kuberay.parent))
+            nodes[0].start(api, pictures, images.mounts(kuberay.parent))
             wait_for_kuberay(api)
-            yield api, node.log_tails
+            for node in nodes[1:]:
+                node.start(api, pictures, images.mounts(kuberay.parent))
+            yield Running(api, nodes)
         finally:
             api.stop()
     finally:
-        node.stop()
+        for node in nodes:
+            node.stop()
 
 
 def install_kuberay(api: Cluster) -> None:
@@ -110,7 +134,12 @@ def kuberay_objects(config: Path) -> list[dict[str, Any]]:
         for subject in each.get("subjects") or ():
             subject["namespace"] = "default"
         if each["kind"] == "Deployment":
-            each["spec"]["template"]["spec"]["containers"][0]["image"] = KUBERAY_IMAGE
+            (container,) = each["spec"]["template"]["spec"]["containers"]
+            container["image"] = KUBERAY_IMAGE
+            # A tenth of a CPU, and a second for each probe: on a busy machine it would be ended again and again.
+            container.pop("resources", None)
+            for probe in ("livenessProbe", "readinessProbe"):
+                container[probe]["timeoutSeconds"] = 30
     return found
 
 

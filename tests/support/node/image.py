@@ -25,6 +25,18 @@ ENVIRONMENT = "/opt/autoglm"
 """Where the Dockerfiles put the Python environment."""
 DOCKERFILES = ("operator", "gateway", "serving")
 _LOGIN = "export PATH=/opt/autoglm/bin:$PATH"
+# On a busy machine a Ray node does not register in the 30 seconds that Ray has for it, and ends.
+_RAY = """#!/opt/autoglm/bin/python
+from ray._private import services
+from ray.scripts.scripts import main
+
+from autoglm_operator.local.patient_ray import agent_port_told, patient
+
+start = services.start_ray_process
+services.get_node = patient(services.get_node)
+services.start_ray_process = lambda command, *args, **options: start(agent_port_told(command), *args, **options)
+main()
+"""
 _CONFIG = "application/vnd.oci.image.config.v1+json"
 _LAYER = "application/vnd.oci.image.layer.v1.tar"
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -41,8 +53,8 @@ class Image:
     folder: str = "/"
     links: dict[str, str] = field(default_factory=dict)
     """Links in it to paths of this machine, which must be among the mounts."""
-    program: bytes = b""
-    """The file /program: mounts are in every container, but not in what holds a pod's namespaces."""
+    programs: dict[str, bytes] = field(default_factory=dict)
+    """Programs in it, by path."""
 
 
 def mounts(*more: Path) -> list[Path]:
@@ -67,12 +79,15 @@ def shipped(component: str, name: str) -> Image:
             image.command = json.loads(rest)
         elif word == "WORKDIR":
             image.folder = rest
+    if component == "serving":
+        image.programs["/patient/ray"] = _RAY.encode()
+        image.env["PATH"] = f"/patient:{image.env['PATH']}"
     return image
 
 
 def pause(name: str, program: Path) -> Image:
     """What holds the namespaces of a pod."""
-    return Image(name, entrypoint=["/program"], program=program.read_bytes())
+    return Image(name, entrypoint=["/pause"], programs={"/pause": program.read_bytes()})
 
 
 def archive(images: list[Image], path: Path) -> None:
@@ -130,8 +145,8 @@ def _layer(image: Image) -> bytes:
             _link(tar, name, f"usr/{name}")
         for name, target in ({ENVIRONMENT: str(ROOT / ".venv")} | image.links).items():
             _link(tar, name[1:], target)
-        if image.program:
-            _add(tar, "program", image.program, mode=0o755)
+        for name, content in image.programs.items():
+            _add(tar, name[1:], content, mode=0o755)
         _add(tar, "etc/passwd", f"root:x:0:0::/root:/bin/bash\nautoglm:x:{USER}:{USER}::{HOME}:/bin/bash\n".encode())
         _add(tar, "etc/group", f"root:x:0:\nautoglm:x:{USER}:\n".encode())
         _add(tar, "etc/profile", Path("/etc/profile").read_bytes())

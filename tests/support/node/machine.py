@@ -32,6 +32,7 @@ class Node:
         """This machine's address on the cable to the node."""
         self.address = f"198.18.{number}.2"
         self.pods = f"10.244.{number}.0/24"
+        self._number = number
         self._directory = directory
         self.namespaces = Namespaces(name, directory)
         self._device = f"autoglm-{number}"
@@ -42,6 +43,14 @@ class Node:
         self._directory.mkdir(parents=True, exist_ok=True)
         self.namespaces.start()
         self.namespaces.link(self.address, self.outside, 30, self._device)
+
+    def join(self, other: "Node") -> None:
+        """Lay a cable to another node, over which their pods reach each other; both are connected already."""
+        ours, theirs = f"198.18.{64 + self._number}.1", f"198.18.{64 + self._number}.2"
+        self.namespaces.wire(other.namespaces, ours, theirs)
+        for end, far, via in ((self, other, theirs), (other, self, ours)):
+            for there in (far.pods, far.address):
+                end.namespaces.checked(f"ip route add {there} via {via} src {end.address}")
 
     def start(self, api: ControlPlane, pictures: Sequence[Image], mounts: Sequence[Path]) -> None:
         """Join the API server; returns when the node is Ready. `mounts` are in every container, read-only."""

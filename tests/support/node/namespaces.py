@@ -15,6 +15,10 @@ _CGROUPS = Path("/sys/fs/cgroup")
 _KINDS = ("--net", "--mount", "--pid", "--ipc", "--uts")
 # Waits for its children, whoever started them: shims of ended containers are handed to it.
 _FIRST = "sleep infinity & wait"
+# A group gets as much of the CPUs as one process beside it, unless it is told that it is many: a node is a dozen busy ones.
+_SHARES = {"cpu.shares": "8192", "cpu.weight": "800"}
+# Pods have a cable each too; those are not called eth.
+_CUT = [f"{rule} eth+ -j DROP" for rule in ("INPUT -i", "OUTPUT -o", "FORWARD -i", "FORWARD -o")]
 _SETUP = """set -e
 mount --make-rshared /
 mount -t tmpfs tmpfs /run
@@ -56,6 +60,9 @@ class Namespaces:
             for setting in ("cpuset.cpus", "cpuset.mems"):
                 if (group / setting).exists():
                     (group / setting).write_text((hierarchy / setting).read_text())
+            for setting, share in _SHARES.items():
+                if (group / setting).exists():
+                    (group / setting).write_text(share)
 
     def stop(self) -> None:
         """End everything in them, and take the control groups away."""
@@ -82,7 +89,7 @@ class Namespaces:
 
     def checked(self, script: str) -> str:
         """What a shell script prints there; it must succeed."""
-        done = self.run(script)
+        done = self.run(f"set -e; {script}")
         assert done.returncode == 0, f"{script}\nexit {done.returncode}: {done.stdout}{done.stderr}"
         return done.stdout
 
@@ -94,6 +101,20 @@ class Namespaces:
         self.checked(
             f"ip address add {inside}/{prefix} dev eth0; ip link set eth0 up; ip route add default via {outside}"
         )
+
+    def wire(self, other: "Namespaces", ours: str, theirs: str) -> None:
+        """A cable to other namespaces, as eth1 at either end."""
+        _ip("link", "add", "eth1", "netns", str(self.pid), "type", "veth", "peer", "eth1", "netns", str(other.pid))
+        for end, address in ((self, ours), (other, theirs)):
+            end.checked(f"ip address add {address}/30 dev eth1; ip link set eth1 up")
+
+    def cut(self) -> None:
+        """Nothing comes in or goes out by any cable any more; what is inside goes on."""
+        self.checked("; ".join(f"iptables -I {rule}" for rule in _CUT))
+
+    def mend(self) -> None:
+        """Undo `cut`."""
+        self.checked("; ".join(f"iptables -D {rule}" for rule in _CUT))
 
     def _child(self) -> int | None:
         try:
