@@ -14,6 +14,21 @@ KEPT = {
     "apiregistration.k8s.io/v1 APIService <none> v1alpha1.serving.autoglm.dev",
 }
 
+# Rights of which this run makes no use, or of which the audit log does not tell.
+NOT_SEEN = {
+    ("", "events", "patch"): "an event is told again",
+    ("ray.io", "rayclusters", "get"): "workers are scaled",
+    ("ray.io", "rayclusters", "patch"): "workers are scaled",
+    **{
+        (group, kind, "create"): "server-side apply asks for it, and is recorded as a patch"
+        for group, kind in (
+            ("networking.k8s.io", "networkpolicies"),
+            ("policy", "poddisruptionbudgets"),
+            ("ray.io", "rayservices"),
+        )
+    },
+}
+
 pytestmark = pytest.mark.timeout(3600)
 
 
@@ -70,7 +85,10 @@ def test_a_deployment_lives_on_a_real_node_from_helm_install_to_an_uninstall_wit
     if isinstance(release.api, ControlPlane):
         events = release.api.audit(f"system:serviceaccount:{SYSTEM}:autoglm-operator")
         assert rights.refused(events) == set()
-        print("rights of the operator that were not used:", *sorted(granted - rights.used(events)), sep="\n  ")
+        unused = granted - rights.used(events)
+        print("rights of the operator that were not used:")
+        print(*(f"  {right}: {NOT_SEEN.get(right)}" for right in sorted(unused)), sep="\n")
+        assert unused <= NOT_SEEN.keys()
 
     release.helm("uninstall", "autoglm", "--wait", "--timeout", "5m")
     release.wait(lambda: release.everything() - before == KEPT, "nothing is left but what the chart keeps", 120)
