@@ -59,7 +59,10 @@ def test_such_a_variant_runs_with_caches_chunks_and_batches_of_pictures(options:
         (Worker(), {"device": "auto"}, "cpu"),
         (Worker(), {"device": "cuda:1"}, "cuda:1"),
         (Worker(gpus=0.5), {}, "auto"),
-        (Worker(custom={"NPU": 1}), {}, "auto"),
+        (Worker(custom={"NPU": 1}), {}, "cpu"),
+        (Worker(custom={"shelf": 1}), {}, "cpu"),
+        (Worker(custom={"shelf": 1}), {"device": "cuda:1"}, "cuda:1"),
+        (Worker(gpus=1, custom={"shelf": 1}), {}, "auto"),
     ],
 )
 def test_a_process_that_takes_no_accelerator_does_not_look_for_one(

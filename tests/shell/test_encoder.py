@@ -2,14 +2,19 @@
 
 import asyncio
 import inspect
+import io
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import replace
+from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import pytest_asyncio
 import torch
+from PIL import Image
 from ray.serve import Application
 from ray.serve.exceptions import BackPressureError
 
@@ -23,9 +28,11 @@ from autoglm_serving.app.encoder_scaling import ByImageTokens
 from autoglm_serving.app.engine_replica import EngineReplica, ModelUnavailable
 from autoglm_serving.app.gang_actors import create_engine_on_ray
 from autoglm_serving.app.pictures import PAUSE_S, SplitPictures
+from autoglm_serving.app.room import Room
 from autoglm_serving.config import AppConfig, EncoderConfig, EngineConfig, Worker
 from autoglm_serving.encoders import RATE, Arrivals
 from autoglm_serving.engines.interface import EncodedPicture, ImagePart
+from autoglm_serving.engines.options import TransformersOptions, on_what_it_takes, parse_options
 from autoglm_serving.engines.transformers_engine import TransformersEngine
 from autoglm_serving.images import ImageSize
 from autoglm_serving.wire import ApiError
@@ -202,6 +209,27 @@ async def test_an_image_that_nobody_waits_for_any_more_is_not_computed(encoder: 
     assert isinstance(await encoder.encode(WantedFeatures(image(112, 112), "left", None)), Features)
 
 
+async def test_pictures_that_wait_for_the_tower_have_only_so_much_room(
+    encoder: EncoderReplica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = [WantedFeatures(image(112, 112 + 28 * number), f"room {number}", None) for number in range(4)]
+    monkeypatch.setattr(encoder, "_room", Room(encoder._needed(sent[0]) + encoder._needed(sent[1])))
+    async with encoder._turns._turn:  # the tower is busy
+        asked = [asyncio.ensure_future(encoder.encode(each)) for each in sent]
+        await until(lambda: len(encoder._turns._waiting) == 2, "two images are prepared")
+        assert encoder._room.held == encoder._needed(sent[0]) + encoder._needed(sent[1])
+    answers = await asyncio.gather(*asked)
+    assert all(isinstance(each, Features) for each in answers)
+    assert encoder._room.held == 0
+
+
+async def test_an_image_is_prepared_into_as_many_bytes_as_was_expected(encoder: EncoderReplica) -> None:
+    preparation = encoder._preparation
+    assert preparation is not None
+    pixels = preparation.prepare(Image.open(io.BytesIO(picture(300, 500))).convert("RGB"), 100_000).pixels
+    assert preparation.prepared_bytes(300, 500, 100_000) == pixels.numel() * pixels.element_size()
+
+
 async def test_what_the_engine_still_has_is_asked_of_nobody(parts: tuple[SplitPictures, Handle, Engine]) -> None:
     pictures, handle, engine = parts
     key = (await pictures.part(image(), "tenant", 50_000)).key
@@ -326,6 +354,19 @@ async def test_neither_encoders_nor_replicas_look_for_a_gpu_that_they_did_not_as
         engine = create_engine_on_ray(wanted)
         assert isinstance(engine, TransformersEngine)
         assert engine._options.device == device
+
+
+@pytest.mark.parametrize(("there", "device"), [(True, "npu"), (False, "cpu")])
+async def test_a_process_that_takes_an_npu_computes_on_it_where_torch_has_one(
+    monkeypatch: pytest.MonkeyPatch, there: bool, device: str
+) -> None:
+    package = ModuleType("torch_npu")
+    package.__spec__ = ModuleSpec("torch_npu", None)
+    monkeypatch.setitem(sys.modules, "torch_npu", package)
+    monkeypatch.setattr(torch, "npu", SimpleNamespace(is_available=lambda: there), raising=False)
+    for custom, wanted in (({"NPU": 1.0}, device), ({"shelf": 1.0}, "cpu")):
+        engine = on_what_it_takes(EngineConfig(), Worker(custom=custom))
+        assert parse_options(TransformersOptions, engine).device == wanted
 
 
 async def test_an_encoder_of_a_missing_model_says_so_in_one_line() -> None:

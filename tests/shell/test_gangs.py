@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import pickle
 import queue
 import signal
 from collections.abc import AsyncGenerator, Iterator
@@ -15,12 +16,14 @@ from transformers import DynamicCache
 from autoglm_serving.engines import sharded_model
 from autoglm_serving.engines.factory import create_engine
 from autoglm_serving.engines.gang.leader import Gang
+from autoglm_serving.engines.gang.messages import refusal
 from autoglm_serving.engines.gang.processes import ChildRanks
 from autoglm_serving.engines.gang.seat import Seat
 from autoglm_serving.engines.interface import Delta, EngineDead, EngineOptionsInvalid, GenerateRequest
 from autoglm_serving.engines.options import TransformersOptions
 from autoglm_serving.engines.quantised import weight_bytes
 from autoglm_serving.engines.transformers_engine import TransformersEngine
+from autoglm_serving.model.errors import ModelInvalid, ModelNotFound
 from autoglm_serving.model.folder import check_folder
 from autoglm_serving.model.load import load_weights
 from autoglm_serving.model.tiny import build
@@ -169,6 +172,30 @@ def test_a_rank_that_hangs_or_ends_takes_all_others_with_it(
     wait_until(lambda: ended(children), "every rank has ended")
     with pytest.raises(EngineDead, match=reason):
         gang.wait_loaded(1)
+
+
+def test_a_rank_that_refuses_its_configuration_says_so_as_rank_0_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    monkeypatch.setenv("GANG_STUB_REFUSES", "2")
+    children = ChildRanks("support.gang_stub")
+    gang = Gang(3, 20.0, children, lambda _reason: None)
+    try:
+        gang.start(Path("/no/model"), TransformersOptions(), DEADLINE_S)
+        with pytest.raises(EngineOptionsInvalid, match=r"^needs 2 cuda devices here and there are 1$"):
+            gang.wait_loaded(DEADLINE_S)
+    finally:
+        gang.close()
+    assert ended(children)
+
+
+@pytest.mark.parametrize(
+    "error", [ModelInvalid("no weights"), ModelNotFound("no folder"), EngineOptionsInvalid("no device")]
+)
+def test_a_refusal_travels_with_its_class_and_text(error: Exception) -> None:
+    error.__cause__ = ValueError(lambda: "not to be pickled")
+    arrived = pickle.loads(pickle.dumps(refusal(error)))
+    assert (type(arrived), str(arrived)) == (type(error), str(error))
+    assert refusal(RuntimeError("out of memory")) is None
 
 
 class Clock:

@@ -13,6 +13,7 @@ from autoglm_serving.app.decoding import Decoder
 from autoglm_serving.app.encoder_calls import Features, WantedFeatures
 from autoglm_serving.app.engine_replica import ModelUnavailable
 from autoglm_serving.app.logs import log_encoded, log_unexpected
+from autoglm_serving.app.room import Room
 from autoglm_serving.app.tower_turns import TowerTurns
 from autoglm_serving.config import AppConfig, EncoderConfig
 from autoglm_serving.encoders import RATE, Arrivals
@@ -31,6 +32,9 @@ from autoglm_serving.wire import ApiError, api_error
 if TYPE_CHECKING:
     from autoglm_serving.engines.vision_tower import Preparation, Prepared, VisionTower
 
+ROOM = 512 * MIB
+"""Pictures that are decoded and prepared but not encoded yet. One of 50 million pixels takes 260 MiB."""
+RGB = 3
 MOST_FAILURES = 3
 """Calls of the tower that may fail one after the other before the encoder is replaced."""
 
@@ -61,6 +65,7 @@ class EncoderReplica:
         self._decoder = Decoder(self._config.limits.max_image_pixels)
         self._turns = TowerTurns(self._encoded, self._options.vision_batch_tokens)
         self._stored: SharedCache[Features] = SharedCache(self._options.feature_cache_mib * MIB)
+        self._room = Room(ROOM)
         self._jobs: dict[str, _Job] = {}
         self._arrivals = Arrivals()
         self._tower: VisionTower | None = None
@@ -129,20 +134,35 @@ class EncoderReplica:
                 self._forget(name, job)
 
     async def _features(self, name: str, wanted: WantedFeatures, job: _Job) -> Features:
-        assert self._preparation is not None
         try:
-            picture = await self._decoder.decode(wanted.image)
-            try:
-                prepared = await asyncio.to_thread(self._preparation.prepare, picture, wanted.max_pixels)
-            except ValueError:
-                raise _impossible(wanted) from None
-            begun = time.monotonic()
-            features = await self._turns.result(prepared, job.begin)
-            log_encoded(prepared.tokens, time.monotonic() - begun)
+            async with self._room.hold(self._needed(wanted)):
+                features = await self._computed(wanted, job)
             self._stored.put(name, features, features.size)
             return features
         finally:
             self._forget(name, job)
+
+    def _needed(self, wanted: WantedFeatures) -> int:
+        """Bytes of an image on its way to the tower: decoded, then as the tower reads it."""
+        assert self._preparation is not None
+        size = wanted.image.size
+        try:
+            prepared = self._preparation.prepared_bytes(size.width, size.height, wanted.max_pixels)
+        except ValueError:
+            raise _impossible(wanted) from None
+        return RGB * size.pixels + prepared
+
+    async def _computed(self, wanted: WantedFeatures, job: _Job) -> Features:
+        assert self._preparation is not None
+        picture = await self._decoder.decode(wanted.image)
+        try:
+            prepared = await asyncio.to_thread(self._preparation.prepare, picture, wanted.max_pixels)
+        except ValueError:
+            raise _impossible(wanted) from None
+        begun = time.monotonic()
+        features = await self._turns.result(prepared, job.begin)
+        log_encoded(prepared.tokens, time.monotonic() - begun)
+        return features
 
     def _forget(self, name: str, job: _Job) -> None:
         if self._jobs.get(name) is job:

@@ -1,5 +1,7 @@
 """The engines' options: what `spec.engine.options` may say, with defaults."""
 
+import importlib
+import importlib.util
 from typing import Literal, Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
@@ -20,7 +22,7 @@ class CacheOptions(Frozen):
 
 
 class TransformersOptions(CacheOptions):
-    """`dtype` auto: float32 on a CPU, bfloat16 elsewhere. `device` auto: the first GPU, if there is one, and the CPU
+    """`dtype` auto: float32 on a CPU, bfloat16 elsewhere. `device` auto: the first GPU or NPU, if there is one, and the CPU
     in processes on Ray that take no accelerator.
 
     `variant`: which form of the weights is made when they are loaded (`quantised`).
@@ -95,11 +97,21 @@ def parse_options(kind: type[Options], engine: EngineConfig) -> Options:
 def on_what_it_takes(engine: EngineConfig, worker: Worker) -> EngineConfig:
     """The engine of a process on Ray: on the CPU, where neither its resources nor its options speak of an accelerator.
 
-    Ray hides the GPUs of a node only from processes that take some, so `auto` would find one that others were given.
+    Ray hides the GPUs of a node only from processes that take some, so `auto` would find one that others were given. The same
+    goes for a process that takes another resource: an NPU, if torch has one for what Ray calls `NPU`, and else the CPU.
     """
-    if engine.name != "transformers" or worker.gpus or worker.custom or engine.options.get("device", "auto") != "auto":
+    if engine.name != "transformers" or worker.gpus or engine.options.get("device", "auto") != "auto":
         return engine
-    return engine.model_copy(update={"options": {**engine.options, "device": "cpu"}})
+    kind = "npu" if worker.custom.get("NPU") and npu() else "cpu"
+    return engine.model_copy(update={"options": {**engine.options, "device": kind}})
+
+
+def npu() -> bool:
+    """Whether torch has an NPU here, by the package torch_npu."""
+    if importlib.util.find_spec("torch_npu") is None:
+        return False
+    importlib.import_module("torch_npu")  # gives torch the module `npu`
+    return bool(importlib.import_module("torch").npu.is_available())
 
 
 def decoded_cache_bytes(engine: EngineConfig) -> int:

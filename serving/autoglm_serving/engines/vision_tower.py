@@ -1,5 +1,6 @@
 """The vision tower: pixels in, features out. In an engine beside its language model, in an encoder alone."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import torch
 from PIL.Image import Image
 
-from autoglm_serving.engines.options import Dtype, TransformersOptions
+from autoglm_serving.engines.options import Dtype, TransformersOptions, npu
 from autoglm_serving.engines.prompt import image_name
 from autoglm_serving.engines.quantised import quantise
 from autoglm_serving.model.folder import ModelFolder
@@ -76,6 +77,11 @@ class Preparation:
         """The image's name as an engine of this model has it. ValueError for an impossible shape."""
         return image_name(key, self.images.tokens(width, height, self.images.size.limited_to(max_pixels)))
 
+    def prepared_bytes(self, width: int, height: int, max_pixels: int | None) -> int:
+        """What `prepare` makes of a picture of this size. ValueError for an impossible shape."""
+        grid = self.images.grid(width, height, self.images.size.limited_to(max_pixels))
+        return math.prod(grid) * self.images.patch_values * torch.float32.itemsize
+
     def prepare(self, picture: Image, max_pixels: int | None) -> Prepared:
         """The picture as the tower reads it. ValueError for an impossible shape."""
         size = self.images.size.limited_to(max_pixels)
@@ -88,7 +94,9 @@ def device(name: str) -> torch.device:
     """The device of `options.device`."""
     if name != "auto":
         return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("npu" if npu() else "cpu")
 
 
 def dtype(name: Dtype, chosen: torch.device) -> torch.dtype:

@@ -95,6 +95,11 @@ class ModelImages:
         except Exception as error:
             raise ModelInvalid(f"the image processor of {folder.path} cannot be loaded: {error}") from error
 
+    @property
+    def patch_values(self) -> int:
+        """Numbers in one patch of `pixels`: three colours, and each frame as often as the model wants to see it."""
+        return 3 * int(self._hf.temporal_patch_size) * int(self._hf.patch_size) ** 2
+
     def tokens(self, width: int, height: int, size: ImageSize) -> int:
         """Tokens of one image; ValueError if its shape is impossible (longer than 200 times its width)."""
         patches = self._hf.get_number_of_image_patches(height, width, {"size": size.as_dict()})

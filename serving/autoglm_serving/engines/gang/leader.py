@@ -17,7 +17,17 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Protocol
 
-from autoglm_serving.engines.gang.messages import Failed, FromRank, Hello, Loaded, Ping, Pong, Task, ToRank
+from autoglm_serving.engines.gang.messages import (
+    Failed,
+    FromRank,
+    Hello,
+    Loaded,
+    Ping,
+    Pong,
+    Refusal,
+    Task,
+    ToRank,
+)
 from autoglm_serving.engines.gang.seat import Devices, Seat
 from autoglm_serving.engines.interface import EngineDead
 from autoglm_serving.engines.options import TransformersOptions
@@ -87,6 +97,7 @@ class Gang:
         self._members: list[_Member] = []
         self._changed = threading.Condition()
         self._closing = threading.Event()
+        self._refusal: Refusal | None = None
         self.death: str | None = None
 
     @property
@@ -120,12 +131,14 @@ class Gang:
             ).start()
 
     def wait_loaded(self, deadline_s: float) -> None:
-        """Wait until every rank has its part of the model; raises what a rank raised, or EngineDead."""
+        """Wait until every rank has its part of the model; raises a rank's refusal of its configuration, or EngineDead."""
         with self._changed:
             there = self._changed.wait_for(
                 lambda: self.death is not None or all(member.weight_bytes is not None for member in self._members),
                 deadline_s,
             )
+        if self._refusal is not None:
+            raise self._refusal
         if self.death is not None:
             raise EngineDead(self.death)
         if not there:
@@ -204,6 +217,7 @@ class Gang:
                     member.weight_bytes = message.weight_bytes
                     self._changed.notify_all()
             case Failed():
+                self._refusal = self._refusal or message.refusal
                 self.fail(f"rank {member.rank} failed: {message.what}")
             case Pong() | Hello():
                 pass

@@ -30,6 +30,7 @@ from autoglm_serving.engines.gang.messages import (
     Task,
     ToRank,
     Tower,
+    refusal,
 )
 from autoglm_serving.model.errors import one_line
 
@@ -58,7 +59,7 @@ def run(address: Path, rank: int) -> None:
         while True:
             member.perform(line.next())
     except BaseException as error:  # noqa: BLE001 - whatever it was, the gang is over and shall know why
-        line.send(Failed(one_line(error)))
+        line.send(Failed(one_line(error), refusal(error)))
         os._exit(EXIT_FAILED)
 
 

@@ -8,10 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoglm_serving.engines.gang.seat import Seat
+from autoglm_serving.engines.interface import EngineOptionsInvalid
 from autoglm_serving.engines.options import TransformersOptions
+from autoglm_serving.model.errors import ModelInvalid, ModelNotFound
 
 Ints = list["int | Ints"]
 """A tensor of whole numbers, row by row."""
+
+Refusal = EngineOptionsInvalid | ModelInvalid | ModelNotFound
+"""What an engine raises when its configuration or its model can never work."""
+_REFUSALS = (EngineOptionsInvalid, ModelInvalid, ModelNotFound)
 
 
 @dataclass(frozen=True)
@@ -112,9 +118,16 @@ class Pong:
 
 @dataclass(frozen=True)
 class Failed:
-    """The rank ends. `what`: the error's type and text."""
+    """The rank ends. `what`: the error's type and text. `refusal`: the error itself, if it says that this can never work."""
 
     what: str
+    refusal: Refusal | None = None
+
+
+def refusal(error: BaseException) -> Refusal | None:
+    """The error as it travels: its text alone, because what it was raised from may not be known to another process."""
+    kind = next((each for each in _REFUSALS if isinstance(error, each)), None)
+    return kind(*map(str, error.args)) if kind is not None else None
 
 
 FromRank = Hello | Loaded | Pong | Failed
