@@ -49,7 +49,7 @@ def config(deployment: AutoGLMDeployment, cluster: str = "") -> AppConfig:
         ),
         limits=Limits(**spec.limits.model_dump()),
         worker=_worker(spec),
-        encoder=_encoder(spec),
+        encoder=encoder(spec),
         max_ongoing_requests=spec.engine.max_concurrency,
     )
 
@@ -258,16 +258,17 @@ def _worker(spec: DeploymentSpec) -> Worker:
     )
 
 
-def _encoder(spec: DeploymentSpec) -> EncoderConfig | None:
-    encoder = spec.encoder
-    if encoder is None:
+def encoder(spec: DeploymentSpec) -> EncoderConfig | None:
+    """The encoders of an application, where they are asked for."""
+    wanted = spec.encoder
+    if wanted is None:
         return None
     return EncoderConfig(
-        min_replicas=encoder.min,
-        max_replicas=encoder.max,
-        tokens_per_s=encoder.tokens_per_second,
-        wait_s=seconds(encoder.wait),
-        worker=_taking(spec, cpus(encoder.cpu), 1),
+        min_replicas=wanted.min,
+        max_replicas=wanted.max,
+        tokens_per_s=wanted.tokens_per_second,
+        wait_s=seconds(wanted.wait),
+        worker=_taking(spec, cpus(wanted.cpu), 1),
     )
 
 

@@ -1,6 +1,6 @@
 """How many replicas fit into what is free. A replica is a gang: all that it takes has to be free on one machine."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from autoglm_operator.state import Capacity
 
@@ -13,21 +13,27 @@ _SLACK = 1e-6
 """Sums of binary fractions may miss the whole number by this share."""
 
 
-def fitting(capacity: Capacity, need: Amounts, first: Amounts | None = None) -> int:
-    """Replicas that fit. `first` takes its place before them, on whichever machine costs the fewest replicas.
+def fitting(capacity: Capacity, need: Amounts, first: Sequence[Amounts] = ()) -> int:
+    """Replicas that fit. What is `first` takes its place before them, one after the other where it costs the fewest replicas.
 
     Where machines are not told, what is free in all counts, which may be spread over more of them than it should.
     """
-    machines = capacity.machines or (capacity.available,)
-    fits = [_times(free, need) for free in machines]
-    if first is None:
-        return sum(fits)
-    lost = [
-        fit - _times({name: free.get(name, 0.0) - first.get(name, 0.0) for name in {**free, **first}}, need)
-        for free, fit in zip(machines, fits, strict=True)
-        if _times(free, first)
-    ]
-    return sum(fits) - min(lost) if lost else 0
+    machines = list(capacity.machines or (capacity.available,))
+    for one in first:
+        lost = [
+            (_times(free, need) - _times(_without(free, one), need), index)
+            for index, free in enumerate(machines)
+            if _times(free, one)
+        ]
+        if not lost:
+            return 0
+        _, cheapest = min(lost)
+        machines[cheapest] = _without(machines[cheapest], one)
+    return sum(_times(free, need) for free in machines)
+
+
+def _without(free: Amounts, taken: Amounts) -> Amounts:
+    return {name: free.get(name, 0.0) - taken.get(name, 0.0) for name in {**free, **taken}}
 
 
 def _times(free: Amounts, need: Amounts) -> int:

@@ -9,7 +9,7 @@ from autoglm_operator import applications, placing, views
 from autoglm_operator.ages import STALE_FOR, age, is_fresh, words
 from autoglm_operator.api import AutoGLMDeployment, DeploymentSiteStatus, PlacementSpec, SitePlacement
 from autoglm_operator.api.quantities import bits_per_second, seconds
-from autoglm_operator.fitting import fitting
+from autoglm_operator.fitting import Amounts, fitting
 from autoglm_operator.kuberay.capacity import head_need, worker_need
 from autoglm_operator.state import ApplicationView, Capacity, SiteView
 from autoglm_serving.config import Worker
@@ -156,14 +156,20 @@ class Look:
         if known is None or not is_fresh(view.capacity_at or view.observed_at, self.now, STALE_FOR):
             return None
         if kube is None:
-            return fitting(known, {"CPU": self.worker.cpus, "GPU": self.worker.gpus, **self.worker.custom})
+            return fitting(known, _amounts(self.worker), () if held.parts else self._encoders)
         return self._fitting_pods(known, view, held)
+
+    @cached_property
+    def _encoders(self) -> tuple[Amounts, ...]:
+        """What the encoders take that start with an application, as few as it may have. Those that run are not in what is free."""
+        encoder = applications.encoder(self.deployment.spec)
+        return (_amounts(encoder.worker),) * encoder.min_replicas if encoder is not None else ()
 
     def _fitting_pods(self, known: Capacity, view: SiteView, held: _Held) -> int:
         """Worker pods that fit; where there is no Ray cluster yet, beside its head."""
         kube = view.site.spec.backend.kube_ray
         assert kube is not None, "only called for sites with the back end kubeRay"
-        return fitting(known, worker_need(self.deployment, kube), None if held.parts else head_need(kube))
+        return fitting(known, worker_need(self.deployment, kube), () if held.parts else (head_need(kube),))
 
     def _refusal(self, site: str, held: _Held, fits: int | None) -> Refusal | None:
         """What is remembered of a site that lets replicas wait, or let them wait. Figures that say so need no memory."""
@@ -223,6 +229,11 @@ def refused(place: Place, now: datetime) -> str:
         return ""
     since = f"{place.refusal.at:%Y-%m-%dT%H:%M:%SZ}"
     return f"no further replica for {words(place.refusal.pause)}: replicas found no place there at {since}"
+
+
+def _amounts(worker: Worker) -> Amounts:
+    """What one process takes, by Ray's names."""
+    return {"CPU": worker.cpus, "GPU": worker.gpus, **worker.custom}
 
 
 def _submitted(part: ApplicationView) -> int:

@@ -71,6 +71,14 @@ def test_replicas_go_where_they_cost_least_and_the_rest_where_there_is_room() ->
     assert why(plan, "cheap") == "2 of 2 that fit; a replica costs 1 an hour"
 
 
+def test_encoders_take_their_place_before_the_replicas_where_none_run_yet() -> None:
+    of = asks(4, encoder={"min": 2, "max": 8, "cpu": 1})
+    assert puts(decide(of, place("a", cpus=4.0))) == {"a": 2}, "two encoders with a core each"
+    grown = puts(decide(of, place("a", runs(of, 2), cpus=1.0)))
+    assert grown == {"a": 3}, "they run, so what is free is without them"
+    assert puts(decide(asks(4), place("a", cpus=4.0))) == {"a": 4}
+
+
 def test_latency_has_a_price() -> None:
     far = place("far", price=1.0, link={"rtt": "500ms", "bandwidth": "8Mbit"})
     near = place("near", price=1.5)

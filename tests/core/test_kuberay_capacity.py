@@ -171,10 +171,18 @@ def test_a_replica_has_to_fit_on_one_machine() -> None:
 
 
 def test_the_head_goes_where_it_costs_the_fewest_replicas() -> None:
-    assert fitting(free(4, 6), {"CPU": 4}, {"CPU": 2}) == 2
-    assert fitting(free(4, 4), {"CPU": 4}, {"CPU": 2}) == 1
-    assert fitting(free(4), {"CPU": 4}, {"CPU": 2}) == 0
-    assert fitting(free(1, 1), {"CPU": 1}, {"CPU": 2}) == 0, "no machine takes the head"
+    assert fitting(free(4, 6), {"CPU": 4}, [{"CPU": 2}]) == 2
+    assert fitting(free(4, 4), {"CPU": 4}, [{"CPU": 2}]) == 1
+    assert fitting(free(4), {"CPU": 4}, [{"CPU": 2}]) == 0
+    assert fitting(free(1, 1), {"CPU": 1}, [{"CPU": 2}]) == 0, "no machine takes the head"
+
+
+def test_what_goes_first_is_laid_down_one_after_the_other() -> None:
+    encoders = [{"CPU": 2.0}] * 3
+    assert fitting(free(8, 7), {"CPU": 4}, encoders) == 2, "one beside a replica, two in the place of one"
+    assert fitting(free(4, 4), {"CPU": 4}, encoders) == 0
+    assert fitting(free(2, 2), {"CPU": 1}, encoders) == 0, "the third finds no place"
+    assert fitting(Capacity({}, {"CPU": 8.0, "GPU": 2.0}), {"CPU": 1, "GPU": 1}, [{"CPU": 2, "GPU": 1}]) == 1
 
 
 class NoNodes:
