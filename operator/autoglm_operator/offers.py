@@ -161,7 +161,7 @@ class Look:
 
     @cached_property
     def _encoders(self) -> tuple[Amounts, ...]:
-        """What the encoders take that start with an application, as few as it may have. Those that run are not in what is free."""
+        """What encoders take that start with an application, as few as it may have. What is free is without those that run."""
         encoder = applications.encoder(self.deployment.spec)
         return (_amounts(encoder.worker),) * encoder.min_replicas if encoder is not None else ()
 
