@@ -20,6 +20,7 @@ from typing import Any
 
 from benchmarks.load import Clients, body, run, screen
 from benchmarks.machine import describe, table
+from benchmarks.processes import family, title
 
 from autoglm_serving.config import EngineConfig
 from support.ray import RayCluster, application
@@ -30,6 +31,8 @@ START_S = 1200.0
 SIZE = (360, 800)
 TOKENS = 8
 INSIDE = "--inside"
+ENGINE, INGRESS = ":Engine", ":Ingress"
+"""In the names that Ray gives to the processes of replicas, after the application's."""
 
 
 def config(engine: str) -> Any:
@@ -59,7 +62,10 @@ def outside(engine: str, folder: Path) -> tuple[dict[str, float], list[list[str]
         reached("Ray head")
         app = application(config(engine))
         ray.deploy(app, wait=False)
-        while not any("#Engine" in _title(pid) for pid in _below(ray)):
+        end = time.monotonic() + START_S
+        while not any(ENGINE in title(pid) for pid in _below(ray)):
+            if time.monotonic() > end:
+                raise SystemExit("Serve started no replica")
             time.sleep(0.05)
         reached("Serve: controller, proxy, import of the application, process of the replica")
         ray.wait_running(app["name"], START_S)
@@ -86,25 +92,16 @@ def memory(ray: RayCluster) -> list[list[str]]:
 
 
 def _below(ray: RayCluster) -> list[int]:
-    from support.ray import _descendants
-
-    return _descendants(ray.head.pid) if ray.head.pid is not None else []
-
-
-def _title(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    except OSError:
-        return ""
+    return family(ray.head.pid)[1:] if ray.head.pid is not None else []
 
 
 def _kind(pid: int) -> str:
-    title = _title(pid)
+    name = title(pid)
     kinds = {
-        "#Engine": "engine replica", "#Ingress": "ingress replica", "decode_worker": "decode worker",
+        ENGINE: "engine replica", INGRESS: "ingress replica", "decode_worker": "decode worker",
         "VLLM": "vLLM's engine core", "ServeController": "Serve's controller", "ProxyActor": "Serve's proxy",
     }  # fmt: skip
-    return next((kind for part, kind in kinds.items() if part in title), "Ray itself")
+    return next((kind for part, kind in kinds.items() if part in name), "Ray itself")
 
 
 def _pss(pid: int) -> float:
