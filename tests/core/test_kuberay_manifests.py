@@ -181,6 +181,14 @@ def test_what_shapes_pods_asks_for_other_ones(spec: Json, backend: Json) -> None
     assert template["metadata"]["annotations"][names.CLUSTER_HASH] == hash_of(spec, backend)
 
 
+def test_a_head_is_not_waited_for_as_long_as_a_worker_that_answers_requests() -> None:
+    """Ray's autoscaler hears no SIGTERM: all that is given to the head passes before a Ray cluster is gone or replaced."""
+    cluster = made("cpu")["RayService"]["spec"]["rayClusterConfig"]
+    groups = (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])
+    head, worker = (group["template"]["spec"]["terminationGracePeriodSeconds"] for group in groups)
+    assert (head, worker) == (30, 150)
+
+
 @pytest.mark.parametrize("tier", ["cloud", "edge"])
 def test_pods_at_an_edge_site_outlive_a_cut_of_its_link_unless_the_user_says_otherwise(tier: str) -> None:
     """Kubernetes takes pods of a silent node away after five minutes, and ends them when the link is back."""

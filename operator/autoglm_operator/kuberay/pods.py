@@ -20,6 +20,9 @@ GCS_PATH = "/var/lib/autoglm/gcs"
 RECONNECT_S = 600
 """How long workers wait for a head that is started anew; Ray's default is a minute."""
 
+HEAD_ENDS_S = 30
+"""How long a head may take to end. It answers no requests, and Ray's autoscaler beside it does not end before it is killed."""
+
 _RAY_RESOURCES = {"gpu": "GPU", "npu": "NPU"}
 _RESTRICTED: Json = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 _SILENT_NODE = ("node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready")
@@ -44,7 +47,7 @@ def head_group(kube: KubeRayBackend, labels: Mapping[str, str], annotations: Map
         "resources": {"requests": size, "limits": {"memory": kube.head.memory}},
         "securityContext": _RESTRICTED,
     }
-    spec = _pod(kube, container)
+    spec = _pod(kube, container) | {"terminationGracePeriodSeconds": HEAD_ENDS_S}
     claim = kube.gcs_fault_tolerance.claim if kube.gcs_fault_tolerance else None
     if claim is not None:
         _keep_state(spec, claim)
