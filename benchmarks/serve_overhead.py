@@ -1,7 +1,8 @@
 """The Serve application with the vLLM engine against vLLM's own OpenAI server: same model, same engine settings, same load.
 
 Both run at the same time and are measured in turns: one client alone, which shows what a request pays on its way, then
-several. The model is AutoGLM-Tiny, whose steps are short, so what the way costs weighs as much as it ever can.
+several. The model is AutoGLM-Tiny, whose steps are short, so what the way costs weighs as much as it ever can. A third
+application does nothing (`empty_app`): what it takes is Serve's own. Processor time says the most on a busy machine.
 Options: `--rounds`, `--requests`, `--clients`, `--short-side`, `--tokens`.
 """
 
@@ -13,11 +14,14 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.load import Answered, Clients, body, run, screen
 from benchmarks.machine import describe, quantile, table
+from benchmarks.processes import family, processor_s, title
 
 from autoglm_serving.config import EngineConfig, Limits, ModelConfig
 from autoglm_serving.model.folder import check_folder
@@ -32,14 +36,21 @@ URI = "builtin://autoglm-tiny"
 PLACES = 8
 MAX_LENGTH = 8192
 START_S = 900.0
-NAMES = ("vLLM's server", "our application")
+RAY_NICENESS = 15
+EMPTY_MESSAGES = 12
+"""About as many as an answer of 32 tokens has in our application."""
+ROOT = Path(__file__).resolve().parent.parent
+NAMES = ("vLLM's server", "our application", "a Serve application that does nothing")
 
 
 def vllm_server(folder: Path, port: int, log: Path) -> Process:
-    """vLLM's own server with what our engine sets (`engines/vllm_engine`)."""
+    """vLLM's own server with what our engine sets (`engines/vllm_engine`), and what Ray sets for a replica of one core.
+
+    Ray gives it one thread and lets it be nice: with more threads than free cores vLLM's wait for each other, spinning.
+    """
     size = ModelImages(check_folder(folder)).size.as_dict()
     command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server",
+        "nice", "-n", str(RAY_NICENESS), sys.executable, "-m", "vllm.entrypoints.openai.api_server",
         "--model", str(folder), "--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(port),
         "--max-model-len", str(MAX_LENGTH), "--max-num-seqs", str(PLACES), "--dtype", "float32", "--enforce-eager",
         "--limit-mm-per-prompt", json.dumps({"image": 10, "video": 0}),
@@ -50,6 +61,7 @@ def vllm_server(folder: Path, port: int, log: Path) -> Process:
         "--distributed-executor-backend", "autoglm_serving.engines.vllm_executor.SupervisedExecutor",
     ]  # fmt: skip
     environment = {
+        "OMP_NUM_THREADS": "1",
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_NO_USAGE_STATS": "1",
@@ -82,19 +94,71 @@ def clients(number: int, requests: int, seed: str, size: tuple[int, int], tokens
     return [Clients("picture", number, requests, make)]
 
 
-def row(name: str, alone: list[Answered], many: list[Answered], seconds: float) -> list[str]:
-    firsts = sorted(each.first_s for each in alone if each.ok)
-    gaps = [(each.whole_s - each.first_s) / (each.tokens - 1) for each in alone if each.ok and each.tokens > 1]
-    busy = sorted(each.first_s for each in many if each.ok)
-    tokens = sum(each.tokens for each in many if each.ok)
+@dataclass
+class Measured:
+    """What one server did. `ours_ms`, `core_ms`: processor time with several clients, outside and inside vLLM's engine core."""
+
+    url: str
+    root: int
+    part: str = ""
+    alone: list[Answered] = field(default_factory=list)
+    many: list[Answered] = field(default_factory=list)
+    seconds: float = 0.0
+    ours_ms: float = 0.0
+    core_ms: float = 0.0
+
+    def measure(self, asked: argparse.Namespace, seed: str) -> None:
+        size = (asked.short_side, asked.short_side * 20 // 9)
+        self.alone += run(self.url, clients(1, asked.requests, f"{seed} alone", size, asked.tokens))[0]
+        before = self._processor_ms()
+        found, took = run(self.url, clients(asked.clients, asked.requests, seed, size, asked.tokens))
+        after = self._processor_ms()
+        self.many += found
+        self.seconds += took
+        self.ours_ms += after[0] - before[0]
+        self.core_ms += after[1] - before[1]
+
+    def _processor_ms(self) -> tuple[float, float]:
+        """Of its own processes on the way of a request: of several applications on one Ray the others' do not count."""
+        titles = {pid: title(pid) for pid in family(self.root)}
+        core = [pid for pid, name in titles.items() if "EngineCore" in name]
+        ours = [pid for pid, name in titles.items() if pid not in core and (not self.part or self._is_ours(name))]
+        return _sum_ms(ours), _sum_ms(core)
+
+    def _is_ours(self, name: str) -> bool:
+        return self.part in name or "ProxyActor" in name or "decode_worker" in name
+
+
+def _sum_ms(pids: Iterable[int]) -> float:
+    return 1000 * sum(processor_s(pid) for pid in pids)
+
+
+def row(name: str, seen: Measured) -> list[str]:
+    firsts = sorted(each.first_s for each in seen.alone if each.ok)
+    gaps = [(each.whole_s - each.first_s) / (each.tokens - 1) for each in seen.alone if each.ok and each.tokens > 1]
+    busy = sorted(each.first_s for each in seen.many if each.ok)
+    tokens = sum(each.tokens for each in seen.many if each.ok)
+    empty = name == NAMES[2]
     return [
         name,
         f"{1000 * quantile(firsts, 0.5):.0f} / {1000 * quantile(firsts, 0.95):.0f} ms",
-        f"{1000 * statistics.median(gaps):.1f} ms" if gaps else "-",
+        "-" if empty or not gaps else f"{1000 * statistics.median(gaps):.1f} ms",
         f"{1000 * quantile(busy, 0.5):.0f} / {1000 * quantile(busy, 0.95):.0f} ms",
-        f"{tokens / seconds:.1f}",
-        str(sum(not each.ok for each in (*alone, *many))),
+        "-" if empty else f"{tokens / seen.seconds:.1f}",
+        f"{seen.ours_ms / len(seen.many):.0f} ms",
+        "-" if empty else f"{seen.core_ms / len(seen.many):.0f} ms",
+        str(sum(not each.ok for each in (*seen.alone, *seen.many))),
     ]
+
+
+def empty_application(name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "route_prefix": f"/{name}",
+        "import_path": "benchmarks.empty_app:build",
+        "args": {"messages": EMPTY_MESSAGES},
+        "runtime_env": {"env_vars": {"PYTHONPATH": str(ROOT)}},
+    }
 
 
 def main() -> None:
@@ -113,9 +177,6 @@ def main() -> None:
         limits=Limits(),
         max_ongoing_requests=PLACES,
     )
-    alone: dict[str, list[Answered]] = {name: [] for name in NAMES}
-    many: dict[str, list[Answered]] = {name: [] for name in NAMES}
-    seconds = dict.fromkeys(NAMES, 0.0)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         ray, port = RayCluster(Path(folder) / "ray"), free_port()
         bare = vllm_server(locate(URI), port, Path(folder) / "vllm.log")
@@ -123,22 +184,20 @@ def main() -> None:
             bare.start()
             wait_for_server(port)
             ray.start()
-            app = application(config)
-            ray.deploy(app, wait=False)
-            ray.wait_running(app["name"], START_S)
-            urls = {
-                NAMES[0]: f"http://127.0.0.1:{port}/v1/chat/completions",
-                NAMES[1]: f"{ray.serve_address}{app['route_prefix']}/v1/chat/completions",
-            }
-            for url in urls.values():
-                run(url, clients(2, 2, "warm", size, asked.tokens))
+            apps = [application(config), empty_application("empty")]
+            ray.deploy(*apps, wait=False)
+            for app in apps:
+                ray.wait_running(app["name"], START_S)
+            assert ray.head.pid is not None
+            servers = [Measured(f"http://127.0.0.1:{port}/v1/chat/completions", bare.pid)] + [
+                Measured(f"{ray.serve_address}{app['route_prefix']}/v1/chat/completions", ray.head.pid, app["name"])
+                for app in apps
+            ]
+            for server in servers:
+                run(server.url, clients(4, 2, "warm", size, asked.tokens))
             for number in range(asked.rounds):
-                for name, url in urls.items():
-                    seed = f"{name} {number}"
-                    alone[name] += run(url, clients(1, asked.requests, f"{seed} alone", size, asked.tokens))[0]
-                    found, took = run(url, clients(asked.clients, asked.requests, seed, size, asked.tokens))
-                    many[name] += found
-                    seconds[name] += took
+                for name, server in zip(NAMES, servers, strict=True):
+                    server.measure(asked, f"{name} {number}")
         finally:
             ray.stop()
             bare.terminate()
@@ -151,13 +210,12 @@ def main() -> None:
         "TTFT alone, p50 / p95",
         "each further token, alone",
         f"TTFT with {asked.clients} clients, p50 / p95",
+        f"tokens/s, {asked.clients} clients",
+        "processor time a request beside the engine core",
+        "in it",
+        "errors",
     ]
-    print(
-        table(
-            [*columns, f"tokens/s, {asked.clients} clients", "errors"],
-            [row(name, alone[name], many[name], seconds[name]) for name in NAMES],
-        )
-    )
+    print(table(columns, [row(name, server) for name, server in zip(NAMES, servers, strict=True)]))
 
 
 if __name__ == "__main__":
