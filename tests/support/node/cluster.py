@@ -1,8 +1,10 @@
 """The cluster of the end-to-end run: the one that KUBECONFIG names, else a node on this machine with KubeRay on it."""
 
+import fcntl
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -81,6 +83,19 @@ def running(directory: Path, names: Sequence[str] = ("autoglm-node",), patience_
     why = missing()
     if why:
         pytest.skip(why)
+    with _alone():
+        yield from _made_here(directory, names, patience_s)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Wait until no other run has nodes on this machine: devices, addresses and control groups have fixed names."""
+    with (Path(tempfile.gettempdir()) / "autoglm-nodes.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _made_here(directory: Path, names: Sequence[str], patience_s: int) -> Iterator[Running]:
     nodes = [Node(name, number, directory / name) for number, name in enumerate(names, 1)]
     try:
         for node in nodes:
