@@ -11,6 +11,7 @@ from autoglm_serving.screens.records import (
     Element,
     Screen,
     Task,
+    TextLine,
     point_in_pixels,
     read_manifest,
     relative_point,
@@ -38,14 +39,20 @@ SCREEN = Screen(
 
 
 @pytest.mark.parametrize(
-    "screen", [SCREEN, replace(SCREEN, session="a", step=0), replace(SCREEN, elements=(), tasks=())]
+    "screen",
+    [
+        SCREEN,
+        replace(SCREEN, session="a", step=0),
+        replace(SCREEN, elements=(), tasks=()),
+        replace(SCREEN, texts=(TextLine("网 b", (1.0, 20.5, 30.0, 41.0), 7.5),)),
+    ],
 )
 def test_a_screen_is_the_same_after_writing_and_reading(screen: Screen) -> None:
     assert list(read_manifest([write_line(screen), "\n", write_line(screen)])) == [screen, screen]
 
 
 def test_only_sessions_have_the_fields_of_sessions() -> None:
-    assert "session" not in json.loads(write_line(SCREEN))
+    assert {"session", "texts"}.isdisjoint(json.loads(write_line(SCREEN)))
     assert json.loads(write_line(replace(SCREEN, session="a", step=0)))["step"] == 0
 
 
@@ -59,6 +66,7 @@ def test_only_sessions_have_the_fields_of_sessions() -> None:
         write_line(SCREEN).replace("[10,20,100,60]", "[10,20,100]"),
         write_line(SCREEN).replace('"role"', '"roll"'),
         write_line(SCREEN).replace('"kind"', '"sort"'),
+        write_line(replace(SCREEN, texts=(TextLine("ab", (1.0, 2.0), 7.5),))),
     ],
 )
 def test_a_line_that_is_no_screen_is_refused_with_its_number(line: str) -> None:

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image, ImageChops, ImageStat
@@ -21,6 +22,7 @@ from autoglm_serving.screens.render import Rendered, render
 from autoglm_serving.screens.scene import Device, part
 from autoglm_serving.screens.scoring import score
 from autoglm_serving.screens.sequences import STEPS
+from autoglm_serving.screens.texts import visible_texts
 from support.processes import wait_until
 
 needs_chromium = pytest.mark.skipif(
@@ -90,6 +92,26 @@ def test_behind_a_dialog_nothing_can_be_tapped_or_scrolled_to(browser: Chromium)
     rendered = shown(browser, f'<div class="scroll" style="height:130px;overflow:hidden">{rows}</div>{ahead}')
     assert texts(rendered) == ["yes"]
     assert rendered.hidden == ()
+
+
+@needs_chromium
+def test_every_sign_that_can_be_seen_is_known_by_its_place(browser: Chromium) -> None:
+    body = absolute("", 20, 30, 150, 40, "").replace("</div>", "<b>Ab 文</b></div>", 1)
+    body += '<p style="position:absolute;left:500px;top:10px">outside</p>'
+    body += '<p style="position:absolute;left:20px;top:100px;margin:0">covered</p>'
+    body += '<div style="position:absolute;left:0;top:95px;width:200px;height:60px;background:#fff"></div>'
+    rendered = shown(browser, body)
+    (line,) = visible_texts(browser)
+    assert line.text == "Ab 文"
+    assert len(line.ends) == 5
+    assert list(line.ends) == sorted(line.ends)
+    image = np.asarray(Image.open(io.BytesIO(rendered.png)).convert("L"))
+
+    def darkest(left: float, right: float) -> int:
+        return int(image[round(line.y) - 14 : round(line.y) + 14, round(left) : round(right)].min())
+
+    assert all(darkest(line.ends[place], line.ends[place + 1]) < 128 for place in (0, 1, 3)), "ink where each sign is"
+    assert darkest(line.ends[-1] + 3, 400) > 250, "no ink behind the last one"
 
 
 @needs_chromium

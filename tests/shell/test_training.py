@@ -83,7 +83,7 @@ def test_both_commands_are_part_of_autoglm() -> None:
 def test_a_smoke_run_goes_through_all_stages_and_leaves_everything(trained: Path) -> None:
     lines = lines_of(trained)
     assert [line["step"] for line in lines] == list(range(SMOKE.steps))
-    assert list(dict.fromkeys(line["stage"] for line in lines)) == ["reading", "fixed", "scales", "groups"]
+    assert list(dict.fromkeys(line["stage"] for line in lines)) == ["reading", "looking", "fixed", "scales", "groups"]
     assert sorted(path.name for path in (trained / "checkpoints").iterdir()) == ["step-00000008", "step-00000012"]
     assert (trained / "curves.svg").read_text().startswith("<svg")
     assert sorted(path.name for path in trained.iterdir()) == [

@@ -13,6 +13,7 @@ from autoglm_serving.screens.render import Rendered, render
 from autoglm_serving.screens.sequences import STEPS, session
 from autoglm_serving.screens.tasks import Seen, make_tasks
 from autoglm_serving.screens.templates import Split
+from autoglm_serving.screens.texts import visible_texts
 
 Wanted = Split | Literal["sessions"]
 MANIFEST = "manifest.jsonl"
@@ -46,15 +47,15 @@ def _in_order(folder: Path, split: Wanted, seed: int, chunks: list[range], jobs:
 def _chunk(folder: Path, split: Wanted, seed: int, numbers: range) -> list[str]:
     with Chromium() as browser:
         wanted = [each for number in numbers for each in _pages(split, seed, number)]
-        return [write_line(shoot(browser, folder, each)) for each in wanted]
+        return [write_line(shoot(browser, folder, each, texts=split == "train")) for each in wanted]
 
 
 def _pages(split: Wanted, seed: int, number: int) -> list[Page]:
     return session(seed, number) if split == "sessions" else [page(split, seed, number)]
 
 
-def shoot(browser: Chromium, folder: Path, each: Page) -> Screen:
-    """Render one page, write its picture and say what is on it."""
+def shoot(browser: Chromium, folder: Path, each: Page, *, texts: bool = False) -> Screen:
+    """Render one page, write its picture and say what is on it; with `texts`, also where every sign is."""
     rendered = render(browser, each.html, each.device)
     image = f"{IMAGES}/{each.id}.png"
     (folder / image).write_bytes(rendered.png)
@@ -62,7 +63,8 @@ def shoot(browser: Chromium, folder: Path, each: Page) -> Screen:
     width, height, kind = rendered.width, rendered.height, each.device.kind
     theme, language = each.look.theme, each.language
     kept = (rendered.elements, tasks, each.session, each.step)
-    return Screen(each.id, image, width, height, kind, each.template, theme, language, *kept)
+    lines = visible_texts(browser) if texts else ()
+    return Screen(each.id, image, width, height, kind, each.template, theme, language, *kept, texts=lines)
 
 
 def seen(rendered: Rendered) -> Seen:

@@ -38,8 +38,20 @@ class Task:
 
 
 @dataclass(frozen=True)
+class TextLine:
+    """A text on one line. `ends`: where its signs begin and end, len(text) + 1 places; `y`: its middle. In pixels."""
+
+    text: str
+    ends: tuple[float, ...]
+    y: float
+
+
+@dataclass(frozen=True)
 class Screen:
-    """One picture with everything known about it. Screens of one session have its name and count their steps from 0."""
+    """One picture with everything known about it. Screens of one session have its name and count their steps from 0.
+
+    `texts` is every text that can be seen, sign by sign; only screens to train on have it.
+    """
 
     id: str
     image: str
@@ -53,6 +65,7 @@ class Screen:
     tasks: tuple[Task, ...]
     session: str | None = None
     step: int | None = None
+    texts: tuple[TextLine, ...] = ()
 
     def element(self, name: str) -> Element:
         """The element with this id; KeyError when there is none."""
@@ -75,8 +88,11 @@ def point_in_pixels(point: tuple[int, int], width: int, height: int) -> tuple[fl
 
 
 def write_line(screen: Screen) -> str:
-    """One line of the manifest, with its newline. Fields that only sessions have are left out elsewhere."""
-    value = {key: each for key, each in asdict(screen).items() if key not in ("session", "step") or each is not None}
+    """One line of the manifest, with its newline. Fields that only some screens have are left out elsewhere."""
+    value = {key: each for key, each in asdict(screen).items() if key not in ("session", "step", "texts")}
+    value |= {key: each for key in ("session", "step") if (each := getattr(screen, key)) is not None}
+    if screen.texts:
+        value["texts"] = [[line.text, line.ends, line.y] for line in screen.texts]
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
@@ -94,7 +110,14 @@ def read_manifest(lines: Iterable[str]) -> Iterator[Screen]:
 def _screen(value: dict[str, Any]) -> Screen:
     elements = tuple(Element(**{**each, "box": _box(each["box"])}) for each in value["elements"])
     tasks = tuple(Task(**each) for each in value["tasks"])
-    return Screen(**{**value, "elements": elements, "tasks": tasks})
+    texts = tuple(_text_line(*each) for each in value.get("texts", ()))
+    return Screen(**{**value, "elements": elements, "tasks": tasks, "texts": texts})
+
+
+def _text_line(text: str, ends: list[float], y: float) -> TextLine:
+    if len(ends) != len(text) + 1:
+        raise ValueError(f"{text!r} has {len(text)} signs and {len(ends)} ends instead of one more")
+    return TextLine(text, tuple(ends), y)
 
 
 def _box(value: list[int]) -> Box:

@@ -6,17 +6,19 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
+from PIL import Image
 
 from autoglm_serving.model.load import ImageSize, ModelImages, ModelTokenizer
 from autoglm_serving.screens.dice import Dice
 from autoglm_serving.screens.records import Screen
 from autoglm_serving.training import windows
-from autoglm_serving.training.cards import LETTERS, Card, draw_card
+from autoglm_serving.training.cards import LETTERS, draw_card
 from autoglm_serving.training.dataset import Screens
 from autoglm_serving.training.examples import FRAME_WEIGHT, Asked, Question, Row, pack, questions, token_weights
+from autoglm_serving.training.letters import Letter, letters
 from autoglm_serving.training.prompts import Prompts
 from autoglm_serving.training.recipe import Recipe, Step, resolution_weight
-from autoglm_serving.training.spelling import card_spelling, place_codes
+from autoglm_serving.training.spelling import patch_at, patch_spelling, place_codes
 from autoglm_serving.training.windows import Window
 from autoglm_serving.vision.sizing import TOKEN_SIDE
 
@@ -46,10 +48,12 @@ class Batch:
     """Image tokens of each picture."""
     codes: torch.Tensor
     """(image tokens, width): where each is in its picture."""
+    read: torch.Tensor
+    """The image tokens of pictures whose texts are known: cards, and screens that know theirs."""
     spelled: tuple[torch.Tensor, torch.Tensor]
-    """(image token of the batch; spelling of the texts that it shows: (tokens, width)), of cards."""
+    """(patch of the batch; spelling of the letters whose middle it shows: (patches, width)); some that show none too."""
     letters: tuple[torch.Tensor, torch.Tensor]
-    """(slot of the batch, number of the letter in its middle or NO_LETTER), of cards. A patch has SLOTS slots."""
+    """(slot of the batch, number of the letter in its middle or NO_LETTER). A patch has SLOTS slots."""
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
@@ -79,11 +83,12 @@ class BatchMaker:
         self._images = images
         self._prompts = Prompts(tokenizer)
         self._patch_side, self._width = recipe.network.patch_side, recipe.network.text_width
+        self._per_token = (TOKEN_SIDE // self._patch_side) ** 2
 
     def batch(self, step: Step, part: int = 0) -> Batch:
         """One of the batches whose gradients a step adds up."""
-        rows, pictures, spelled, codes, letters, scales, tokens = [], [], [], [], [], [], []
-        for number, (screen, window, card) in enumerate(self._pictures(step, part)):
+        rows, pictures, grids, shown, codes, scales = [], [], [], [], [], []
+        for number, (screen, window, drawn) in enumerate(self._pictures(step, part)):
             dice = Dice(self._recipe.seed, "questions", step.number, part, number)
             reading = step.stage.name == "reading"
             asked = [] if reading else questions(screen, window, self._recipe.questions, dice)
@@ -91,19 +96,17 @@ class BatchMaker:
                 resolution_weight(window.width, window.height, self._recipe.base_side) if step.weighted else 1.0
             )
             rows.append(pack(self._prompts.before(window.tokens), [self._asked(each, window) for each in asked]))
-            pictures.append(card.picture if card is not None else self._screens.picture(screen, window))
-            letters.append(self._letters(card, dice) if card is not None else {})
-            spelled.append(card_spelling(card, self._width) if card is not None else None)
-            tokens.append(window.tokens)
+            if not step.stage.perfect:
+                pictures.append(drawn if drawn is not None else self._screens.picture(screen, window))
+            grids.append([1, window.height // self._patch_side, window.width // self._patch_side])
+            shown.append(self._shown(screen, window, dice))
             codes.append(place_codes(window.width // TOKEN_SIDE, window.height // TOKEN_SIDE, self._width))
-        pixels, grids = zip(*(self._images.pixels(each, _ANY_SIZE) for each in pictures), strict=True)
-        grid = torch.cat(grids)
+        pixels = [self._images.pixels(each, _ANY_SIZE)[0] for each in pictures]
         return replace(
-            collate(rows, scales, torch.cat(pixels), grid),
-            tokens=tuple(tokens),
+            collate(rows, scales, torch.cat([torch.zeros(0), *pixels]), torch.tensor(grids)),
+            tokens=tuple(each.tokens for each in shown),
             codes=torch.cat(codes),
-            spelled=_spelled(spelled, tokens, self._width),
-            letters=_slots(letters, [SLOTS * count for count in grid.prod(-1).tolist()]),
+            **_known(shown, self._per_token, self._width),
         )
 
     def _asked(self, question: Question, window: Window) -> Asked:
@@ -116,28 +119,32 @@ class BatchMaker:
             cells=window.cells(question.box) if question.box is not None else (),
         )
 
-    def _letters(self, card: Card, dice: Dice) -> dict[int, int]:
-        """By slot, in the order of the merged patches: the letters, and a few slots without one."""
-        side, across = self._patch_side, card.screen.width // TOKEN_SIDE
-        found = {
-            _slot(letter.x / side, letter.y / side, across, TOKEN_SIDE // side): letter.number
-            for letter in card.letters
-        }
-        count = SLOTS * across * (card.screen.height // TOKEN_SIDE) * (TOKEN_SIDE // side) ** 2
-        for _ in range(len(found) // _LETTERS_TO_NONE):
-            found.setdefault(dice.below(count), NO_LETTER)
-        return found
+    def _shown(self, screen: Screen, window: Window, dice: Dice) -> "_Shown":
+        """What can be read, and as often as four letters a place that shows none."""
+        if not screen.texts:
+            return _Shown(window.tokens, known=False, letters={}, spelled={})
+        side, across, count = self._patch_side, window.width // TOKEN_SIDE, window.tokens * self._per_token
+        found = letters(screen, window)
+        slots = {_slot(letter, side, across): letter.number for letter in found}
+        numbers = {slot: number for slot, number in slots.items() if number is not None}
+        spelled = patch_spelling(found, across, side, self._width)
+        for _ in range(max(1, len(found) // _LETTERS_TO_NONE)):
+            empty = dice.below(count * SLOTS)
+            if empty not in slots:
+                numbers.setdefault(empty, NO_LETTER)
+            spelled.setdefault(dice.below(count), torch.zeros(self._width))
+        return _Shown(window.tokens, known=True, letters=numbers, spelled=spelled)
 
-    def _pictures(self, step: Step, part: int) -> list[tuple[Screen, Window, Card | None]]:
+    def _pictures(self, step: Step, part: int) -> list[tuple[Screen, Window, Image.Image | None]]:
         """As many windows and cards as fit the budget; each screen comes once in a round through all of them."""
-        found: list[tuple[Screen, Window, Card | None]] = []
+        found: list[tuple[Screen, Window, Image.Image | None]] = []
         tokens = 0
         for number in range(self._recipe.batch_limit):
             dice = Dice(self._recipe.seed, "window", step.number, part, number)
-            screen, card = self._screen(step, part, number), None
+            screen, picture = self._screen(step, part, number), None
             if dice.chance(step.stage.cards_percent):
                 card = draw_card(dice, step.variety)
-                screen = card.screen
+                screen, picture = card.screen, card.picture
                 window = Window((0, 0, screen.width, screen.height), screen.width, screen.height)
             elif dice.chance(step.stage.whole_percent):
                 window = windows.whole(screen, step.short_side)
@@ -146,7 +153,7 @@ class BatchMaker:
             tokens += window.tokens
             if found and tokens > step.stage.token_budget:
                 break
-            found.append((screen, window, card))
+            found.append((screen, window, picture))
         return found
 
     def _screen(self, step: Step, part: int, number: int) -> Screen:
@@ -157,12 +164,20 @@ class BatchMaker:
         return self._screens.items[_shuffled(inside, len(self._screens.items), recipe.seed, round_number)]
 
 
-def _slot(x: float, y: float, across: int, side: int) -> int:
-    """The slot at a place in patches; `across` image tokens in a row, each of `side` x `side` patches."""
-    column, row = int(x), int(y)
-    token = row // side * across + column // side
-    patch = token * side * side + row % side * side + column % side
-    return patch * SLOTS + int((x - column) * SLOTS)
+def _slot(letter: Letter, patch_side: int, across: int) -> int:
+    """The slot that holds a letter's middle."""
+    x, y = letter.x / patch_side, letter.y / patch_side
+    return patch_at(x, y, across, TOKEN_SIDE // patch_side) * SLOTS + int((x - int(x)) * SLOTS)
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What is known of one picture's texts: numbers of letters by slot, spellings by patch."""
+
+    tokens: int
+    known: bool
+    letters: dict[int, int]
+    spelled: dict[int, torch.Tensor]
 
 
 SLOTS = 2
@@ -206,8 +221,7 @@ def collate(rows: Sequence[Row], scales: Sequence[float], pixels: torch.Tensor, 
         asks=tuple((number, place, cells) for number, row in enumerate(rows) for place, cells in row.asks),
         tokens=(),
         codes=torch.zeros(0, 0),
-        spelled=(torch.zeros(0, dtype=torch.long), torch.zeros(0, 0)),
-        letters=_slots([], ()),
+        **_known((), 1, 0),
     )
 
 
@@ -223,28 +237,26 @@ def _padded(rows: Sequence[Sequence[int]], length: int, filler: int) -> torch.Te
     return torch.tensor([[*row, *[filler] * (length - len(row))] for row in rows])
 
 
-def _spelled(
-    pictures: Sequence[torch.Tensor | None], tokens: Sequence[int], width: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    cells = [
-        torch.arange(start, start + len(each))
-        for start, each in zip(_starts(tokens), pictures, strict=False)
-        if each is not None
-    ]
-    known = [each for each in pictures if each is not None]
-    if not known:
-        return torch.zeros(0, dtype=torch.long), torch.zeros(0, width)
-    return torch.cat(cells), torch.cat(known)
-
-
-def _slots(pictures: Sequence[dict[int, int]], counts: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    found = [
-        (start + slot, number)
-        for start, seen in zip(_starts(counts), pictures, strict=False)
-        for slot, number in seen.items()
-    ]
-    slots, numbers = zip(*found, strict=True) if found else ((), ())
-    return torch.tensor(slots, dtype=torch.long), torch.tensor(numbers, dtype=torch.long)
+def _known(pictures: Sequence[_Shown], per_token: int, width: int) -> dict[str, Any]:
+    """A batch's `read`, `spelled` and `letters`; an image token has `per_token` patches."""
+    starts = _starts([each.tokens for each in pictures])
+    read, spelled = [torch.zeros(0, dtype=torch.long)], [torch.zeros(0, width)]
+    patches: list[int] = []
+    slots: list[int] = []
+    numbers: list[int] = []
+    for start, each in zip(starts, pictures, strict=False):
+        if each.known:
+            read.append(torch.arange(start, start + each.tokens))
+        patches += [start * per_token + patch for patch in each.spelled]
+        spelled += [one.unsqueeze(0) for one in each.spelled.values()]
+        slots += [start * per_token * SLOTS + slot for slot in each.letters]
+        numbers += each.letters.values()
+    long = torch.long
+    return {
+        "read": torch.cat(read),
+        "spelled": (torch.tensor(patches, dtype=long), torch.cat(spelled)),
+        "letters": (torch.tensor(slots, dtype=long), torch.tensor(numbers, dtype=long)),
+    }
 
 
 def _starts(counts: Sequence[int]) -> list[int]:

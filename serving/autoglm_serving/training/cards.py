@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from autoglm_serving.screens import words
 from autoglm_serving.screens.dice import Dice
-from autoglm_serving.screens.records import Element, Screen
+from autoglm_serving.screens.records import Element, Screen, TextLine
 from autoglm_serving.vision.sizing import TOKEN_SIDE
 
 _LATIN = (
@@ -42,7 +42,6 @@ LETTERS = tuple(
 )
 """Every sign that a card can show."""
 
-_NUMBERS = {sign: number for number, sign in enumerate(LETTERS)}
 _ENGLISH = tuple(sign for sign in LETTERS if sign.isascii())
 _OTHER = tuple(sign for sign in LETTERS if not sign.isascii())
 
@@ -53,21 +52,9 @@ _WHOLE = 1 << 20
 
 
 @dataclass(frozen=True)
-class Letter:
-    """A sign's number in LETTERS, and its middle in pixels of the card."""
+class Line(TextLine):
+    """A text on the card, with the size of its letters in pixels."""
 
-    number: int
-    x: float
-    y: float
-
-
-@dataclass(frozen=True)
-class Line:
-    """A text on the card. `ends`: where its signs begin and end, len(text) + 1 places; `y`: its middle. In pixels."""
-
-    text: str
-    ends: tuple[float, ...]
-    y: float
     size: int
 
 
@@ -77,19 +64,6 @@ class Card:
 
     screen: Screen
     picture: Image.Image
-    lines: tuple[Line, ...]
-
-    @property
-    def letters(self) -> list[Letter]:
-        """Those whose middle is on the card."""
-        return [
-            Letter(_NUMBERS[sign], x, line.y)
-            for line in self.lines
-            for place, sign in enumerate(line.text)
-            if sign in _NUMBERS
-            and 0 <= (x := (line.ends[place] + line.ends[place + 1]) / 2) < self.screen.width
-            and 0 <= line.y < self.screen.height
-        ]
 
 
 _Colour = tuple[int, int, int]
@@ -129,9 +103,9 @@ def draw_card(dice: Dice, variety: float = 1.0) -> Card:
     elements = _elements(drawing.lines, width, height)
     screen = Screen(
         id="card", image="", width=width, height=height, kind="phone", template="card", theme="dark" if dark else "light",
-        language="en", elements=elements, tasks=(),
+        language="en", elements=elements, tasks=(), texts=tuple(drawing.lines),
     )  # fmt: skip
-    return Card(screen, image.resize((width, height), Image.Resampling.BICUBIC), tuple(drawing.lines))
+    return Card(screen, image.resize((width, height), Image.Resampling.BICUBIC))
 
 
 def _draw_line(drawing: _Drawing, top: float) -> float:

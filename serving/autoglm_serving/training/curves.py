@@ -7,7 +7,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 _WIDTH, _HEIGHT, _LEFT, _TOP, _GAP = 720, 200, 60, 30, 50
-_PANELS = (("loss", ("answer", "pointer", "spelling")), ("share of right tokens", ("right",)))
+_PANELS = (("loss", ("answer", "pointer", "tokens")), ("share of right tokens", ("right",)))
 _COLOURS = ("#1a73e8", "#d84315", "#0a7d4f")
 _POINTS = 240
 

@@ -1,7 +1,7 @@
 """AutoGLM-Tiny while it learns: its start, and the losses of a batch."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from transformers import Glm4vForConditionalGeneration
 from autoglm_serving.model.tiny import build
 from autoglm_serving.training.batches import NO_LETTER, SLOTS, Batch
 from autoglm_serving.training.recipe import Network, Recipe
-from autoglm_serving.training.spelling import PLACE, place_directions
+from autoglm_serving.training.spelling import reader
 from autoglm_serving.vision.sizing import TOKEN_SIDE
 
 
@@ -26,14 +26,14 @@ class Losses:
     pointer: float
     letters: float
     spelling: float
-    places: float
+    tokens: float
     right: float
 
 
 def write_start(folder: Path, network: Network, seed: int) -> None:
     """Write a model folder with fresh weights of these sizes."""
     text_head = network.text_width // network.text_heads
-    pairs = text_head // 4  # half of each head is rotated, in pairs
+    pairs = ROTATED // 2
     time = pairs // 4
     height = (pairs - time) // 2
     build(
@@ -44,12 +44,12 @@ def write_start(folder: Path, network: Network, seed: int) -> None:
             "intermediate_size": network.text_mlp_width,
             "num_hidden_layers": network.text_layers,
             "num_attention_heads": network.text_heads,
-            "num_key_value_heads": network.text_heads // 2,
+            "num_key_value_heads": network.text_heads,
             "initializer_range": network.weight_std,
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 10000.0,
-                "partial_rotary_factor": 0.5,
+                "partial_rotary_factor": ROTATED / text_head,
                 "mrope_section": [pairs - 2 * height, height, height],
             },
         },
@@ -87,11 +87,11 @@ def compute_as_products(model: Glm4vForConditionalGeneration, seen: dict[str, to
 
 
 class Student(nn.Module):
-    """The model and helpers that only training has: where does this question point, what text is here, and where is it.
+    """The model and helpers that only training has: where does this question point, which letters and texts are here.
 
     They say with every picture what the answers' few digits say only late: the pointer compares a prompt's last state with
-    the states of the image tokens (as GUI-Actor's action head); words, and the digits of the middle of the element that it
-    shows, are read from each image token alone; and so are, on cards, the letters that it shows.
+    the states of the image tokens (as GUI-Actor's action head); where texts are known, each patch is asked for the letters
+    in it and for their spelling, and each image token for the spelling of all that it shows and for its place.
     """
 
     def __init__(self, model: Glm4vForConditionalGeneration, recipe: Recipe) -> None:
@@ -99,18 +99,31 @@ class Student(nn.Module):
         width = recipe.network.text_width
         self.model = model
         self.recipe = recipe
+        self._per_token = (TOKEN_SIDE // recipe.network.patch_side) ** 2
         self.query = nn.Linear(width, width, bias=False)
         self.key = nn.Linear(width, width, bias=False)
         self.letters = LetterReader(recipe.network.vision_width)
+        self.spelling = nn.Linear(recipe.network.vision_width, width)
+        with torch.no_grad():
+            self.spelling.weight.copy_(reader(recipe.network.vision_width, width))
+            self.query.weight.copy_(torch.eye(width) * _POINTS_AT_FIRST)
+            self.key.weight.copy_(torch.eye(width))
         self._seen: dict[str, torch.Tensor] = {}
         compute_as_products(model, self._seen)
 
-    def forward(self, batch: Batch, tower: bool = True) -> Losses:
-        """The losses of a batch. Without `tower` only the language model and the pointer learn."""
+    def forward(self, batch: Batch, tower: bool = True, perfect: bool = False) -> Losses:
+        """The losses of a batch. Without `tower` only the language model and the pointer learn.
+
+        With `perfect` they learn from what a reader of the known texts would see, and the tower does not look at all.
+        """
         model = self.model.model
-        with torch.set_grad_enabled(tower):
-            features = torch.cat(model.get_image_features(batch.pixels, batch.grid, return_dict=True).pooler_output)
-            read = self._read(batch, features)
+        if perfect:
+            features = self._perfect(batch)
+            read = self._read(replace(batch, read=batch.read[:0]), features)
+        else:
+            with torch.set_grad_enabled(tower):
+                features = torch.cat(model.get_image_features(batch.pixels, batch.grid, return_dict=True).pooler_output)
+                read = self._read(batch, features)
         if not len(batch.targets):  # nothing is asked: the language model has nothing to learn here
             return Losses(total=read.total(self.recipe), **read.figures(), answer=0.0, pointer=0.0, right=0.0)
         embedded = model.get_input_embeddings()(batch.ids)
@@ -136,19 +149,39 @@ class Student(nn.Module):
         )
 
     def _read(self, batch: Batch, features: torch.Tensor) -> "Read":
-        if not len(batch.codes):
-            nothing = features.sum() * 0
+        nothing = features.sum() * 0
+        if not len(batch.read):
             return Read(nothing, nothing, nothing)
-        beside = features.float() - batch.codes
-        directions = place_directions(features.shape[1]).to(features.device)
-        places = (beside @ directions.T).square().sum(1).mean() / PLACE**2
-        return Read(self._letters(batch, features), self._spelling(batch, beside), places)
+        patches, spelled = batch.spelled
+        per_token = self._per_token
+        # A patch owes its part of its image token's code too: the merger begins as the sum of its patches.
+        beside = spelled + batch.codes[patches // per_token] / per_token
+        told = self.spelling(self._seen["patches"][patches]).float()
+        return Read(
+            letters=self._letters(batch, features),
+            spelling=(told - beside).square().sum(1).mean() / _USUAL_LETTERS,
+            tokens=self._tokens(batch, features.float()),
+        )
 
-    def _spelling(self, batch: Batch, beside: torch.Tensor) -> torch.Tensor:
-        cells, spelled = batch.spelled
-        if len(cells) == 0:
-            return beside.sum() * 0
-        return (beside[cells] - spelled).square().sum(1).mean() / _USUAL_SPELLING
+    def _perfect(self, batch: Batch) -> torch.Tensor:
+        """[image tokens, width]: spellings and codes of places, with slips: letters taken for others, and noise."""
+        patches, spelled = batch.spelled
+        slips = torch.rand(len(spelled), device=spelled.device) < _SLIPS * torch.rand(1, device=spelled.device)
+        others = spelled[torch.randperm(len(spelled), device=spelled.device)]
+        said = torch.where(slips.unsqueeze(1), others, spelled)
+        whole = torch.zeros_like(batch.codes).index_add(0, patches // self._per_token, said)
+        return whole + batch.codes + _NOISE * torch.randn_like(whole)
+
+    def _tokens(self, batch: Batch, features: torch.Tensor) -> torch.Tensor:
+        """How far image tokens are from the sums of their patches' spellings and their places' codes, and in direction."""
+        patches, spelled = batch.spelled
+        whole = torch.zeros_like(features).index_add(0, patches // self._per_token, spelled)[batch.read]
+        beside = features[batch.read] - batch.codes[batch.read]
+        loss = (beside - whole).square().sum(1).mean() / _USUAL_SPELLING
+        full = whole.norm(dim=1) > _SAYS_SOMETHING
+        if full.any():
+            loss = loss + 1 - functional.cosine_similarity(beside[full], whole[full]).mean()
+        return loss
 
     def _positions(self, batch: Batch) -> torch.Tensor:
         """As the model itself counts them; every question begins at the position after the picture."""
@@ -213,18 +246,18 @@ _SLOT_WIDTH = 64
 
 @dataclass(frozen=True)
 class Read:
-    """The losses of what patches and image tokens tell alone: letters, spelled texts and places in the picture."""
+    """The losses of what patches and image tokens tell alone: letters, their spellings, and whole image tokens."""
 
     letters: torch.Tensor
     spelling: torch.Tensor
-    places: torch.Tensor
+    tokens: torch.Tensor
 
     def total(self, recipe: Recipe) -> torch.Tensor:
         """The part of the loss that needs no language model."""
         return (
             recipe.letters_weight * self.letters
             + recipe.spelling_weight * self.spelling
-            + recipe.places_weight * self.places
+            + recipe.tokens_weight * self.tokens
         )
 
     def figures(self) -> dict[str, float]:
@@ -234,6 +267,20 @@ class Read:
 
 _USUAL_SPELLING = 4.0
 """About the squared length of the spelling of an image token full of letters."""
+
+_USUAL_LETTERS = 1.4
+"""About the squared length of a letter with the pair that it begins."""
+
+_SAYS_SOMETHING = 0.5
+"""Image tokens with shorter spellings have no direction."""
+
+_POINTS_AT_FIRST = 5.0
+
+_SLIPS, _NOISE = 0.3, 0.05
+"""Of a reader's letters, at most so many taken for others; the spread of each number of its image tokens."""
+
+ROTATED = 32
+"""Dimensions of a head that positions turn, whatever its size: the others compare what is said, and cannot be enough."""
 
 COUNTED = 0.5
 """Accuracy counts the tokens that the picture decides."""

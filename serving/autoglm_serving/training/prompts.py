@@ -7,6 +7,9 @@ from autoglm_serving.model.load import ModelTokenizer
 from autoglm_serving.model.vocabulary import IMAGE
 from autoglm_serving.training.examples import SYSTEM
 
+ANSWER = "<|assistant|>"
+"""The end of a question."""
+
 END = "<|user|>"
 """An answer ends where the chat template would begin the next turn."""
 
@@ -18,6 +21,7 @@ class Prompts:
         self._tokenizer = tokenizer
         self.image_id = tokenizer.encode(IMAGE)[0]
         self.end_id = tokenizer.encode(END)[0]
+        self.answer_id = tokenizer.encode(ANSWER)[0]
 
     def before(self, image_tokens: int) -> list[int]:
         """The prompt up to and with the picture's tokens."""

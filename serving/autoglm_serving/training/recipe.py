@@ -1,8 +1,9 @@
 """What a training run is: sizes, stages, schedules. Everything that happens at a step follows from the recipe and its number.
 
 First the vision tower alone learns to read on cards full of texts, from plain to varied ones, and on windows of screens. Then
-come three stages on screens and fewer and fewer cards, in which the language model learns too: one fixed resolution, random
-scales with the resolution-aware loss weight, and tuning by groups of resolutions. Screens are shown whole or in windows.
+the language model alone learns to look things up, in what a perfect reader would see. Three stages bring both together: one
+fixed resolution, random scales with the resolution-aware loss weight, and tuning by groups of resolutions. Screens are shown
+whole or in windows.
 """
 
 import math
@@ -12,7 +13,7 @@ from typing import Any, Literal
 from autoglm_serving.screens.dice import Dice
 from autoglm_serving.vision.sizing import TOKEN_SIDE
 
-StageName = Literal["reading", "fixed", "scales", "groups"]
+StageName = Literal["reading", "looking", "fixed", "scales", "groups"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Network:
     merger_width: int = 512
     text_layers: int = 4
     text_width: int = 256
-    text_heads: int = 4
+    text_heads: int = 2
+    """Few and wide: what is compared is as many numbers as a head has."""
     text_mlp_width: int = 384
     weight_std: float = 0.06
     """About one over the root of the widths. With the 0.02 of large models a tower this narrow learns four times slower."""
@@ -53,6 +55,8 @@ class Stage:
     """The learning rate's factor."""
     tower: bool = True
     """Whether the vision tower learns. Without, a step costs a third."""
+    perfect: bool = False
+    """Whether the language model is told what a perfect reader would see: a step costs a third, and teaches more."""
     token_budget: int = 1024
     """Bounds the image tokens of a batch."""
 
@@ -73,8 +77,8 @@ class Recipe:
     clip: float = 1.0
     pointer_weight: float = 0.5
     letters_weight: float = 1.0
-    spelling_weight: float = 1.5
-    places_weight: float = 0.3
+    spelling_weight: float = 1.2
+    tokens_weight: float = 1.0
     base_side: float = 260.0
     """sqrt(H*W) of what the fixed stage shows in the middle: cards of 63 image tokens, windows of 120."""
     checkpoint_every: int = 200
@@ -183,7 +187,8 @@ PRESETS: dict[str, Recipe] = {
         name="smoke",
         stages=(
             Stage("reading", 2, (84, 112), 0, cards_percent=60, token_budget=64),
-            Stage("fixed", 4, (112,), 50, cards_percent=25, token_budget=64),
+            Stage("looking", 2, (84, 140), 50, token_budget=64, perfect=True),
+            Stage("fixed", 2, (112,), 50, cards_percent=25, token_budget=64),
             Stage("scales", 4, (84, 140), 50, token_budget=64),
             Stage("groups", 2, (84, 140), 100, rate=0.3, token_budget=64),
         ),
@@ -197,9 +202,10 @@ PRESETS: dict[str, Recipe] = {
     "hour": Recipe(
         name="hour",
         stages=(
-            Stage("reading", 2500, (308, 448), 0, 0.12, cards_percent=70, token_budget=160),
-            Stage("fixed", 700, (336,), 20, cards_percent=20, token_budget=360, tower=False),
-            Stage("scales", 500, (280, 448), 35, cards_percent=10, token_budget=360, tower=False),
+            Stage("reading", 2500, (308, 560), 0, 0.12, cards_percent=40, token_budget=170),
+            Stage("looking", 1500, (308, 448), 30, 0.15, token_budget=420, perfect=True),
+            Stage("fixed", 500, (336,), 20, token_budget=360, tower=False),
+            Stage("scales", 300, (280, 448), 35, token_budget=360, tower=False),
             Stage("groups", 200, (280, 336, 392, 448), 60, rate=0.7, token_budget=360, tower=False),
         ),
         warmup=40,
@@ -208,8 +214,9 @@ PRESETS: dict[str, Recipe] = {
     "night": Recipe(
         name="night",
         stages=(
-            Stage("reading", 24000, (280, 560), 0, 0.12, cards_percent=70, token_budget=160),
-            Stage("fixed", 3000, (336,), 20, cards_percent=20, token_budget=480, tower=False),
+            Stage("reading", 20000, (280, 560), 0, 0.12, cards_percent=40, token_budget=170),
+            Stage("looking", 12000, (280, 504), 30, 0.15, token_budget=420, perfect=True),
+            Stage("fixed", 2000, (336,), 20, cards_percent=10, token_budget=480, tower=False),
             Stage("scales", 4000, (252, 504), 35, cards_percent=10, token_budget=480),
             Stage("groups", 1500, (252, 336, 448, 560), 80, rate=0.7, token_budget=720),
         ),
@@ -218,7 +225,8 @@ PRESETS: dict[str, Recipe] = {
     "gpu": Recipe(
         name="gpu",
         stages=(
-            Stage("reading", 6000, (280, 560), 0, 0.12, cards_percent=70, token_budget=1024),
+            Stage("reading", 6000, (280, 560), 0, 0.12, cards_percent=40, token_budget=1024),
+            Stage("looking", 4000, (280, 560), 40, 0.15, token_budget=2048, perfect=True),
             Stage("fixed", 3000, (336,), 20, cards_percent=20, token_budget=2048),
             Stage("scales", 4000, (252, 560), 40, cards_percent=10, token_budget=2048),
             Stage("groups", 1500, (252, 336, 448, 560), 90, rate=0.7, token_budget=4096),

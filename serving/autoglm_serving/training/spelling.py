@@ -7,12 +7,12 @@ they show: a word in an instruction and the place that shows it are alike from t
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
 
-from autoglm_serving.training.cards import Card
+from autoglm_serving.training.letters import Letter
 from autoglm_serving.vision.sizing import TOKEN_SIDE
 
 PAIR = 0.6
@@ -28,42 +28,43 @@ PLACE_WAVES = 16
 def spelling(text: str, width: int) -> torch.Tensor:
     """[width]: the sum of the directions of a text's letters and pairs. Capitals are their small letters; gaps are nothing."""
     found = torch.zeros(width)
-    for place in range(len(text)):
-        for part in parts_at(text, place):
-            found += part_of(part, width)
+    for sign, after in zip(text, [*text[1:], ""], strict=True):
+        if sign.strip():
+            found += spelling_of(sign, after.strip(), width)
     return found
 
 
-def parts_at(text: str, place: int) -> tuple[str, ...]:
-    """The letter at a place, and with the one that follows it if there is no gap between them; nothing at a gap."""
-    sign, after = text[place].lower(), text[place + 1 : place + 2].lower()
-    if sign.isspace():
-        return ()
-    return (sign, sign + after) if after.strip() else (sign,)
+def spelling_of(sign: str, after: str, width: int) -> torch.Tensor:
+    """[width]: a letter, and the pair that it begins with the one that follows it; `after` is "" where none does."""
+    alone = part_of(sign.lower(), width)
+    return alone + part_of(sign.lower() + after.lower(), width) if after else alone
 
 
 @lru_cache(maxsize=65536)
 def part_of(part: str, width: int) -> torch.Tensor:
-    """The direction of a letter or a pair: random, the same everywhere."""
+    """The direction of a letter or a pair: random, the same everywhere, and at right angles to every place's code."""
     seed = int.from_bytes(hashlib.sha256(part.encode()).digest()[:7], "big")
     length = 1.0 if len(part) == 1 else PAIR
-    return torch.randn(width, generator=torch.Generator().manual_seed(seed)) * length / math.sqrt(width)
+    drawn = torch.randn(width, generator=torch.Generator().manual_seed(seed)) * length / math.sqrt(width)
+    places = place_directions(width)
+    return drawn - drawn @ places.T @ places
 
 
-def card_spelling(card: Card, width: int) -> torch.Tensor:
-    """[image tokens, width]: the letters whose middle each of a card's image tokens shows, with the pairs that they begin."""
-    across, along = card.screen.width // TOKEN_SIDE, card.screen.height // TOKEN_SIDE
-    found = torch.zeros(along * across, width)
-    for line in card.lines:
-        row = int(line.y // TOKEN_SIDE)
-        if not 0 <= row < along:
-            continue
-        for place in range(len(line.text)):
-            column = int((line.ends[place] + line.ends[place + 1]) / 2 // TOKEN_SIDE)
-            if 0 <= column < across:
-                for part in parts_at(line.text, place):
-                    found[row * across + column] += part_of(part, width)
+def patch_spelling(shown: Sequence[Letter], across: int, patch_side: int, width: int) -> dict[int, torch.Tensor]:
+    """By patch, in the order of the merged patches: [width] of the letters whose middle is there. `across` in image tokens."""
+    found: dict[int, torch.Tensor] = {}
+    for letter in shown:
+        patch = patch_at(letter.x / patch_side, letter.y / patch_side, across, TOKEN_SIDE // patch_side)
+        spelled = spelling_of(letter.sign, letter.after, width)
+        found[patch] = found[patch] + spelled if patch in found else spelled
     return found
+
+
+def patch_at(x: float, y: float, across: int, side: int) -> int:
+    """The patch at a place in patches; `across` image tokens in a row, each of `side` x `side` patches."""
+    column, row = int(x), int(y)
+    token = row // side * across + column // side
+    return token * side * side + row % side * side + column % side
 
 
 def place_codes(across: int, along: int, width: int) -> torch.Tensor:
@@ -81,23 +82,16 @@ def waves(across: int, along: int, count: int) -> torch.Tensor:
     return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], 1)
 
 
+def reader(patch_width: int, width: int) -> torch.Tensor:
+    """[width, patch_width]: directions at right angles, by which what a patch tells begins as a part of its image token."""
+    drawn = torch.randn(max(width, patch_width), patch_width, generator=torch.Generator().manual_seed(12))
+    found: torch.Tensor = torch.linalg.qr(drawn)[0][:width].contiguous()
+    return found
+
+
 @lru_cache
 def place_directions(width: int) -> torch.Tensor:
     """[4 * PLACE_WAVES, width]: the directions that codes of places use, at right angles to each other."""
     drawn = torch.randn(width, 4 * PLACE_WAVES, generator=torch.Generator().manual_seed(11))
     found: torch.Tensor = torch.linalg.qr(drawn)[0].T.contiguous()
     return found
-
-
-@torch.no_grad()
-def start_embeddings(embeddings: torch.Tensor, pieces: Mapping[int, bytes]) -> None:
-    """Let every token that is a text begin as its spelling, half as long as on a picture. `pieces`: the bytes of each."""
-    for index, content in pieces.items():
-        text = content.decode(errors="ignore").strip()
-        if text and index < len(embeddings):
-            embeddings[index] = _EMBEDDED * spelling(text, embeddings.shape[1]) + 0.01 * torch.randn(
-                embeddings.shape[1]
-            )
-
-
-_EMBEDDED = 0.5

@@ -8,7 +8,8 @@ from transformers import Glm4vForConditionalGeneration
 from autoglm_serving.model.load import ImageSize, ModelImages, ModelTokenizer
 from autoglm_serving.screens.dice import Dice
 from autoglm_serving.training.cards import draw_card
-from autoglm_serving.training.spelling import PLACE_WAVES, place_directions, start_embeddings, waves
+from autoglm_serving.training.looking import start_looking
+from autoglm_serving.training.spelling import reader, waves
 
 
 def start(model: Glm4vForConditionalGeneration, images: ModelImages, tokenizer: ModelTokenizer) -> None:
@@ -16,8 +17,7 @@ def start(model: Glm4vForConditionalGeneration, images: ModelImages, tokenizer: 
     start_positions(model)
     start_patches(model, images)
     start_merger(model)
-    start_embeddings(model.get_input_embeddings().weight, tokenizer.pieces)
-    start_looking(model)
+    start_looking(model, tokenizer)
 
 
 @torch.no_grad()
@@ -58,60 +58,29 @@ _QUIET, _LOUD = 0.01, 10
 
 @torch.no_grad()
 def start_merger(model: Glm4vForConditionalGeneration) -> None:
-    """Let an image token begin with the sum of its patches, and with the sums of each column of them.
+    """Let an image token begin as the sum of what its patches tell.
 
-    Else every patch's way into the image token is learned alone, from a sixteenth of the letters.
+    Every patch tells its part in the same directions. The merger's norm and GELU keep what is small beside a level that all
+    numbers share, and its gate begins open: all of it together is nearly linear, and takes nothing away.
     """
     tower = model.model.visual
     kernel = tower.downsample.weight  # [out, width, side, side]
-    out, width, side = kernel.shape[:3]
-    kernel.normal_(0, 0.01)
-    whole = min(width, out)
-    kernel[:whole] += torch.eye(out, width)[:whole, :, None, None] / side
-    of_each = (out - whole) // side
-    for column in range(side):
-        first = whole + column * of_each
-        kernel[first : first + of_each, :, :, column] += torch.randn(of_each, width, 1) * 0.8 / math.sqrt(width)
+    out, width = kernel.shape[:2]
+    kernel.copy_(reader(width, out)[:, :, None, None].expand_as(kernel))
     tower.downsample.bias.zero_()
     merger = tower.merger
-    merger.proj.weight.normal_(0, 0.02)
-    merger.proj.weight += torch.eye(out)
+    merger.proj.weight.copy_(torch.eye(out))
+    merger.post_projection_norm.weight.fill_(_SMALL)
+    merger.post_projection_norm.bias.fill_(_LEVEL)
     for layer in (merger.gate_proj, merger.up_proj):
-        layer.weight.normal_(0, 1 / math.sqrt(out))
-    merger.down_proj.weight.normal_(0, 0.06)
+        layer.weight.normal_(0, 0.01)
+    inner = min(out, merger.gate_proj.weight.shape[0])
+    merger.gate_proj.weight[:inner] += _OPEN / (_LEVEL * out)
+    merger.up_proj.weight[:inner] += (torch.eye(out) - 1 / out)[:inner]
+    merger.down_proj.weight.normal_(0, 0.005)
+    merger.down_proj.weight[:, :inner] += torch.eye(out)[:, :inner] * _USUAL / (_SMALL * _OPEN)
 
 
-@torch.no_grad()
-def start_looking(model: Glm4vForConditionalGeneration) -> None:
-    """Let the first layer's words look at the image tokens that are spelled as they are, and take their places.
-
-    GLM-4's layers norm what they add: at their usual start they would drown spellings and places, which are short.
-    """
-    for layer in model.model.language_model.layers:
-        layer.post_self_attn_layernorm.weight.fill_(_ADDED)
-        layer.post_mlp_layernorm.weight.fill_(_ADDED)
-    config = model.config.text_config
-    width, head = config.hidden_size, config.hidden_size // config.num_attention_heads
-    looking = range(config.num_attention_heads // config.num_key_value_heads)  # the heads of the first keys
-    first, last = head - head // 2, head - 1  # of the dimensions that positions do not turn; the last one is the flag
-    attention = model.model.language_model.layers[0].self_attn
-    spelled = torch.linalg.qr(torch.randn(width, last - first))[0].T * _SHARP
-    directions = place_directions(width)
-    # The slowest waves are positive everywhere on a picture, and in no word: they tell image tokens from text.
-    on_a_picture = directions[[0, PLACE_WAVES, 2 * PLACE_WAVES, 3 * PLACE_WAVES]].sum(0) / 2
-    for query in looking:
-        rows = slice(query * head, (query + 1) * head)
-        attention.q_proj.weight[rows][:first] *= 0.1
-        attention.q_proj.weight[rows][first:last] = spelled
-        attention.q_proj.weight[rows][last] = 0
-        attention.q_proj.bias[rows] = 0
-        attention.q_proj.bias[query * head + last] = _TO_PICTURES
-        attention.o_proj.weight[:, rows] = directions[:head].T * 0.1
-    attention.k_proj.weight[:first] *= 0.1
-    attention.k_proj.weight[first:last] = spelled
-    attention.k_proj.weight[last] = 4 * on_a_picture
-    attention.k_proj.bias[:head] = 0
-    attention.v_proj.weight[:head] = directions[:head]
-
-
-_ADDED, _SHARP, _TO_PICTURES = 0.15, 1.9, 8.0
+_SMALL, _LEVEL, _OPEN = 0.5, 1.5, 4.0
+_USUAL = 0.16
+"""Of each number of an image token's spelling and place: their length is about 2.6."""

@@ -22,7 +22,7 @@ from autoglm_serving.training.batches import Batch
 from autoglm_serving.training.curves import write_curves
 from autoglm_serving.training.dataset import Screens
 from autoglm_serving.training.network import Losses, Student, parameters_of, write_start
-from autoglm_serving.training.recipe import Recipe, Step, to_json
+from autoglm_serving.training.recipe import Recipe, Stage, Step, to_json
 from autoglm_serving.training.starts import start
 
 MODEL, CHECKPOINTS, LOG, RECIPE, CURVES = "model", "checkpoints", "log.jsonl", "recipe.json", "curves.svg"
@@ -157,7 +157,7 @@ class _Run:
         for group in self._optimizer.param_groups:
             group["lr"] = step.learning_rate
         self._optimizer.zero_grad(set_to_none=True)
-        losses = [self._backward(batch.to(self._device), len(parts), step.stage.tower) for batch in parts]
+        losses = [self._backward(batch.to(self._device), len(parts), step.stage) for batch in parts]
         norm = torch.nn.utils.clip_grad_norm_(self._student.parameters(), self._recipe.clip)
         self._optimizer.step()
         return {
@@ -173,9 +173,9 @@ class _Run:
             "seconds": round(time.perf_counter() - started, 3),
         }
 
-    def _backward(self, batch: Batch, parts: int, tower: bool) -> Losses:
+    def _backward(self, batch: Batch, parts: int, stage: Stage) -> Losses:
         with self._autocast():
-            losses: Losses = self._student(batch, tower)
+            losses: Losses = self._student(batch, stage.tower, stage.perfect)
         (losses.total / parts).backward()  # type: ignore[no-untyped-call]
         return losses
 
@@ -192,7 +192,7 @@ def _written(folder: Path, recipe: Recipe) -> ModelFolder:
 
 
 def _mean(losses: list[Losses]) -> dict[str, float]:
-    names = ("answer", "pointer", "letters", "spelling", "places", "right")
+    names = ("answer", "pointer", "letters", "spelling", "tokens", "right")
     values = {name: round(sum(getattr(each, name) for each in losses) / len(losses), 5) for name in names}
     return {"loss": round(sum(float(each.total.detach()) for each in losses) / len(losses), 5), **values}
 
