@@ -32,26 +32,27 @@ _SHARP = 4.0
 
 @torch.no_grad()
 def start_looking(model: Glm4vForConditionalGeneration, tokenizer: ModelTokenizer) -> None:
-    """Write the start into the embeddings and the first layers of a model with fresh weights, where it has them."""
-    config = model.config.text_config
-    if config.num_hidden_layers < _LAYERS:
+    """Write the start into the embeddings and the first layers of a model with fresh weights, where it has enough of them."""
+    layers = model.model.language_model.layers
+    for number, layer in enumerate(layers):
+        attended, thought = _ADDED[min(number, len(_ADDED) - 1)] if len(layers) >= _LAYERS else _ADDED_BY_FEW
+        layer.post_self_attn_layernorm.weight.fill_(attended)
+        layer.post_mlp_layernorm.weight.fill_(thought)
+    if len(layers) < _LAYERS:
         return
+    config = model.config.text_config
     marks = _Marks(config.hidden_size)
     _embed(model.get_input_embeddings().weight, tokenizer, marks)
-    layers = model.model.language_model.layers
     attentions = [_Heads(layer.self_attn) for layer in layers]
     _gather(attentions[0], marks)
     _look(attentions[1], marks)
     _take_over(attentions[2], marks)
-    for number, layer in enumerate(layers):
-        attended, thought = _ADDED[min(number, len(_ADDED) - 1)]
-        layer.post_self_attn_layernorm.weight.fill_(attended)
-        layer.post_mlp_layernorm.weight.fill_(thought)
 
 
 _LAYERS = 3
 """A model of fewer has no room for it, and learns better without a part of it."""
 
+_ADDED_BY_FEW = (0.15, 0.15)
 _ADDED = ((0.15, 0.02), (0.2, 0.02), (0.15, 0.1), (0.1, 0.15))
 """GLM-4 norms what attention and MLP add: by layer, how loud. At their usual start they would drown spellings and places."""
 
