@@ -61,6 +61,7 @@ class Operator:
             KubeLease(lease_api, settings.lease_namespace, settings.lease_name, account),
             LeaseName(settings.lease_namespace, settings.lease_name, settings.identity),
             times,
+            warn=_warn_of_lease,
         )
         api = KubeApi(load_configuration(), self._elector, on_call=self._count)
         self._apis = (api, lease_api)
@@ -177,6 +178,10 @@ class Operator:
 
     def _count(self, method: str, outcome: str, seconds: float) -> None:
         self._metrics.kube_calls.labels(method, outcome).observe(seconds)
+
+
+def _warn_of_lease(why: str) -> None:
+    log.warning("the Lease cannot be taken or renewed", extra={"fields": {"error": why}})
 
 
 def _reader(path: Path | None) -> Callable[[], str]:

@@ -75,11 +75,14 @@ class Elector:
     times: LeaseTimes = field(default_factory=LeaseTimes)
     clock: Callable[[], float] = boottime
     wall: Callable[[], datetime] = lambda: datetime.now(UTC)
+    warn: Callable[[str], None] = lambda _: None
+    """Hears why the Lease cannot be taken or renewed, once for each reason: one that may not waits for ever."""
 
     _epoch: int | None = field(default=None, init=False)
     _renewed_at: float = field(default=0.0, init=False)
     _seen: dict[str, Any] = field(default_factory=dict, init=False)
     _seen_at: float = field(default=0.0, init=False)
+    _told: str = field(default="", init=False)
 
     def epoch(self) -> int | None:
         """The epoch of our leadership, or None when it is not surely ours for another `margin` seconds."""
@@ -131,13 +134,21 @@ class Elector:
         try:
             async with asyncio.timeout(self.times.renew_deadline / 2):
                 epoch = await self._attempt(started)
-        except (StoreError, TimeoutError):
+        except (StoreError, TimeoutError) as error:
+            self._tell(error)
             return False
+        self._told = ""
         if epoch is None:
             self._epoch = None
             return False
         self._epoch, self._renewed_at = epoch, started
         return True
+
+    def _tell(self, error: Exception) -> None:
+        text = str(error) or "the API server did not answer in time"
+        if not isinstance(error, Conflict) and text != self._told:
+            self._told = text
+            self.warn(text)
 
     async def _attempt(self, started: float) -> int | None:
         """The epoch if the lease is ours after this attempt, None if another holds it."""

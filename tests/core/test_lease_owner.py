@@ -7,7 +7,8 @@ from typing import Any, cast
 import pytest
 from kubernetes.client import Configuration
 
-from autoglm_operator.kube import Call, KubeApi, KubeLease, account_of, bearer_token
+from autoglm_operator.kube import Call, Forbidden, KubeApi, KubeLease, account_of, bearer_token
+from autoglm_operator.lease import Elector, LeaseName
 
 CLAIMS: dict[str, Any] = {
     "sub": "system:serviceaccount:system:operator",
@@ -84,3 +85,57 @@ async def test_the_lease_is_made_and_kept_with_its_owner(owner: Any, written: An
         assert call.body["metadata"].get("ownerReferences") == written
         assert call.body["spec"] == body["spec"]
     assert body["metadata"] == {"name": "operator"}
+
+
+FORMER: dict[str, Any] = {"apiVersion": "v1", "kind": "ServiceAccount", "name": "former", "uid": "u-0"}
+
+
+class Guarded:
+    """An API server with OwnerReferencesPermissionEnforcement: whoever may not delete the Lease may not change its owners.
+
+    `closed` takes the right to write it away as well.
+    """
+
+    def __init__(self, owners: list[dict[str, Any]], closed: bool = False) -> None:
+        self.lease: dict[str, Any] = {"metadata": {"name": "operator", "resourceVersion": "1"}, "spec": {}}
+        if owners:
+            self.lease["metadata"]["ownerReferences"] = owners
+        self.closed = closed
+        self.refused = 0
+
+    async def request(self, call: Call) -> dict[str, Any]:
+        if call.method == "GET":
+            return self.lease
+        stored, told = (one["metadata"].get("ownerReferences") or [] for one in (self.lease, call.body))
+        if self.closed or stored != told:
+            self.refused += 1
+            raise Forbidden("cannot set an ownerRef on a resource you can't delete")
+        self.lease = call.body
+        return self.lease
+
+
+def elector(guarded: Guarded) -> Elector:
+    lease = KubeLease(cast("KubeApi", guarded), "system", "operator", OWNER)
+    return Elector(lease, LeaseName("system", "operator", "a"))
+
+
+@pytest.mark.parametrize("stored", [[], [FORMER]], ids=["of nobody", "of another account"])
+async def test_where_owners_may_not_be_changed_the_operator_leads_with_those_that_are_stored(stored: Any) -> None:
+    guarded = Guarded(stored)
+    ours = elector(guarded)
+    for _ in range(3):
+        assert await ours._try()
+    assert ours.epoch() == 1
+    assert guarded.lease["spec"]["holderIdentity"] == "a"
+    assert guarded.lease["metadata"].get("ownerReferences", []) == stored
+    assert guarded.refused == 1, "it is not asked again at each renewal"
+
+
+async def test_an_operator_that_may_not_write_the_lease_says_so_once() -> None:
+    guarded, told = Guarded([OWNER], closed=True), list[str]()
+    ours = elector(guarded)
+    ours.warn = told.append
+    assert [await ours._try() for _ in range(3)] == [False, False, False]
+    assert told == ["cannot set an ownerRef on a resource you can't delete"]
+    assert guarded.refused == 3, "the stored owner is ours already: nothing is left to try"
+    assert ours.epoch() is None

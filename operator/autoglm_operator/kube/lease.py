@@ -3,13 +3,13 @@
 import base64
 import binascii
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from autoglm_operator.kube.api import Call, KubeApi
+from autoglm_operator.kube.api import Call, Forbidden, KubeApi
 from autoglm_operator.store import JsonObject, NotFound
 
 
-@dataclass(frozen=True)
+@dataclass
 class KubeLease:
     """One coordination.k8s.io/v1 Lease. Give it a `KubeApi` of its own, so that slow calls cannot starve a renewal.
 
@@ -20,6 +20,9 @@ class KubeLease:
     namespace: str
     name: str
     owner: JsonObject | None = None
+
+    _adopts: bool = field(default=True, init=False)
+    """Whether a stored Lease of another owner becomes ours; not where the API server forbids just that."""
 
     @property
     def _collection(self) -> str:
@@ -37,8 +40,23 @@ class KubeLease:
         return await self.api.request(Call("POST", self._collection, (), self._owned(body)))
 
     async def replace(self, body: JsonObject) -> JsonObject:
-        """Replaces it; `Conflict` when it changed since it was read."""
-        return await self.api.request(Call("PUT", f"{self._collection}/{self.name}", (), self._owned(body)))
+        """Replaces it; `Conflict` when it changed since it was read.
+
+        Where the admission plugin OwnerReferencesPermissionEnforcement runs, another owner takes the right to delete the
+        Lease, which the operator does not have: then the stored owner stays.
+        """
+        owned = self._owned(body) if self._adopts else body
+        try:
+            return await self._put(owned)
+        except Forbidden:
+            if owned == body:
+                raise
+        kept = await self._put(body)
+        self._adopts = False
+        return kept
+
+    async def _put(self, body: JsonObject) -> JsonObject:
+        return await self.api.request(Call("PUT", f"{self._collection}/{self.name}", (), body))
 
     def _owned(self, body: JsonObject) -> JsonObject:
         if self.owner is None:
