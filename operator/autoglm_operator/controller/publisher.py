@@ -87,12 +87,13 @@ class Publisher:
                 gateway.joined = True
 
     async def _inherit(self, gateway: _Gateway) -> RoutingTable | None:
+        """Its table, and the report beside it. A table that was read holds also when the report does not come."""
+        table = None
         try:
             table = await gateway.client.table()
             self._note(gateway, await gateway.client.report())
         except GatewayFailed as failure:
             gateway.view = replace(gateway.view, error=failure.error)
-            return None
         return table
 
     def inherited(self, uid: str) -> tuple[Route, ...]:
