@@ -60,7 +60,7 @@ def test_such_a_variant_runs_with_caches_chunks_and_batches_of_pictures(options:
         (Worker(), {"device": "cuda:1"}, "cuda:1"),
         (Worker(gpus=0.5), {}, "auto"),
         (Worker(custom={"NPU": 1}), {}, "cpu"),
-        (Worker(custom={"shelf": 1}), {}, "cpu"),
+        (Worker(custom={"accelerator_type/H100": 1}), {}, "auto"),
         (Worker(custom={"shelf": 1}), {"device": "cuda:1"}, "cuda:1"),
         (Worker(gpus=1, custom={"shelf": 1}), {}, "auto"),
     ],

@@ -19,6 +19,7 @@ from autoglm_serving.engines.interface import GenerateRequest, ImagePart, Messag
 from autoglm_serving.model.folder import check_folder
 from autoglm_serving.model.load import ImageSize, ModelImages, ModelTokenizer, load_weights
 from autoglm_serving.screens.dice import Dice
+from autoglm_serving.screens.records import TextLine, write_line
 from autoglm_serving.training import checkpoints, windows
 from autoglm_serving.training.ahead import Ingredients, ahead
 from autoglm_serving.training.batches import BatchMaker, attention_mask, collate
@@ -39,6 +40,8 @@ from autoglm_serving.training.recipe import PRESETS, Network, Recipe, Stage, pla
 from autoglm_serving.training.replies import Replier
 from autoglm_serving.training.spelling import patch_spelling, place_codes
 from autoglm_serving.training.starts import start, start_patches
+from autoglm_serving.training.trainer import Machine
+from autoglm_serving.training.trainer import train as run_training
 from autoglm_serving.vision.modules.attention.maps import eager
 from support.models import answer, engine_config
 from support.screens import write_screens
@@ -192,7 +195,7 @@ def test_a_folder_with_another_run_is_not_touched(trained: Path, data: Path) -> 
     plain = CliRunner().invoke(train, ["tiny", str(data), str(trained), "--smoke"])
     assert plain.exit_code == 1
     assert "--resume" in plain.output
-    other = CliRunner().invoke(train, ["tiny", str(data), str(trained), "--preset", "hour", "--resume"])
+    other = CliRunner().invoke(train, ["tiny", str(data), str(trained), "--smoke", "--steps", "6", "--resume"])
     assert other.exit_code == 1
     assert "another recipe" in other.output
     assert losses_of(trained) == before
@@ -233,6 +236,35 @@ def test_a_picture_of_another_size_than_its_manifest_says_is_refused(data: Path,
     screens = open_screens(tmp_path)
     with pytest.raises(DatasetInvalid, match="200x448"):
         screens.decoded(screens.items[1])
+
+
+def test_screens_without_known_texts_are_refused_where_a_stage_lives_on_them(data: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(train, ["tiny", str(data), str(tmp_path / "out"), "--preset", "hour"])
+    assert result.exit_code == 1
+    assert "says where its texts are" in result.output
+    assert "autoglm screens make --split train" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_goes_on_where_a_batch_has_nothing_to_ask(data: Path, tmp_path: Path) -> None:
+    blank = [replace(screen, elements=(), tasks=()) for screen in open_screens(data).items]
+    (tmp_path / "manifest.jsonl").write_text("".join(map(write_line, blank)), encoding="utf-8")
+    (tmp_path / "images").symlink_to(data / "images")
+    stages = (Stage("looking", 2, (84,), 100, perfect=True), Stage("fixed", 1, (84,), 100, tower=False))
+    recipe = replace(SMOKE, stages=stages, name="blank")
+    screens = open_screens(tmp_path)
+    texts = tuple(replace(screen, texts=(TextLine("Wi-Fi", (0, 9, 12, 18, 24, 30), 20),)) for screen in screens.items)
+    model = run_training(
+        recipe, replace(screens, items=texts), tmp_path / "out", Machine(threads=1), False, lambda _: None
+    )
+    assert check_folder(model)
+    assert [line["answer"] for line in lines_of(tmp_path / "out")] == [0.0] * 3
+
+
+def test_fewer_steps_than_stages_are_refused(data: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(train, ["tiny", str(data), str(tmp_path / "out"), "--smoke", "--steps", "4"])
+    assert result.exit_code == 2
+    assert "--steps" in result.output
 
 
 def test_the_picture_cache_stays_within_its_bytes(data: Path) -> None:

@@ -97,12 +97,16 @@ def parse_options(kind: type[Options], engine: EngineConfig) -> Options:
 def on_what_it_takes(engine: EngineConfig, worker: Worker) -> EngineConfig:
     """The engine of a process on Ray: on the CPU, where neither its resources nor its options speak of an accelerator.
 
-    Ray hides the GPUs of a node only from processes that take some, so `auto` would find one that others were given. The same
-    goes for a process that takes another resource: an NPU, if torch has one for what Ray calls `NPU`, and else the CPU.
+    Ray hides the GPUs of a node only from processes that take some, so `auto` would find one that others were given. What Ray
+    calls `NPU` is one, if torch has it, and else the CPU. A resource of another name is an accelerator that only the cluster's
+    owner knows: `auto` looks for it.
     """
     if engine.name != "transformers" or worker.gpus or engine.options.get("device", "auto") != "auto":
         return engine
-    kind = "npu" if worker.custom.get("NPU") and npu() else "cpu"
+    takes_npus = bool(worker.custom.get("NPU"))
+    if worker.custom and not takes_npus:
+        return engine
+    kind = "npu" if takes_npus and npu() else "cpu"
     return engine.model_copy(update={"options": {**engine.options, "device": kind}})
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from autoglm_serving.training.recipe import PRESETS, scaled
+from autoglm_serving.training.recipe import LEAST_STEPS, PRESETS, scaled
 from autoglm_serving.vision.sizing import TOKEN_SIDE
 
 if TYPE_CHECKING:
@@ -30,7 +30,9 @@ def train() -> None:
 @click.argument("out", type=_FOLDER)
 @click.option("--preset", type=click.Choice(sorted(PRESETS)), default="night", show_default=True)
 @click.option("--smoke", is_flag=True, help="A few steps of a smaller model, to see that everything works.")
-@click.option("--steps", type=click.IntRange(min=4), help="Another number of steps, stages in the same proportions.")
+@click.option(
+    "--steps", type=click.IntRange(min=LEAST_STEPS), help="Another number of steps, stages in the same proportions."
+)
 @click.option("--resume", is_flag=True, help="Go on with the run in OUT from its last checkpoint.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda or auto.")
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", show_default=True)

@@ -166,11 +166,12 @@ class Student(nn.Module):
     def _perfect(self, batch: Batch) -> torch.Tensor:
         """[image tokens, width]: spellings and codes of places, with slips: letters taken for others, and noise."""
         patches, spelled = batch.spelled
-        slips = torch.rand(len(spelled), device=spelled.device) < _SLIPS * torch.rand(1, device=spelled.device)
-        others = spelled[torch.randperm(len(spelled), device=spelled.device)]
-        said = torch.where(slips.unsqueeze(1), others, spelled)
+        # Drawn where a checkpoint keeps the generator's state: on the CPU.
+        slips = torch.rand(len(spelled)) < _SLIPS * torch.rand(1)
+        others = spelled[torch.randperm(len(spelled)).to(spelled.device)]
+        said = torch.where(slips.unsqueeze(1).to(spelled.device), others, spelled)
         whole = torch.zeros_like(batch.codes).index_add(0, patches // self._per_token, said)
-        return whole + batch.codes + _NOISE * torch.randn_like(whole)
+        return whole + batch.codes + _NOISE * torch.randn(whole.shape).to(whole.device)
 
     def _tokens(self, batch: Batch, features: torch.Tensor) -> torch.Tensor:
         """How far image tokens are from the sums of their patches' spellings and their places' codes, and in direction."""

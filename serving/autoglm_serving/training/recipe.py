@@ -88,6 +88,11 @@ class Recipe:
     def steps(self) -> int:
         return sum(stage.steps for stage in self.stages)
 
+    @property
+    def needs_texts(self) -> bool:
+        """Whether a stage learns from the known texts of screens alone."""
+        return any(stage.perfect and not stage.cards_percent for stage in self.stages)
+
 
 @dataclass(frozen=True)
 class Step:
@@ -187,7 +192,7 @@ PRESETS: dict[str, Recipe] = {
         name="smoke",
         stages=(
             Stage("reading", 2, (84, 112), 0, cards_percent=60, token_budget=64),
-            Stage("looking", 2, (84, 140), 50, token_budget=64, perfect=True),
+            Stage("looking", 2, (84, 140), 50, cards_percent=60, token_budget=64, perfect=True),
             Stage("fixed", 2, (112,), 50, cards_percent=25, token_budget=64),
             Stage("scales", 4, (84, 140), 50, token_budget=64),
             Stage("groups", 2, (84, 140), 100, rate=0.3, token_budget=64),
@@ -236,6 +241,9 @@ PRESETS: dict[str, Recipe] = {
         checkpoint_every=1000,
     ),
 }
+
+LEAST_STEPS = max(len(preset.stages) for preset in PRESETS.values())
+"""Of a run of any preset: one for each stage."""
 
 LARGEST_SIDE = max(side for preset in PRESETS.values() for stage in preset.stages for side in stage.short_sides)
 """Short side in pixels of the largest pictures of any preset: a larger one was never trained."""

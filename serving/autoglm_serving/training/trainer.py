@@ -20,7 +20,7 @@ from autoglm_serving.training import checkpoints
 from autoglm_serving.training.ahead import Ingredients, ahead
 from autoglm_serving.training.batches import Batch
 from autoglm_serving.training.curves import write_curves
-from autoglm_serving.training.dataset import Screens
+from autoglm_serving.training.dataset import DatasetInvalid, Screens
 from autoglm_serving.training.network import Losses, Student, parameters_of, write_start
 from autoglm_serving.training.recipe import Recipe, Stage, Step, to_json
 from autoglm_serving.training.starts import start
@@ -58,7 +58,12 @@ class Progress:
 def train(
     recipe: Recipe, screens: Screens, out: Path, machine: Machine, resume: bool, tell: Callable[[Progress], None]
 ) -> Path:
-    """Run or go on with a run; returns the folder of the model. Raises RunRefused."""
+    """Run or go on with a run; returns the folder of the model. Raises RunRefused, and DatasetInvalid."""
+    if recipe.needs_texts and not any(screen.texts for screen in screens.items):
+        raise DatasetInvalid(
+            f"no screen in {screens.folder} says where its texts are, and {recipe.name!r} learns from that: make the screens "
+            "again with `autoglm screens make --split train`"
+        )
     state = _prepare(recipe, out, resume)
     if machine.threads is not None:
         torch.set_num_threads(machine.threads)
@@ -176,7 +181,8 @@ class _Run:
     def _backward(self, batch: Batch, parts: int, stage: Stage) -> Losses:
         with self._autocast():
             losses: Losses = self._student(batch, stage.tower, stage.perfect)
-        (losses.total / parts).backward()  # type: ignore[no-untyped-call]
+        if losses.total.requires_grad:  # a window may show nothing to ask about, and then there is nothing to learn
+            (losses.total / parts).backward()  # type: ignore[no-untyped-call]
         return losses
 
 
