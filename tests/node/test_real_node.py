@@ -29,7 +29,7 @@ NOT_SEEN = {
     },
 }
 
-pytestmark = pytest.mark.timeout(3600)
+pytestmark = pytest.mark.timeout(3600, func_only=True)  # another run's node may be waited for
 
 
 def test_a_deployment_lives_on_a_real_node_from_helm_install_to_an_uninstall_without_a_trace(release: Release) -> None:
