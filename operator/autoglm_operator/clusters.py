@@ -127,7 +127,15 @@ def step(place: Place, standing: Standing) -> Step:
         return _kept(place, found, standing) if place.subject.is_behind else _replace_cluster(place, found, standing)
     if standing.restart:
         return Step(standing, place.delete())
-    return _in_place(found.ray_service, apply(place), standing)
+    return _in_place(found.ray_service, _same_cluster(found.ray_service, apply(place)), standing)
+
+
+def _same_cluster(present: RayServiceView, change: ApplyApplication) -> ApplyApplication:
+    stored = present.objects.get("RayService")
+    if stored is None:
+        return change
+    first, *children = change.manifests
+    return replace(change, manifests=(manifests.with_head_s_grace_of(first, stored), *children))
 
 
 def _in_place(present: RayServiceView, change: ApplyApplication, standing: Standing) -> Step:

@@ -76,6 +76,7 @@ def changes(plan: Plan) -> list[tuple[str, str]]:
     return [(type(one).__name__, one.site) for one in plan.applications]
 
 
+GRACE = "terminationGracePeriodSeconds"
 OLD = fleet.deployment()
 NEW = fleet.deployment({"worker": {"resources": {"memory": "6Gi"}}})
 
@@ -186,3 +187,18 @@ def test_while_a_rollout_is_blocked_the_number_of_replicas_still_follows_the_spe
     assert cluster["workerGroupSpecs"][0]["template"] == was["workerGroupSpecs"][0]["template"]
     assert cluster["workerGroupSpecs"][0]["replicas"] == 3
     assert list(change.workers.values()) == [3]
+
+
+@pytest.mark.parametrize("surge", [0, 1])
+def test_an_operator_that_gives_heads_another_grace_replaces_no_ray_cluster(surge: int) -> None:
+    """KubeRay takes any other pod for a reason to make a second cluster where one is allowed."""
+    of = fleet.deployment({"rollout": {"maxSurge": surge}})
+    made = kube.Stored(*kube.manifests(of, "a"))
+    made.runs()
+    made.ray_service["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"][GRACE] = 150
+    assert changes(sites(of, kube.view("a", made.listing()))) == []
+
+    more = fleet.deployment({"rollout": {"maxSurge": surge}, "limits": {"maxQueue": 8}})
+    (change,) = sites(more, kube.view("a", made.listing())).applications
+    assert isinstance(change, ApplyApplication)
+    assert change.manifests[0]["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"][GRACE] == 150

@@ -181,6 +181,17 @@ def test_what_shapes_pods_asks_for_other_ones(spec: Json, backend: Json) -> None
     assert template["metadata"]["annotations"][names.CLUSTER_HASH] == hash_of(spec, backend)
 
 
+def tier_hash(**tier: str) -> str:
+    site = fleet.site("pods", {**tier, "backend": {"kubeRay": kube.BACKEND}})
+    return Wanted(fleet.deployment({}), site, {"name": "team.phones", "deployments": []}, 1).cluster_hash
+
+
+def test_another_tier_asks_for_other_pods_and_that_of_the_cloud_is_what_it_was() -> None:
+    """Tolerations come with the tier. Not in the hash, they would be written without a plan, and be told as no change."""
+    assert tier_hash(tier="edge") != tier_hash(tier="cloud")
+    assert tier_hash(tier="cloud") == tier_hash() == hash_of({}) == "739270bc66"
+
+
 def test_a_head_is_not_waited_for_as_long_as_a_worker_that_answers_requests() -> None:
     """Ray's autoscaler hears no SIGTERM: all that is given to the head passes before a Ray cluster is gone or replaced."""
     cluster = made("cpu")["RayService"]["spec"]["rayClusterConfig"]

@@ -101,7 +101,8 @@ class SiteSpec(Model):
     """A place with a Ray cluster."""
 
     tier: Literal["cloud", "edge"] = "cloud"
-    """cloud (large, far from devices) or edge (small, near devices). Shown to people; no decision looks at it yet."""
+    """cloud (large, far from devices) or edge (small, near devices). At kubeRay sites of the tier edge pods stay while the link
+    to their node is cut; a change of tier takes other pods there."""
     backend: BackendSpec
     """What runs the applications at this site."""
     link: LinkSpec = LinkSpec()

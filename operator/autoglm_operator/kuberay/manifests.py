@@ -33,6 +33,8 @@ IDLE_S = 300
 _ELSEWHERE = ("namespace", "kubeconfig_secret", "serve_addresses")
 """Fields of a site that shape no pod."""
 
+_GRACE = "terminationGracePeriodSeconds"
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -67,11 +69,13 @@ class Wanted:
 
         Values that equal their default do not count either, so an operator that knows more fields replaces no pod.
         """
-        made_from = {
+        made_from: Json = {
             "site": self.kube.model_dump(mode="json", exclude=set(_ELSEWHERE), exclude_defaults=True),
             "worker": self.deployment.spec.worker.model_dump(mode="json", exclude_defaults=True),
             "accelerators": pods.accelerators(self.deployment),
         }
+        if self.site.spec.tier != "cloud":
+            made_from["tier"] = self.site.spec.tier
         text = json.dumps(made_from, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
@@ -114,6 +118,19 @@ def with_pods_of(made: Mapping[str, Any], stored: Mapping[str, Any], replicas: i
         "metadata": {**made["metadata"], "annotations": annotations},
         "spec": {**made["spec"], "rayClusterConfig": cluster},
     }
+
+
+def with_head_s_grace_of(made: Mapping[str, Any], stored: Mapping[str, Any]) -> Json:
+    """The RayService whose head may take as long to end as the stored one's: this alone is worth no other Ray cluster.
+
+    To KubeRay any other pod is one, and where a second cluster is allowed it would make it without a plan of ours.
+    """
+    result = copy.deepcopy(dict(made))
+    head = stored["spec"]["rayClusterConfig"].get("headGroupSpec") or {}
+    known = ((head.get("template") or {}).get("spec") or {}).get(_GRACE)
+    if known is not None:
+        result["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"][_GRACE] = known
+    return result
 
 
 def children_of(wanted: Wanted, owner_uid: str, available: int) -> tuple[Json, ...]:
