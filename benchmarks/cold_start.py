@@ -20,9 +20,9 @@ from typing import Any
 
 from benchmarks.load import Clients, body, run, screen
 from benchmarks.machine import describe, table
-from benchmarks.processes import family, title
 
 from autoglm_serving.config import EngineConfig
+from support.processes import family, title
 from support.ray import RayCluster, application
 from support.serving import MODEL, app_config
 

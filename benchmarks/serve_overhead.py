@@ -21,14 +21,13 @@ from typing import Any
 
 from benchmarks.load import Answered, Clients, body, run, screen
 from benchmarks.machine import describe, quantile, table
-from benchmarks.processes import family, processor_s, title
 
 from autoglm_serving.config import EngineConfig, Limits, ModelConfig
 from autoglm_serving.model.folder import check_folder
 from autoglm_serving.model.load import ModelImages
 from autoglm_serving.model.locate import locate
 from support.ports import free_port
-from support.processes import Process
+from support.processes import Process, family, processor_s, title
 from support.ray import RayCluster, application
 from support.serving import MODEL, app_config
 
@@ -107,8 +106,7 @@ class Measured:
     ours_ms: float = 0.0
     core_ms: float = 0.0
 
-    def measure(self, asked: argparse.Namespace, seed: str) -> None:
-        size = (asked.short_side, asked.short_side * 20 // 9)
+    def measure(self, asked: argparse.Namespace, size: tuple[int, int], seed: str) -> None:
         self.alone += run(self.url, clients(1, asked.requests, f"{seed} alone", size, asked.tokens))[0]
         before = self._processor_ms()
         found, took = run(self.url, clients(asked.clients, asked.requests, seed, size, asked.tokens))
@@ -197,7 +195,7 @@ def main() -> None:
                 run(server.url, clients(4, 2, "warm", size, asked.tokens))
             for number in range(asked.rounds):
                 for name, server in zip(NAMES, servers, strict=True):
-                    server.measure(asked, f"{name} {number}")
+                    server.measure(asked, size, f"{name} {number}")
         finally:
             ray.stop()
             bare.terminate()

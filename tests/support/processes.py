@@ -167,6 +167,40 @@ class Process:
             os.killpg(self.pid, number)
 
 
+def family(root: int) -> list[int]:
+    """A process and everything that it started, also through others."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (fields := _stat(int(entry.name))):
+            children.setdefault(int(fields[1]), []).append(int(entry.name))
+    found = [root]
+    for each in found:
+        found += children.get(each, [])
+    return found
+
+
+def title(pid: int) -> str:
+    """Its command line, or the name that it gave itself; "" when it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def processor_s(pid: int) -> float:
+    """Seconds of processor time since its start; 0 when it has ended."""
+    fields = _stat(pid)
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
+
+
+def _stat(pid: int) -> list[str]:
+    """What /proc says of a process, from its state on; nothing when it has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
 def wait_until(condition: Callable[[], bool], what: str, timeout: float = DEADLINE_S, *, poll: float = POLL_S) -> None:
     """Wait for a condition that belongs to no single process."""
     deadline = time.monotonic() + timeout

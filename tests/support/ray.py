@@ -13,6 +13,7 @@ from typing import Any
 
 from autoglm_operator.local.ray_head import RayHead
 from autoglm_serving.config import AppConfig
+from support.processes import family, title
 from support.reaper import reaper
 
 IMPORT_PATH = "autoglm_serving.app:build"
@@ -128,13 +129,13 @@ class RayCluster:
         root = self.head.pid
         assert root is not None
         inside = {each["pid"] for each in self._running(name, deployment)}
-        return [pid for pid in _descendants(root) if _pid_inside(pid) in inside]
+        return [pid for pid in family(root)[1:] if _pid_inside(pid) in inside]
 
     def actors(self, work: str) -> list[int]:
         """Process ids of the actors that run a method now, such as "Rank.run", as this process sees them."""
         root = self.head.pid
         assert root is not None
-        return [pid for pid in _descendants(root) if _title(pid) == f"ray::{work}"]
+        return [pid for pid in family(root)[1:] if title(pid) == f"ray::{work}"]
 
     def _running(self, name: str, deployment: str) -> list[dict[str, Any]]:
         app = self.details()["applications"].get(name)
@@ -193,32 +194,6 @@ def application(
 def unique_name() -> str:
     """A name for an application that no other test uses."""
     return f"test.{uuid.uuid4().hex[:10]}"
-
-
-def _descendants(root: int) -> list[int]:
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                stat = (entry / "stat").read_text()
-            except OSError:
-                continue
-            parent = int(stat.rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(entry.name))
-    found: list[int] = []
-    waiting = [root]
-    while waiting:
-        for child in children.get(waiting.pop(), []):
-            found.append(child)
-            waiting.append(child)
-    return found
-
-
-def _title(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0 ")
-    except OSError:
-        return ""
 
 
 def _pid_inside(pid: int) -> int:
