@@ -117,8 +117,7 @@ class ReplicaRouter(LocalityMixin, MultiplexMixin, RequestRouter):  # type: igno
             return
         now = time.monotonic()
         prompt_s, answer_s = cost(footprint, self._state(replica))
-        while len(self._sent) >= MAX_SENT:
-            del self._sent[next(iter(self._sent))]
+        _make_room(self._sent, MAX_SENT)
         self._sent[pending_request.metadata.internal_request_id] = _Sent(replica_id, prompt_s, answer_s, now)
         notes = self._notes.setdefault(replica_id, [])
         notes.append((now, footprint))
@@ -128,14 +127,12 @@ class ReplicaRouter(LocalityMixin, MultiplexMixin, RequestRouter):  # type: igno
     def _remember_reason(self, request: str, reason: Reason) -> None:
         """Until the request is sent; one that never is stays until there are too many."""
         self._reasons.pop(request, None)
-        while len(self._reasons) >= MAX_SENT:
-            del self._reasons[next(iter(self._reasons))]
+        _make_room(self._reasons, MAX_SENT)
         self._reasons[request] = reason
 
     def _remember_try(self, call: str, replica: ReplicaID) -> None:
         if call:
-            while len(self._tried) >= MAX_TRIED:
-                del self._tried[next(iter(self._tried))]
+            _make_room(self._tried, MAX_TRIED)
             self._tried[call] = self._tried.get(call, frozenset()) | {replica}
 
     def on_request_completed(self, _replica_id: ReplicaID, internal_request_id: str) -> None:
@@ -169,6 +166,12 @@ class ReplicaRouter(LocalityMixin, MultiplexMixin, RequestRouter):  # type: igno
             images=frozenset(block.image for block in blocks if block.image is not None),
             keys=frozenset(block.key for block in blocks),
         )
+
+
+def _make_room(held: dict[str, Any], most: int) -> None:
+    """Forget the oldest until there is room for one more."""
+    while len(held) >= most:
+        del held[next(iter(held))]
 
 
 def _call(pending: PendingRequest | None) -> Call | None:
