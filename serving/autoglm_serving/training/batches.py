@@ -18,7 +18,7 @@ from autoglm_serving.training.examples import FRAME_WEIGHT, Asked, Question, Row
 from autoglm_serving.training.letters import Letter, letters
 from autoglm_serving.training.prompts import Prompts
 from autoglm_serving.training.recipe import Recipe, Step, resolution_weight
-from autoglm_serving.training.spelling import patch_at, patch_spelling, place_codes
+from autoglm_serving.training.spelling import patch_of, patch_spelling, place_codes
 from autoglm_serving.training.windows import Window
 from autoglm_serving.vision.sizing import TOKEN_SIDE
 
@@ -83,7 +83,7 @@ class BatchMaker:
         self._images = images
         self._prompts = Prompts(tokenizer)
         self._patch_side, self._width = recipe.network.patch_side, recipe.network.text_width
-        self._per_token = (TOKEN_SIDE // self._patch_side) ** 2
+        self._per_token = recipe.network.patches_per_token
 
     def batch(self, step: Step, part: int = 0) -> Batch:
         """One of the batches whose gradients a step adds up."""
@@ -166,8 +166,7 @@ class BatchMaker:
 
 def _slot(letter: Letter, patch_side: int, across: int) -> int:
     """The slot that holds a letter's middle."""
-    x, y = letter.x / patch_side, letter.y / patch_side
-    return patch_at(x, y, across, TOKEN_SIDE // patch_side) * SLOTS + int((x - int(x)) * SLOTS)
+    return patch_of(letter, across, patch_side) * SLOTS + int(letter.x / patch_side % 1 * SLOTS)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """AutoGLM-Tiny while it learns: its start, and the losses of a batch."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from autoglm_serving.model.tiny import build
 from autoglm_serving.training.batches import NO_LETTER, SLOTS, Batch
 from autoglm_serving.training.recipe import Network, Recipe
 from autoglm_serving.training.spelling import reader
-from autoglm_serving.vision.sizing import TOKEN_SIDE
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def write_start(folder: Path, network: Network, seed: int) -> None:
         },
         vision={
             "patch_size": network.patch_side,
-            "spatial_merge_size": TOKEN_SIDE // network.patch_side,
+            "spatial_merge_size": network.merged_side,
             "depth": network.vision_layers,
             "hidden_size": network.vision_width,
             "num_heads": network.vision_heads,
@@ -99,7 +98,7 @@ class Student(nn.Module):
         width = recipe.network.text_width
         self.model = model
         self.recipe = recipe
-        self._per_token = (TOKEN_SIDE // recipe.network.patch_side) ** 2
+        self._per_token = recipe.network.patches_per_token
         self.query = nn.Linear(width, width, bias=False)
         self.key = nn.Linear(width, width, bias=False)
         self.letters = LetterReader(recipe.network.vision_width)
@@ -119,7 +118,7 @@ class Student(nn.Module):
         model = self.model.model
         if perfect:
             features = self._perfect(batch)
-            read = self._read(replace(batch, read=batch.read[:0]), features)
+            read = _nothing_read(features)
         else:
             with torch.set_grad_enabled(tower):
                 features = torch.cat(model.get_image_features(batch.pixels, batch.grid, return_dict=True).pooler_output)
@@ -149,13 +148,11 @@ class Student(nn.Module):
         )
 
     def _read(self, batch: Batch, features: torch.Tensor) -> "Read":
-        nothing = features.sum() * 0
         if not len(batch.read):
-            return Read(nothing, nothing, nothing)
+            return _nothing_read(features)
         patches, spelled = batch.spelled
-        per_token = self._per_token
         # A patch owes its part of its image token's code too: the merger begins as the sum of its patches.
-        beside = spelled + batch.codes[patches // per_token] / per_token
+        beside = spelled + batch.codes[patches // self._per_token] / self._per_token
         told = self.spelling(self._seen["patches"][patches]).float()
         return Read(
             letters=self._letters(batch, features),
@@ -264,6 +261,11 @@ class Read:
     def figures(self) -> dict[str, float]:
         """The same for the log."""
         return {name: float(value.detach()) for name, value in vars(self).items()}
+
+
+def _nothing_read(features: torch.Tensor) -> Read:
+    nothing = features.sum() * 0
+    return Read(nothing, nothing, nothing)
 
 
 _USUAL_SPELLING = 4.0

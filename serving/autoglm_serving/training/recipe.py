@@ -36,6 +36,15 @@ class Network:
     weight_std: float = 0.06
     """About one over the root of the widths. With the 0.02 of large models a tower this narrow learns four times slower."""
 
+    @property
+    def merged_side(self) -> int:
+        """Patches along each side of an image token."""
+        return TOKEN_SIDE // self.patch_side
+
+    @property
+    def patches_per_token(self) -> int:
+        return self.merged_side**2
+
 
 @dataclass(frozen=True)
 class Stage:

@@ -54,15 +54,15 @@ def patch_spelling(shown: Sequence[Letter], across: int, patch_side: int, width:
     """By patch, in the order of the merged patches: [width] of the letters whose middle is there. `across` in image tokens."""
     found: dict[int, torch.Tensor] = {}
     for letter in shown:
-        patch = patch_at(letter.x / patch_side, letter.y / patch_side, across, TOKEN_SIDE // patch_side)
+        patch = patch_of(letter, across, patch_side)
         spelled = spelling_of(letter.sign, letter.after, width)
         found[patch] = found[patch] + spelled if patch in found else spelled
     return found
 
 
-def patch_at(x: float, y: float, across: int, side: int) -> int:
-    """The patch at a place in patches; `across` image tokens in a row, each of `side` x `side` patches."""
-    column, row = int(x), int(y)
+def patch_of(letter: Letter, across: int, patch_side: int) -> int:
+    """The patch that shows a letter's middle, in the order of the merged patches; `across` image tokens in a row."""
+    column, row, side = int(letter.x / patch_side), int(letter.y / patch_side), TOKEN_SIDE // patch_side
     token = row // side * across + column // side
     return token * side * side + row % side * side + column % side
 
