@@ -190,16 +190,20 @@ class WholePath:
 
     def ask(self, body: Json, *, url: str | None = None) -> tuple[int, dict[str, str], Any]:
         """POST one chat request: status, headers in lower case, JSON."""
-        request = urllib.request.Request(
-            f"{url or self.url}/v1/chat/completions",
-            data=json.dumps(body).encode(),
-            headers={"content-type": "application/json"},
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=READY_S) as answer:
-                return answer.status, _lower(answer.headers), json.loads(answer.read())
-        except urllib.error.HTTPError as error:
-            return error.code, _lower(error.headers), json.loads(error.read())
+        status, headers, content = post_chat(url or self.url, body, READY_S)
+        return status, headers, json.loads(content)
+
+
+def post_chat(url: str, body: Json, timeout_s: float) -> tuple[int, dict[str, str], bytes]:
+    """POST one chat request to a gateway: status, headers in lower case, content."""
+    request = urllib.request.Request(
+        f"{url}/v1/chat/completions", data=json.dumps(body).encode(), headers={"content-type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_s) as answer:
+            return answer.status, _lower(answer.headers), answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, _lower(error.headers), error.read()
 
 
 _NAMES = "custom-columns=N:.metadata.name,NS:.metadata.namespace"

@@ -6,8 +6,6 @@ import os
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +19,7 @@ from support.kubernetes import ROOT, binary
 from support.node.cluster import Running, image
 from support.ports import free_port
 from support.processes import Process, wait_until
-from support.whole_path import SCREENSHOT
+from support.whole_path import SCREENSHOT, post_chat
 
 Json = dict[str, Any]
 
@@ -195,17 +193,9 @@ class Release:
     def ask(self, body: Json) -> tuple[Json, dict[str, str]]:
         """The answer to a chat request, and its headers in lower case."""
         with self.gateway() as url:
-            request = urllib.request.Request(
-                f"{url}/v1/chat/completions",
-                data=json.dumps(body).encode(),
-                headers={"content-type": "application/json"},
-            )
-            try:
-                with urllib.request.urlopen(request, timeout=READY_S) as answer:
-                    headers = {name.lower(): value for name, value in answer.headers.items()}
-                    return json.loads(answer.read()), headers
-            except urllib.error.HTTPError as error:
-                raise AssertionError(f"{error.code}: {error.read().decode()}\n{self.state()}") from None
+            status, headers, content = post_chat(url, body, READY_S)
+            assert status == 200, f"{status}: {content.decode()}\n{self.state()}"
+            return json.loads(content), headers
 
 
 def screenshot() -> Json:
