@@ -364,7 +364,7 @@ async def test_a_process_that_takes_an_npu_computes_on_it_where_torch_has_one(
     package.__spec__ = ModuleSpec("torch_npu", None)
     monkeypatch.setitem(sys.modules, "torch_npu", package)
     monkeypatch.setattr(torch, "npu", SimpleNamespace(is_available=lambda: there), raising=False)
-    for custom, wanted in (({"NPU": 1.0}, device), ({"shelf": 1.0}, "cpu")):
+    for custom, wanted in (({"NPU": 1.0}, device), ({"shelf": 1.0}, "auto")):
         engine = on_what_it_takes(EngineConfig(), Worker(custom=custom))
         assert parse_options(TransformersOptions, engine).device == wanted
 

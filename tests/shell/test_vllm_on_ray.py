@@ -11,7 +11,7 @@ import pytest
 
 from autoglm_serving.model.tiny import build
 from support.models import SYSTEM, engine_config, screenshot
-from support.processes import wait_until
+from support.processes import engine_cores, wait_until
 from support.ray import RayCluster, application
 
 pytest.importorskip("vllm", reason="vLLM is an extra")
@@ -35,7 +35,7 @@ def test_a_replica_answers_with_vllm_and_takes_its_engine_along_when_it_is_kille
         assert answer["usage"]["prompt_tokens"] > 98
         assert answer["usage"]["completion_tokens"] > 0
         (replica,) = ray_head.processes(app["name"])
-        engines = _engine_cores(replica)
+        engines = engine_cores(replica)
         assert engines, "vLLM's engine core was not found below the replica"
         ray_head.kill_replica(app["name"])
         wait_until(lambda: not any(_runs(pid) for pid in engines), "the engine core has ended too")
@@ -65,13 +65,6 @@ def _ask(url: str) -> Any:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(request, timeout=DEADLINE_S) as response:
         return json.loads(response.read())
-
-
-def _engine_cores(pid: int) -> list[int]:
-    children = [
-        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
-    ]
-    return [child for child in children if Path(f"/proc/{child}/comm").read_text().startswith("VLLM")]
 
 
 def _runs(pid: int) -> bool:

@@ -187,6 +187,11 @@ def title(pid: int) -> str:
         return ""
 
 
+def engine_cores(pid: int) -> list[int]:
+    """vLLM's engine processes below `pid`; helpers of multiprocessing are not among them."""
+    return [each for each in family(pid)[1:] if title(each).startswith("VLLM")]
+
+
 def processor_s(pid: int) -> float:
     """Seconds of processor time since its start; 0 when it has ended."""
     fields = _stat(pid)

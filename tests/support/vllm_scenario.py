@@ -18,6 +18,7 @@ from typing import Any
 from autoglm_serving.engines.factory import create_engine
 from autoglm_serving.engines.interface import Engine, EngineDead, GenerateRequest
 from support.models import answer, engine_config, request, screenshot
+from support.processes import engine_cores
 
 WAIT_S = 120
 LONG = request("打开设置 open settings " * 80, screenshot(seed=9), 8)
@@ -55,7 +56,7 @@ async def killed(engine: Engine) -> dict[str, Any]:
     reader = asyncio.create_task(report(engine, endless()))
     before = engine.stats().completion_tokens_total
     await until(lambda: engine.stats().completion_tokens_total > before + 2)
-    victims = children(os.getpid())
+    victims = engine_cores(os.getpid())
     for pid in victims:
         os.kill(pid, signal.SIGKILL)
     open_answer = await reader
@@ -77,16 +78,6 @@ async def refused(folder: Path, **options: Any) -> str:
     finally:
         await engine.close()
     return "started"
-
-
-def children(pid: int) -> list[int]:
-    """Engine processes below `pid`; helpers of multiprocessing are not among them."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in map(int, (task / "children").read_text().split()):
-            name = Path(f"/proc/{child}/comm").read_text()
-            found += [*children(child), *([child] if name.startswith("VLLM") else [])]
-    return found
 
 
 def endless() -> GenerateRequest:
@@ -123,7 +114,7 @@ async def scenario(folder: Path) -> dict[str, Any]:
         results["killed"] = await killed(engine)
     finally:
         await engine.close()
-    results["left"] = len(children(os.getpid()))
+    results["left"] = len(engine_cores(os.getpid()))
     return results
 
 
@@ -133,7 +124,7 @@ async def main(folder: Path, result: Path) -> None:
     try:
         await engine.start()
         results["second"] = await report(engine, request("打开设置 open settings", None, 32))
-        results["engines"] = children(os.getpid())
+        results["engines"] = engine_cores(os.getpid())
         write(result, results)
         await asyncio.Event().wait()
     finally:
