@@ -5,7 +5,7 @@ import yaml
 
 from support import rights
 from support.kubernetes import ControlPlane
-from support.node.release import SITE, SYSTEM, USERS, Release, Watch, screenshot
+from support.node.release import SITE, SYSTEM, USERS, WAIT, Release, Watch, screenshot
 
 # The chart leaves the definitions, since every deployment and site would go with them (crds.keep).
 KEPT = {
@@ -69,7 +69,7 @@ def test_a_deployment_lives_on_a_real_node_from_helm_install_to_an_uninstall_wit
     release.install({"commonLabels": {"upgraded": "yes"}})
     assert release.ask(screenshot())[1]["x-autoglm-revision"] == second
     watch.stage("helm upgrade, and an answer")
-    release.helm("rollback", "autoglm", "1", "--wait", "--timeout", "5m")
+    release.helm("rollback", "autoglm", "1", *WAIT)
     assert release.ask(screenshot())[1]["x-autoglm-revision"] == second
     assert release.names("raycluster") == [cluster]
     release.wait(release.is_ready, "quickstart is Ready")
@@ -90,6 +90,6 @@ def test_a_deployment_lives_on_a_real_node_from_helm_install_to_an_uninstall_wit
         print(*(f"  {right}: {NOT_SEEN.get(right)}" for right in sorted(unused)), sep="\n")
         assert unused <= NOT_SEEN.keys()
 
-    release.helm("uninstall", "autoglm", "--wait", "--timeout", "5m")
+    release.helm("uninstall", "autoglm", *WAIT)
     release.wait(lambda: release.everything() - before == KEPT, "nothing is left but what the chart keeps", 120)
     watch.stage("helm uninstall: nothing is left but the definitions, which the chart keeps")

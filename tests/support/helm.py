@@ -83,16 +83,20 @@ class Helm:
         return whole
 
     def run(
-        self, *arguments: str | Path, kubeconfig: Path | None = None, values: Mapping[str, Any] | None = None
+        self,
+        *arguments: str | Path,
+        kubeconfig: Path | None = None,
+        values: Mapping[str, Any] | None = None,
+        timeout: float = 300.0,
     ) -> str:
-        """What helm prints. Raises HelmFailed."""
+        """What helm prints. Raises HelmFailed. `timeout` is longer than what helm itself is told to wait."""
         given: Sequence[str] = () if values is None else ("--values", "-")
         done = subprocess.run(
             [self._program, *arguments, *given],
             input=None if values is None else json.dumps(values),
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=timeout,
             check=False,
             env={**self._environment(), "KUBECONFIG": str(kubeconfig or "/dev/null")},
         )

@@ -30,6 +30,9 @@ RELEASE = "autoglm"
 SITE = "node"
 # Starting Ray and an engine on a machine where ten other things run.
 READY_S = 900.0
+MARGIN_S = 60.0
+WAIT = ("--wait", "--timeout", f"{READY_S:.0f}s")
+"""Helm's own patience; it says more than a process that is ended from outside."""
 _NOISE = ("events", "events.events.k8s.io", "endpoints", "componentstatuses")
 """What Kubernetes itself leaves for a while, or derives from something that is listed."""
 
@@ -56,14 +59,16 @@ class Release:
 
     def helm(self, *arguments: str | Path, values: Json | None = None) -> str:
         """Run helm in the namespace of the release."""
-        return self._helm.run(*arguments, "--namespace", SYSTEM, kubeconfig=self.api.kubeconfig, values=values)
+        where = ("--namespace", SYSTEM)
+        return self._helm.run(
+            *arguments, *where, kubeconfig=self.api.kubeconfig, values=values, timeout=READY_S + MARGIN_S
+        )
 
     def install(self, values: Json | None = None) -> None:
         """`helm upgrade --install`; returns when every pod of the chart is ready."""
         whole = _merged(_values(), values or {})
-        wait = ("--wait", "--timeout", "5m")
         try:
-            self.helm("upgrade", "--install", RELEASE, self._helm.chart, "--create-namespace", *wait, values=whole)
+            self.helm("upgrade", "--install", RELEASE, self._helm.chart, "--create-namespace", *WAIT, values=whole)
         except RuntimeError as error:
             raise AssertionError(f"{error}\n{self.state()}") from None
 
