@@ -109,6 +109,11 @@ crds: .venv/.synced ## Write crds/, schemas/, docs/reference/ and the made files
 crds-check: .venv/.synced ## Fail when a generated file is not current
 	$(PYTHON) -m autoglm_operator crds --check
 
+.PHONY: messages
+messages: ## Make the gateway's Envoy messages from envoy_messages.proto (an old compiler: what it makes, newer libraries read too)
+	"$$(scripts/find-uv.sh)" run --no-project --isolated --with grpcio-tools==1.76.0 python -m grpc_tools.protoc \
+		-I serving --python_out=serving --pyi_out=serving autoglm_serving/gateway/envoy_messages.proto
+
 .PHONY: lock
 lock: ## Bring uv.lock up to date with pyproject.toml
 	"$$(scripts/find-uv.sh)" lock

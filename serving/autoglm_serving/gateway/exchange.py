@@ -10,10 +10,9 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
-
 from autoglm_serving import headers
 from autoglm_serving.config import Limits
+from autoglm_serving.gateway import envoy_messages_pb2 as envoy
 from autoglm_serving.gateway import facts, replies
 from autoglm_serving.gateway.dispatch import CHAT, Answer, Context, Dispatch
 from autoglm_serving.gateway.records import Outcome, Record
@@ -50,7 +49,7 @@ class Exchange:
         self._credential = ""
         context.metrics.under_way.inc()
 
-    def answer(self, message: ext_proc.ProcessingRequest) -> ext_proc.ProcessingResponse:
+    def answer(self, message: envoy.ProcessingRequest) -> envoy.ProcessingResponse:
         """What Envoy is to do next. An unexpected failure here answers this one request with 500."""
         phase = message.WhichOneof("request")
         try:
@@ -85,7 +84,7 @@ class Exchange:
 
     # -- phases
 
-    def _request_headers(self, message: ext_proc.HttpHeaders) -> ext_proc.ProcessingResponse:
+    def _request_headers(self, message: envoy.HttpHeaders) -> envoy.ProcessingResponse:
         values = replies.header_values(message.headers)
         self._record.request_id = values.get(headers.REQUEST_ID, "")
         path = values.get(":path", "").partition("?")[0]
@@ -105,7 +104,7 @@ class Exchange:
         reserved = (name for name in values if headers.is_reserved(name) and name not in _OWN_ENVOY_HEADERS)
         return replies.request_headers([*reserved, *_PRIVATE_REQUEST_HEADERS])
 
-    def _request_body(self, raw: bytes) -> ext_proc.ProcessingResponse:
+    def _request_body(self, raw: bytes) -> envoy.ProcessingResponse:
         received = time.monotonic()
         self._check_largest(len(raw))
         body = facts.parse(raw)
@@ -124,7 +123,7 @@ class Exchange:
         self._context.metrics.pick_seconds.observe(time.monotonic() - received)
         return replies.request_body({**self._dispatch.upstream_headers, **self._dispatch.mirror(raw)})
 
-    def _response_headers(self, message: ext_proc.ProcessingRequest) -> ext_proc.ProcessingResponse:
+    def _response_headers(self, message: envoy.ProcessingRequest) -> envoy.ProcessingResponse:
         answer = _answer(message)
         if self._own_answer or self._dispatch is None:
             self._finish(answer.status, "refused")
@@ -151,12 +150,12 @@ class Exchange:
             changes[headers.REVISION] = record.revision
         return changes
 
-    def _own(self, status: int, value: object) -> ext_proc.ProcessingResponse:
+    def _own(self, status: int, value: object) -> envoy.ProcessingResponse:
         self._own_answer = True
         self._finish(status, "answered")
         return replies.json_answer(status, value)
 
-    def _refuse(self, error: ApiError) -> ext_proc.ProcessingResponse:
+    def _refuse(self, error: ApiError) -> envoy.ProcessingResponse:
         self._own_answer = True
         self._record.error = error.code
         self._finish(error.status, _outcome(error.status))
@@ -173,7 +172,7 @@ class Exchange:
         data = [{"id": name, "object": "model", "created": written, "owned_by": "autoglm"} for name in names]
         return {"object": "list", "data": data}
 
-    def _health(self) -> ext_proc.ProcessingResponse:
+    def _health(self) -> envoy.ProcessingResponse:
         if any(member.health.answers for member in self._context.fleet.members):
             return self._own(200, {"status": "ok"})
         raise api_error("not_ready", "no model server answers yet")
@@ -229,7 +228,7 @@ class Exchange:
         self._context.tracing.record("gateway.request", self._started_ns, time.time_ns(), attributes, error)
 
 
-def _answer(message: ext_proc.ProcessingRequest) -> Answer:
+def _answer(message: envoy.ProcessingRequest) -> Answer:
     values = replies.header_values(message.response_headers.headers)
     attributes = next(iter(message.attributes.values())).fields if message.attributes else {}
     address = attributes["upstream.address"].string_value if "upstream.address" in attributes else ""

@@ -15,9 +15,9 @@ from types import TracebackType
 from typing import Self
 
 import aiohttp
-from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
 from autoglm_serving import agreement, headers, sharing
+from autoglm_serving.gateway import envoy_messages_pb2 as envoy
 from autoglm_serving.gateway import replies
 from autoglm_serving.gateway.fleet import Fleet, Flight, Member
 from autoglm_serving.gateway.metrics import Metrics
@@ -105,7 +105,7 @@ class Mirror:
         task.add_done_callback(lambda done: self._release(pair, done))
         return True
 
-    async def observe(self, messages: AsyncIterator[ext_proc.ProcessingRequest]) -> None:
+    async def observe(self, messages: AsyncIterator[envoy.ProcessingRequest]) -> None:
         """One client's answer as it passes. Nobody waits for this."""
         request_id, status, body = "", 0, bytearray()
         async for message in messages:

@@ -3,21 +3,18 @@
 import json
 from collections.abc import Iterable, Mapping
 
-from envoy.config.core.v3 import base_pb2
-from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
-from envoy.type.v3 import http_status_pb2
-
+from autoglm_serving.gateway import envoy_messages_pb2 as envoy
 from autoglm_serving.gateway.envoy_replies import PICKER_DETAILS
 from autoglm_serving.wire import ApiError, error_body
 
 
-def change_headers(set_: Mapping[str, str], remove: Iterable[str] = ()) -> ext_proc.HeaderMutation:
+def change_headers(set_: Mapping[str, str], remove: Iterable[str] = ()) -> envoy.HeaderMutation:
     """Set these headers, whatever was there, and remove those."""
-    return ext_proc.HeaderMutation(
+    return envoy.HeaderMutation(
         set_headers=[
-            base_pb2.HeaderValueOption(
-                header=base_pb2.HeaderValue(key=name, raw_value=value.encode()),
-                append_action=base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
+            envoy.HeaderValueOption(
+                header=envoy.HeaderValue(key=name, raw_value=value.encode()),
+                append_action=envoy.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
             )
             for name, value in set_.items()
         ],
@@ -25,45 +22,43 @@ def change_headers(set_: Mapping[str, str], remove: Iterable[str] = ()) -> ext_p
     )
 
 
-def request_headers(remove: Iterable[str]) -> ext_proc.ProcessingResponse:
+def request_headers(remove: Iterable[str]) -> envoy.ProcessingResponse:
     """Let the request's headers pass, without some."""
-    common = ext_proc.CommonResponse(header_mutation=change_headers({}, remove))
-    return ext_proc.ProcessingResponse(request_headers=ext_proc.HeadersResponse(response=common))
+    common = envoy.CommonResponse(header_mutation=change_headers({}, remove))
+    return envoy.ProcessingResponse(request_headers=envoy.HeadersResponse(response=common))
 
 
-def request_body(set_: Mapping[str, str]) -> ext_proc.ProcessingResponse:
+def request_body(set_: Mapping[str, str]) -> envoy.ProcessingResponse:
     """Let the request's body pass, with these headers."""
-    common = ext_proc.CommonResponse(header_mutation=change_headers(set_))
-    return ext_proc.ProcessingResponse(request_body=ext_proc.BodyResponse(response=common))
+    common = envoy.CommonResponse(header_mutation=change_headers(set_))
+    return envoy.ProcessingResponse(request_body=envoy.BodyResponse(response=common))
 
 
-def response_headers(set_: Mapping[str, str], remove: Iterable[str] = ()) -> ext_proc.ProcessingResponse:
+def response_headers(set_: Mapping[str, str], remove: Iterable[str] = ()) -> envoy.ProcessingResponse:
     """Let the answer's headers pass, with these and without some."""
-    common = ext_proc.CommonResponse(header_mutation=change_headers(set_, remove))
-    return ext_proc.ProcessingResponse(response_headers=ext_proc.HeadersResponse(response=common))
+    common = envoy.CommonResponse(header_mutation=change_headers(set_, remove))
+    return envoy.ProcessingResponse(response_headers=envoy.HeadersResponse(response=common))
 
 
-def response_trailers() -> ext_proc.ProcessingResponse:
+def response_trailers() -> envoy.ProcessingResponse:
     """Let the answer's trailers pass."""
-    return ext_proc.ProcessingResponse(response_trailers=ext_proc.TrailersResponse())
+    return envoy.ProcessingResponse(response_trailers=envoy.TrailersResponse())
 
 
-def json_answer(status: int, value: object, set_: Mapping[str, str] | None = None) -> ext_proc.ProcessingResponse:
+def json_answer(status: int, value: object, set_: Mapping[str, str] | None = None) -> envoy.ProcessingResponse:
     """Answer the client now."""
     return _immediate(status, json.dumps(value, ensure_ascii=False).encode(), set_ or {})
 
 
-def error_answer(error: ApiError, set_: Mapping[str, str] | None = None) -> ext_proc.ProcessingResponse:
+def error_answer(error: ApiError, set_: Mapping[str, str] | None = None) -> envoy.ProcessingResponse:
     """Answer the client now with an error in OpenAI's shape."""
     return _immediate(error.status, error_body(error), {**(set_ or {}), **error.headers}, details=error.code)
 
 
-def _immediate(
-    status: int, body: bytes, set_: Mapping[str, str], details: str = "answer"
-) -> ext_proc.ProcessingResponse:
-    return ext_proc.ProcessingResponse(
-        immediate_response=ext_proc.ImmediateResponse(
-            status=http_status_pb2.HttpStatus(code=status),
+def _immediate(status: int, body: bytes, set_: Mapping[str, str], details: str = "answer") -> envoy.ProcessingResponse:
+    return envoy.ProcessingResponse(
+        immediate_response=envoy.ImmediateResponse(
+            status=envoy.HttpStatus(code=status),
             headers=change_headers({"content-type": "application/json", **set_}),
             body=body,
             details=PICKER_DETAILS + details,
@@ -71,7 +66,7 @@ def _immediate(
     )
 
 
-def header_values(headers: base_pb2.HeaderMap) -> dict[str, str]:
+def header_values(headers: envoy.HeaderMap) -> dict[str, str]:
     """Headers as text; for repeated ones the last value."""
     return {
         header.key: (header.raw_value or header.value.encode()).decode("utf-8", "replace") for header in headers.headers

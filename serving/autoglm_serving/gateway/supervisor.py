@@ -21,11 +21,10 @@ from pathlib import Path
 
 import grpc
 from aiohttp import web
-from envoy.service.endpoint.v3 import eds_pb2_grpc
-from envoy.service.ext_proc.v3 import external_processor_pb2_grpc as ext_proc_grpc
 
 from autoglm_serving.gateway.admin import AdminParts, application
 from autoglm_serving.gateway.dispatch import Context
+from autoglm_serving.gateway.envoy_calls import discovery, processor
 from autoglm_serving.gateway.envoy_config import BUFFER_BYTES, EnvoySettings
 from autoglm_serving.gateway.envoy_process import EnvoyProcess
 from autoglm_serving.gateway.fleet import Fleet
@@ -116,8 +115,7 @@ class _Gateway:
                 ("grpc.max_send_message_length", BUFFER_BYTES + 1024 * 1024),
             ]
         )
-        ext_proc_grpc.add_ExternalProcessorServicer_to_server(Picker(self._context), server)
-        eds_pb2_grpc.add_EndpointDiscoveryServiceServicer_to_server(self._discovery, server)
+        server.add_generic_rpc_handlers((processor(Picker(self._context).process), discovery(self._discovery.stream)))
         server.add_insecure_port(f"unix:{self._socket}")
         await server.start()
         stack.push_async_callback(server.stop, 1.0)

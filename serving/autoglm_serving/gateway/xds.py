@@ -10,18 +10,17 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import grpc
-from envoy.config.endpoint.v3 import endpoint_pb2
-from envoy.service.discovery.v3 import discovery_pb2
-from envoy.service.endpoint.v3 import eds_pb2_grpc
-from google.protobuf import any_pb2
 
+from autoglm_serving.gateway import envoy_messages_pb2 as envoy
 from autoglm_serving.gateway.envoy_config import ENDPOINTS
 from autoglm_serving.gateway.fleet import Fleet, split
 
 _log = logging.getLogger(__name__)
 
+_TYPE = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
 
-class EndpointDiscovery(eds_pb2_grpc.EndpointDiscoveryServiceServicer):  # type: ignore[misc]
+
+class EndpointDiscovery:
     """Serves the fleet's addresses to Envoy and reports back which ones it confirmed."""
 
     def __init__(self, fleet: Fleet) -> None:
@@ -35,11 +34,11 @@ class EndpointDiscovery(eds_pb2_grpc.EndpointDiscoveryServiceServicer):  # type:
         """The fleet's addresses may have changed."""
         self._update.set()
 
-    async def StreamEndpoints(  # noqa: N802 - the name is Envoy's
+    async def stream(
         self,
-        requests: AsyncIterator[discovery_pb2.DiscoveryRequest],
-        _context: grpc.aio.ServicerContext[discovery_pb2.DiscoveryRequest, discovery_pb2.DiscoveryResponse],
-    ) -> AsyncIterator[discovery_pb2.DiscoveryResponse]:
+        requests: AsyncIterator[envoy.DiscoveryRequest],
+        _context: grpc.aio.ServicerContext[envoy.DiscoveryRequest, envoy.DiscoveryResponse],
+    ) -> AsyncIterator[envoy.DiscoveryResponse]:
         """One Envoy's subscription."""
         self._sent.clear()
         self._fleet.usable = frozenset()
@@ -58,7 +57,7 @@ class EndpointDiscovery(eds_pb2_grpc.EndpointDiscoveryServiceServicer):  # type:
             with suppress(asyncio.CancelledError):
                 await reader
 
-    async def _read(self, requests: AsyncIterator[discovery_pb2.DiscoveryRequest]) -> None:
+    async def _read(self, requests: AsyncIterator[envoy.DiscoveryRequest]) -> None:
         async for request in requests:
             if request.error_detail.code:
                 _log.error("Envoy refused version %s: %s", request.response_nonce, request.error_detail.message)
@@ -67,21 +66,19 @@ class EndpointDiscovery(eds_pb2_grpc.EndpointDiscoveryServiceServicer):  # type:
                 confirmed = int(request.response_nonce)
                 self._sent = {nonce: sent for nonce, sent in self._sent.items() if int(nonce) >= confirmed}
 
-    def _response(self, addresses: frozenset[str]) -> discovery_pb2.DiscoveryResponse:
+    def _response(self, addresses: frozenset[str]) -> envoy.DiscoveryResponse:
         self._version += 1
         version = str(self._version)
         self._sent[version] = addresses
         # Addresses that go away must not be picked between now and Envoy's confirmation.
         self._fleet.usable &= addresses
-        resource = any_pb2.Any()
-        resource.Pack(_assignment(addresses))
-        return discovery_pb2.DiscoveryResponse(
-            version_info=version, nonce=version, type_url=resource.type_url, resources=[resource]
-        )
+        answer = envoy.DiscoveryResponse(version_info=version, nonce=version, type_url=_TYPE)
+        answer.resources.add(type_url=_TYPE, value=_assignment(addresses).SerializeToString())
+        return answer
 
 
-def _assignment(addresses: frozenset[str]) -> endpoint_pb2.ClusterLoadAssignment:
-    assignment = endpoint_pb2.ClusterLoadAssignment(cluster_name=ENDPOINTS)
+def _assignment(addresses: frozenset[str]) -> envoy.ClusterLoadAssignment:
+    assignment = envoy.ClusterLoadAssignment(cluster_name=ENDPOINTS)
     group = assignment.endpoints.add()
     for address in sorted(addresses):
         host, port = split(address)
