@@ -48,10 +48,10 @@ def test_without_a_limit_the_models_own_holds() -> None:
     assert image_tokens(20_000, 20_000) <= 6144 == MAX_PIXELS // 28**2
 
 
-def test_a_picture_has_four_patches_for_each_token_and_uses_positions_by_its_longer_side() -> None:
+def test_a_picture_uses_positions_by_its_longer_side_not_by_its_tokens() -> None:
     grid = token_grid(1080, 2400)
     assert grid == TokenGrid(86, 39)
-    assert (grid.tokens, grid.patches, grid.positions) == (3354, 13416, 86)
+    assert (grid.tokens, grid.positions) == (3354, 86)
 
 
 @given(st.integers(1, 8000), st.integers(1, 8000), st.integers(28, 4000))

@@ -54,6 +54,11 @@ def shapes(model: Any) -> flops.Architecture:
     return flops.architecture(model.config.to_dict())
 
 
+def patches(images: list[TokenGrid]) -> torch.Tensor:
+    """Black ones, four for each token: two frames of 14 x 14 pixels in three colours."""
+    return torch.zeros(sum(4 * image.tokens for image in images), 3 * 2 * 14 * 14)
+
+
 def counted(run: Any) -> int:
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         run()
@@ -67,7 +72,7 @@ def test_the_vision_towers_operations_are_those_torch_counts(
 ) -> None:
     images = [TokenGrid(*grid) for grid in grids]
     thw = torch.tensor([[1, 2 * image.rows, 2 * image.columns] for image in images])
-    pixels = torch.zeros(sum(image.patches for image in images), 3 * 2 * 14 * 14)
+    pixels = patches(images)
     seen = counted(lambda: model.model.visual(pixels, grid_thw=thw))
     assert flops.vision(shapes.vision, images).total == pytest.approx(seen, rel=0.02)
 
@@ -89,7 +94,7 @@ def test_a_whole_request_with_a_picture_and_an_answer_costs_what_torch_counts(
     inputs = {
         "input_ids": ids,
         "mm_token_type_ids": (ids == IMAGE).long(),
-        "pixel_values": torch.zeros(image.patches, 3 * 2 * 14 * 14),
+        "pixel_values": patches([image]),
         "image_grid_thw": torch.tensor([[1, 2 * image.rows, 2 * image.columns]]),
     }
     seen = counted(lambda: model.generate(**inputs, max_new_tokens=answer, min_new_tokens=answer, do_sample=False))

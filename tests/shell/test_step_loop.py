@@ -92,6 +92,23 @@ class Listener:
         return [index for item in self.all() if isinstance(item, TokenStep) for index in item.ids]
 
 
+class HeldStep:
+    """The worker thread stops ahead of this answer's tokens until `go_on` is set."""
+
+    def __init__(self, runner: ScriptedRunner, name: str) -> None:
+        self._name, self._reached = name, threading.Event()
+        self.go_on = threading.Event()
+        runner.before_step = self._hold
+
+    def wait(self) -> None:
+        assert self._reached.wait(WAIT_S)
+
+    def _hold(self, name: str) -> None:
+        if name == self._name:
+            self._reached.set()
+            assert self.go_on.wait(WAIT_S)
+
+
 Make = Callable[[ScriptedRunner], StepLoop[Script]]
 
 
@@ -138,21 +155,14 @@ def test_answers_take_turns_token_by_token(make: Make) -> None:
 
 
 def test_a_cancelled_answer_gets_no_further_step(make: Make) -> None:
-    in_step, go_on = threading.Event(), threading.Event()
     runner = ScriptedRunner({"a": [1, 1, 1, 1], "b": [2, END]})
-
-    def hold(name: str) -> None:
-        if name == "a":
-            in_step.set()
-            assert go_on.wait(WAIT_S)
-
-    runner.before_step = hold
+    held = HeldStep(runner, "a")
     loop = make(runner)
     a, b = Listener("a"), Listener("b")
     loop.submit(a.job)
-    assert in_step.wait(WAIT_S)
+    held.wait()
     a.job.cancel()
-    go_on.set()
+    held.go_on.set()
     loop.submit(b.job)
     assert b.ids() == [2]
     assert runner.trace.count("a") == 1
@@ -219,18 +229,12 @@ def test_stopping_ends_open_answers_and_refuses_new_ones(make: Make) -> None:
 
 
 def test_abandoning_tells_open_answers_at_once_although_the_model_never_comes_back(make: Make) -> None:
-    in_step, go_on = threading.Event(), threading.Event()
     runner = ScriptedRunner({"a": [1, 1, 1], "b": [2, END]})
-
-    def hold(_name: str) -> None:
-        in_step.set()
-        assert go_on.wait(WAIT_S)
-
-    runner.before_step = hold
+    held = HeldStep(runner, "a")
     loop = make(runner)
     a, b = Listener("a"), Listener("b")
     loop.submit(a.job)
-    assert in_step.wait(WAIT_S)
+    held.wait()
     loop.submit(b.job)
     loop.abandon("a rank is gone")
     for listener in (a, b):
@@ -238,7 +242,7 @@ def test_abandoning_tells_open_answers_at_once_although_the_model_never_comes_ba
     with pytest.raises(EngineDead, match="a rank is gone"):
         loop.submit(Listener("a").job)
     loop.stop(patience_s=0.01)
-    go_on.set()
+    held.go_on.set()
     loop.stop()
     assert a.items.empty(), "the step that came back late was told"
     assert loop.death == "a rank is gone"

@@ -155,10 +155,7 @@ class EncoderReplica:
     async def _computed(self, wanted: WantedFeatures, job: _Job) -> Features:
         assert self._preparation is not None
         picture = await self._decoder.decode(wanted.image)
-        try:
-            prepared = await asyncio.to_thread(self._preparation.prepare, picture, wanted.max_pixels)
-        except ValueError:
-            raise _impossible(wanted) from None
+        prepared = await asyncio.to_thread(self._preparation.prepare, picture, wanted.max_pixels)
         begun = time.monotonic()
         features = await self._turns.result(prepared, job.begin)
         log_encoded(prepared.tokens, time.monotonic() - begun)

@@ -14,8 +14,6 @@ TOKEN_SIDE = 28
 FRAMES = 2
 """A still picture is a film of two equal frames."""
 
-PATCHES_PER_TOKEN = 4
-
 MIN_PIXELS = 112 * 112 // FRAMES
 """Smaller pictures are enlarged."""
 
@@ -33,10 +31,6 @@ class TokenGrid:
     @property
     def tokens(self) -> int:
         return self.rows * self.columns
-
-    @property
-    def patches(self) -> int:
-        return PATCHES_PER_TOKEN * self.tokens
 
     @property
     def positions(self) -> int:
