@@ -2,7 +2,8 @@
 
 The Serve part goes in place, as everywhere. Worker pods follow the replicas: up with them, down only when Serve has emptied
 them. Other pods take another Ray cluster, which `kuberay.change` plans. Where that takes the first one away before, one site
-follows the other: the next one only when the last one serves again, so that a change that does not start stops at one site.
+follows the other: the next one only when the last one serves again, so that a change that does not start stops at one site. A
+site that falls silent on its way keeps its turn, since nobody knows whether the change started there.
 """
 
 from dataclasses import dataclass, replace
@@ -34,10 +35,23 @@ class Step:
 
 @dataclass(frozen=True)
 class Turn:
-    """The site that may lose its only Ray cluster now, and the one that all others wait for; both empty where there is none."""
+    """The site that may lose its only Ray cluster now, and the one that all others wait for; both empty where there is none.
+
+    `silent`: what they wait for does not answer.
+    """
 
     site: str = ""
     waits_for: str = ""
+    silent: bool = False
+
+    @property
+    def words(self) -> str:
+        """What is waited for."""
+        if self.silent:
+            return (
+                f"when site {self.waits_for}, which fell silent before it served, is back or is not selected any more"
+            )
+        return f"when site {self.waits_for} serves with its new pods"
 
 
 @dataclass(frozen=True)
@@ -73,6 +87,9 @@ def turn(subject: Subject) -> Turn:
     unseen = next((view.name for view in subject.chosen if _is_unseen(view)), "")
     if unseen:
         return Turn(waits_for=unseen)
+    lost = next((view.name for view in subject.chosen if _fell_silent_on_its_way(subject, view)), "")
+    if lost:
+        return Turn(waits_for=lost, silent=True)
     places = [_place(subject, view) for view in subject.chosen if _is_read(subject, view)]
     waiting = ""
     for place in places:
@@ -101,6 +118,20 @@ def _serves(place: Place, found: ApplicationView) -> bool:
 def _is_unseen(view: SiteView) -> bool:
     """Whether nobody looked yet, as after an edit of the site: its cluster may be the one that is away just now."""
     return view.site.spec.backend.kube_ray is not None and view.applications is None and view.error is None
+
+
+def _fell_silent_on_its_way(subject: Subject, view: SiteView) -> bool:
+    """Whether a site served nothing, or less than it shall, when it was last heard, by this process or an earlier one."""
+    if view.site.spec.backend.kube_ray is None or subject.is_live(view):
+        return False
+    if view.applications is None:
+        row = subject.row(view.name)
+        return row is not None and row.observed_at is not None and row.ready == 0 < row.desired
+    place = _place(subject, view)
+    found = place.found
+    if found is None or found.status == "DELETING" or found.ready_replicas == 0:
+        return found is None or found.owner_uid == place.application.uid
+    return _has_pods(place, found) and found.ready_replicas < place.application.replicas
 
 
 def _is_read(subject: Subject, view: SiteView) -> bool:
@@ -163,7 +194,7 @@ def _replace_cluster(place: Place, found: ApplicationView, standing: Standing) -
         ready = min(found.ready_replicas, place.application.replicas)
         return Step(Standing("Degraded" if ready else "Failed", "ClusterChangeRefused", change.message, ready))
     if change.way == "Staged" and found.ready_replicas and place.turn.site != place.view.name:
-        text = f"{change.message}, when site {place.turn.waits_for} serves with its new pods"
+        text = f"{change.message}, {place.turn.words}"
         return Step(Standing("Deploying", "RollingOut", text, min(found.ready_replicas, place.application.replicas)))
     if change.way == "Staged":
         return Step(Standing("Deploying", "RollingOut", change.message), place.delete())

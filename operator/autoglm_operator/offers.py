@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from functools import cached_property
 
 from autoglm_operator import applications, placing, views
-from autoglm_operator.ages import STALE_FOR, age, is_fresh, words
+from autoglm_operator.ages import STALE_FOR, age, is_fresh
 from autoglm_operator.api import AutoGLMDeployment, DeploymentSiteStatus, PlacementSpec, SitePlacement
 from autoglm_operator.api.quantities import bits_per_second, seconds
 from autoglm_operator.fitting import Amounts, fitting
@@ -24,8 +24,9 @@ WAITING = "to be scheduled"
 """Ray's words for replicas that do not fit on the cluster."""
 
 FIRST_PAUSE = timedelta(minutes=10)
-LONGEST_PAUSE = timedelta(hours=6)
-"""A site that let replicas wait although they seemed to fit gets no further ones for so long; each time twice as long."""
+LONGEST_PAUSE = timedelta(hours=1)
+"""A site that let replicas wait although they seemed to fit gets no further ones for so long; each time twice as long. One
+that runs all it was asked for since is worth a try after the first pause."""
 
 FORGOTTEN = timedelta(hours=24)
 
@@ -42,13 +43,13 @@ class Refusal:
     count: int
 
     @property
-    def pause(self) -> timedelta:
-        """How long the site gets no further replicas."""
-        return min(FIRST_PAUSE * (1 << min(self.count - 1, 16)), LONGEST_PAUSE)
+    def until(self) -> datetime:
+        """Until when the site gets no further replicas."""
+        return self.at + min(FIRST_PAUSE * (1 << min(self.count - 1, 16)), LONGEST_PAUSE)
 
     def holds(self, now: datetime) -> bool:
         """Whether the pause is not over."""
-        return age(self.at, now) < self.pause
+        return now < self.until
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ class Look:
         if known is None or not is_fresh(view.capacity_at or view.observed_at, self.now, STALE_FOR):
             return None
         if kube is None:
-            return fitting(known, _amounts(self.worker), () if held.parts else self._encoders)
+            return fitting(known, _amounts(self.worker), self._encoders * self._to_come(held))
         return self._fitting_pods(known, view, held)
 
     @cached_property
@@ -164,6 +165,12 @@ class Look:
         """What encoders take that start with an application, as few as it may have. What is free is without those that run."""
         encoder = applications.encoder(self.deployment.spec)
         return (_amounts(encoder.worker),) * encoder.min_replicas if encoder is not None else ()
+
+    def _to_come(self, held: _Held) -> int:
+        """Applications that start here and are not there yet: each brings encoders of its own, also that of a candidate."""
+        rollout = self.deployment.status.rollout if self.deployment.status else None
+        wanted = 1 if rollout is None or rollout.candidate is None else 2
+        return max(wanted - sum(part.status != "DELETING" for part in held.parts), 0)
 
     def _fitting_pods(self, known: Capacity, view: SiteView, held: _Held) -> int:
         """Worker pods that fit; where there is no Ray cluster yet, beside its head."""
@@ -178,9 +185,10 @@ class Look:
             if before is not None and before.holds(self.now):
                 return before
             return Refusal(self.now.replace(microsecond=0), before.count + 1 if before else 1)
-        if before is not None and not before.holds(self.now) and 0 < held.asked <= held.ready:
-            return None  # it took what it was given
-        return before
+        if before is None or not 0 < held.asked <= held.ready:
+            return before
+        first = Refusal(before.at, 1)  # it took what it was given since
+        return first if first.holds(self.now) else None
 
     def _room(self, held: _Held, fits: int | None, refusal: Refusal | None) -> int:
         """What runs there, and what fits besides. A cluster that does not tell what it has is taken at its word by trying.
@@ -227,8 +235,8 @@ def refused(place: Place, now: datetime) -> str:
     """That a site gets no further replicas for a while, and why; empty where it may."""
     if place.refusal is None or not place.refusal.holds(now):
         return ""
-    since = f"{place.refusal.at:%Y-%m-%dT%H:%M:%SZ}"
-    return f"no further replica for {words(place.refusal.pause)}: replicas found no place there at {since}"
+    since, until = (f"{moment:%Y-%m-%dT%H:%M:%SZ}" for moment in (place.refusal.at, place.refusal.until))
+    return f"no further replica until {until}: replicas found no place there at {since}"
 
 
 def _amounts(worker: Worker) -> Amounts:

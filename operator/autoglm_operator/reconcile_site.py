@@ -221,8 +221,9 @@ def _settled(before: SiteStatus | None, after: SiteStatus) -> SiteStatus:
 
 
 def _free_devices(status: SiteStatus) -> list[tuple[str, float]]:
-    """Free accelerators but for processor cores, of which some come and go all the time."""
-    return [(one.type, one.free) for one in status.accelerators if one.type != "cpu"]
+    """Free accelerators; processor cores, of which some come and go all the time, only where replicas run on nothing else."""
+    devices: list[tuple[str, float]] = [(one.type, one.free) for one in status.accelerators]
+    return [one for one in devices if one[0] != "cpu"] or devices
 
 
 def _timeless(status: SiteStatus) -> SiteStatus:

@@ -79,6 +79,31 @@ def test_encoders_take_their_place_before_the_replicas_where_none_run_yet() -> N
     assert puts(decide(asks(4), place("a", cpus=4.0))) == {"a": 4}
 
 
+def test_the_encoders_of_a_candidate_keep_their_place_until_they_run() -> None:
+    """It brings its own: a replica more in their place, and the rollout would wait for ever."""
+    of = asks(4, encoder={"min": 2, "max": 8, "cpu": 1}, rollout={"steps": [{"weight": 50}], "maxSurge": 1})
+    status = with_status(of, decide(of, place("a", runs(of, 2), cpus=3.0))).status
+    assert status is not None
+    assert status.rollout is not None
+    assert status.rollout.candidate is None
+    rolls = status.model_copy(update={"rollout": status.rollout.model_copy(update={"candidate": "r-0123456789"})})
+    stable = runs(of, 2)
+    beside = replace(runs(of, 1), name=f"{stable.name}.2")
+
+    def room(known: DeploymentStatus, *there: ApplicationView) -> str:
+        found = allocate(
+            of.model_copy(update={"status": known}), wanted_worker(of), (place("a", *there, cpus=3.0),), NOW
+        )
+        assert found is not None
+        (row,) = found.status.sites
+        return row.why.partition(";")[0]
+
+    assert room(status, stable) == "4 of 5 that fit"
+    assert room(rolls, stable) == "3 of 3 that fit", "two cores are for its encoders"
+    assert room(rolls, stable, beside).endswith("that fit")
+    assert room(rolls, stable, beside) != room(rolls, stable), "they run, so what is free is without them"
+
+
 def test_latency_has_a_price() -> None:
     far = place("far", price=1.0, link={"rtt": "500ms", "bandwidth": "8Mbit"})
     near = place("near", price=1.5)
@@ -300,6 +325,30 @@ def test_a_site_that_is_too_small_and_does_not_tell_is_not_tried_again_and_again
     assert dear == 2
     assert tries <= 3, "in half an hour: at the start, after ten minutes, and not before another twenty"
     assert refusals >= 2
+
+
+def test_a_site_that_refused_replicas_is_tried_again_within_the_hour_and_it_is_said_when() -> None:
+    """After some refusals in a row it was left out for up to six hours, also where it ran all that it was asked for since."""
+
+    def row(refusals: int, minutes: int, *there: ApplicationView) -> tuple[str, int | None]:
+        of = asks(4)
+        before = decide(of, place("a", *there)).status
+        assert before.placement is not None
+        past = NOW - timedelta(minutes=minutes)
+        sites = [one.model_copy(update={"refused_at": past, "refusals": refusals}) for one in before.placement.sites]
+        known = before.model_copy(update={"placement": before.placement.model_copy(update={"sites": tuple(sites)})})
+        found = allocate(of.model_copy(update={"status": known}), wanted_worker(of), (place("a", *there),), NOW)
+        assert found is not None
+        return found.status.sites[0].why, found.now.get("a")
+
+    why_not, count = row(9, 50)
+    until = f"{NOW + timedelta(minutes=10):%Y-%m-%dT%H:%M:%SZ}"
+    assert (why_not.partition(": ")[0], count) == (f"no further replica until {until}", None)
+    assert row(9, 61)[1] == 4
+    runs_all = runs(asks(4), 2)
+    assert row(9, 5, runs_all)[1] == 2
+    assert row(9, 11, runs_all)[1] == 4, "it runs all that it was asked for"
+    assert row(9, 11, runs(asks(4), 2, ready=1))[1] == 2
 
 
 STUCK = "Engine: Deployment 'Engine' has 2 replicas that have taken more than 30s to be scheduled."

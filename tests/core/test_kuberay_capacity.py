@@ -1,6 +1,7 @@
 """What a site with KubeRay has and what is free there, from nodes and pods as the API server holds them."""
 
 import asyncio
+import weakref
 from typing import Any, cast
 
 import pytest
@@ -9,7 +10,8 @@ from typing_extensions import override
 from autoglm_operator.api import KubeRayBackend
 from autoglm_operator.fitting import fitting
 from autoglm_operator.kube import Call, KubeApi, KubeRaySite
-from autoglm_operator.kuberay.capacity import capacity, head_need, worker_need
+from autoglm_operator.kube.kuberay import FEW_NODES
+from autoglm_operator.kuberay.capacity import capacity, head_need, taken, worker_need
 from autoglm_operator.kuberay.quantity import number
 from autoglm_operator.state import Capacity
 from support import fleet, kube, virtual_time
@@ -18,7 +20,7 @@ from support.kube import node, pod
 
 def known(nodes: list[Any], pods: list[Any], of: KubeRayBackend) -> Capacity:
     """The capacity of a site that has nodes."""
-    found = capacity(nodes, pods, of)
+    found = capacity(nodes, taken(pods, of), of)
     assert found is not None
     return found
 
@@ -94,8 +96,8 @@ def test_nodes_with_accelerators_that_are_tainted_by_the_name_of_their_device_co
 
 def test_a_pool_without_nodes_may_be_scaled_from_none_and_is_unknown_rather_than_full() -> None:
     taint = {"key": "other", "effect": "NoSchedule"}
-    assert capacity([], [], backend()) is None
-    assert capacity([node("theirs", taints=[taint])], [], backend()) is None
+    assert capacity([], {}, backend()) is None
+    assert capacity([node("theirs", taints=[taint])], {}, backend()) is None
 
     async def connect() -> KubeApi:
         return cast(KubeApi, NoNodes())
@@ -214,3 +216,46 @@ def test_a_slow_list_of_nodes_does_not_hold_up_what_is_told_of_the_applications(
         return seen.capacity_unknown, loop.time() - begun
 
     assert virtual_time.run(look()) == ("nodes and pods were not listed within 5 s", 5.0)
+
+
+class Pod(dict[str, Any]):
+    """A pod that can be asked whether somebody still keeps it."""
+
+
+class ManyPods(NoNodes):
+    """An API server of 4 pages of pods on more nodes than are asked one by one. As a real one, it has pages only of what it
+    reads anew, not of what it has in memory."""
+
+    def __init__(self) -> None:
+        self.given: list[weakref.ref[Pod]] = []
+        self.most_kept = 0
+
+    @override
+    async def request(self, call: Call) -> dict[str, Any]:
+        query = dict(call.query)
+        if call.path == "/api/v1/nodes":
+            return {"items": [node(f"n{number}", cpu="4") for number in range(FEW_NODES + 1)]}
+        if call.path != "/api/v1/pods":
+            return await super().request(call)
+        page, last = int(query.get("continue") or 0), "resourceVersion" in query
+        made = [Pod(pod("n0", cpu="1")) for _ in range(4 if last else 1)]
+        self.given += map(weakref.ref, made)
+        self.most_kept = max(self.most_kept, sum(one() is not None for one in self.given))
+        return {"items": made, "metadata": {"continue": "" if last or page == 3 else str(page + 1)}}
+
+
+def test_of_all_the_pods_of_a_large_cluster_one_page_is_kept_at_once() -> None:
+    """A hundred thousand pods are a gigabyte, and more than an operator may have."""
+    api = ManyPods()
+
+    async def connect() -> KubeApi:
+        return cast(KubeApi, api)
+
+    async def look() -> Capacity | None:
+        clock = asyncio.get_running_loop().time
+        return (await KubeRaySite("pods", backend(), connect, clock, own=False).observe()).capacity
+
+    found = virtual_time.run(look())
+    assert found is not None
+    assert (len(api.given), found.available["CPU"]) == (4, 4.0 * FEW_NODES), "the pods of all pages count"
+    assert api.most_kept <= 2, "a page, while the next one comes"

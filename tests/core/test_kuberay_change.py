@@ -143,6 +143,32 @@ def test_a_silent_site_and_a_name_that_is_taken_hold_up_nobody() -> None:
     assert changes(plan) == [("DeleteApplication", "c")]
 
 
+def test_a_site_that_falls_silent_while_its_ray_cluster_is_away_keeps_its_turn() -> None:
+    """Its turn went on to the next site, which lost its cluster as well: of two, none served."""
+    starting = kube.Stored(*kube.manifests(NEW, "a"))
+    starting.runs("DEPLOYING", "UPDATING", endpoints=0)
+    for silent in (kube.view("a", age=600.0), kube.view("a", starting.listing(), age=600.0)):
+        plan = sites(NEW, silent, running(OLD, "b"))
+        assert changes(plan) == []
+        rows = {row.name: row for row in plan.status.sites}
+        assert "when site a, which fell silent before it served, is back" in rows["b"].message
+    up = running(NEW, "a", age=600.0)
+    assert changes(sites(NEW, up, running(OLD, "b"))) == [("DeleteApplication", "b")], (
+        "it served when it was last heard"
+    )
+
+
+@pytest.mark.parametrize(("ready", "expected"), [(0, []), (1, [("DeleteApplication", "b")])])
+def test_after_a_restart_the_status_tells_whether_a_silent_site_served(
+    ready: int, expected: list[tuple[str, str]]
+) -> None:
+    served = sites(NEW, running(NEW, "a"), running(OLD, "b")).status
+    rows = [row.model_copy(update={"ready": ready}) if row.name == "a" else row for row in served.sites]
+    of = NEW.model_copy(update={"status": served.model_copy(update={"sites": tuple(rows)})})
+    down = SiteView(kube.site("a"), error=SiteError("Unreachable", "no route to host"), failures=1)
+    assert changes(sites(of, down, running(OLD, "b"))) == expected
+
+
 def test_a_site_that_does_not_answer_is_replaced_whoever_s_turn_it_is() -> None:
     idle = kube.Stored(*kube.manifests(OLD, "b"))
     idle.runs("DEPLOYING", "UPDATING", endpoints=0)

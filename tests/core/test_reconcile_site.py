@@ -280,3 +280,13 @@ def test_free_accelerators_that_changed_are_told_within_a_minute_and_free_cores_
     first = replace(view("a"), capacity=has)
     known = stored(first, reconcile_site(first, FLEET, NOW))
     assert [at(30, 4, 8), at(70, 4, 8), at(70, 8, 2), at(400, 8, 2)] == [False, True, False, True]
+
+
+def test_free_cores_are_told_within_a_minute_where_replicas_run_on_nothing_else() -> None:
+    """`autoglm up` showed 8/8 for minutes, though replicas held some."""
+    known = stored(
+        first := replace(view("a"), capacity=Capacity({"CPU": 8.0}, {"CPU": 8.0})), reconcile_site(first, FLEET, NOW)
+    )
+    moment = NOW + timedelta(seconds=70)
+    seen = replace(known, capacity=Capacity({"CPU": 8.0}, {"CPU": 6.0}), observed_at=moment, capacity_at=moment)
+    assert reconcile_site(seen, FLEET, moment).status.free == "6/8 cpu"

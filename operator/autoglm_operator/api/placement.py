@@ -67,7 +67,7 @@ class SitePlacement(Reported):
     refused_at: AwareDatetime | None = None
     """When replicas last found no place there although figures had room for them, or there were no figures."""
     refusals: Count | None = None
-    """How often that was in a row. The site gets no further replicas for ten minutes, each time for twice as long."""
+    """How often that was in a row. The site gets no further replicas for ten minutes, then 20, 40, up to an hour."""
 
 
 class PlacementStatus(Reported):

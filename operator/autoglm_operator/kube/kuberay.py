@@ -21,7 +21,7 @@ from autoglm_operator.kube.api import (
     KubeApi,
     Refused,
 )
-from autoglm_operator.kube.pages import pages
+from autoglm_operator.kube.pages import each_page, pages
 from autoglm_operator.kuberay import capacity, names, observed
 from autoglm_operator.state import ApplicationChange, ApplyApplication, Capacity, DeleteApplication
 from autoglm_operator.store import Conflict, JsonObject, NotFound, NotLeading, StoreError
@@ -42,9 +42,12 @@ LISTED_WITHIN_S = 5.0
 """How long that may take: what is told of the applications waits for it, and may not become too old to act on."""
 
 FEW_NODES = 20
-"""Up to so many nodes each is asked for its pods alone, which the API server finds at once; else all pods are read."""
+"""Up to so many nodes each is asked for its pods alone, which the API server finds at once; else all pods are read, page by
+page: of tens of thousands no more than one page is ever kept."""
 
 NO_NODES = "no node is there now that pods of the site may run on"
+
+Query = tuple[tuple[str, str], ...]
 
 _CACHED = ("resourceVersion", "0")
 """From the API server's memory: a figure that is seconds old is good enough here."""
@@ -99,12 +102,15 @@ class KubeRaySite:
         selector = (("labelSelector", labels),) if labels else ()
         nodes = await pages(api, "/api/v1/nodes", (_CACHED, *selector))
         running = "status.phase!=Succeeded,status.phase!=Failed"
-        if len(nodes) > FEW_NODES:
-            fields = [f"spec.nodeName!=,{running}"]
-        else:
-            fields = [f"spec.nodeName={node['metadata']['name']},{running}" for node in nodes]
-        found = [await pages(api, "/api/v1/pods", (_CACHED, ("fieldSelector", one))) for one in fields]
-        return capacity.capacity(nodes, (pod for part in found for pod in part), self._kube)
+        queries: list[Query] = [(("fieldSelector", f"spec.nodeName!=,{running}"),)]
+        if len(nodes) <= FEW_NODES:
+            fields = (f"spec.nodeName={node['metadata']['name']},{running}" for node in nodes)
+            queries = [(_CACHED, ("fieldSelector", one)) for one in fields]
+        taken: capacity.Taken = {}
+        for query in queries:
+            async for page in each_page(api, "/api/v1/pods", query):
+                taken = capacity.together(taken, capacity.taken(page, self._kube))
+        return capacity.capacity(nodes, taken, self._kube)
 
     async def apply(self, changes: Sequence[ApplicationChange]) -> bool:
         """Makes the changes, one after the other; each can be repeated without harm."""

@@ -15,6 +15,8 @@ from autoglm_operator.state import Capacity
 
 Json = Mapping[str, Any]
 Amounts = dict[str, float]
+Taken = Mapping[str, Amounts]
+"""What pods take of each node, by its name."""
 
 TROUBLE = "node.kubernetes.io/"
 """Taints with this prefix tell of a node that is down or cordoned. Others say for whom a node is."""
@@ -29,7 +31,23 @@ _PLAIN = {"cpu": "CPU", "memory": "memory"}
 _OVER = ("Succeeded", "Failed")
 
 
-def capacity(nodes: Iterable[Json], pods: Iterable[Json], kube: KubeRayBackend) -> Capacity | None:
+def taken(pods: Iterable[Json], kube: KubeRayBackend) -> Taken:
+    """What the pods on each node request. A pod that has ended holds nothing any more."""
+    held = defaultdict[str, Amounts](dict)
+    for pod in pods:
+        spec = pod.get("spec") or {}
+        name = spec.get("nodeName")
+        if isinstance(name, str) and (pod.get("status") or {}).get("phase") not in _OVER:
+            held[name] = _sum(held[name], {**_requests(spec, kube), _PODS: 1.0})
+    return held
+
+
+def together(one: Taken, other: Taken) -> Taken:
+    """What two lists of pods take, so that no more than a page of them has to be kept at once."""
+    return {**one, **{name: _sum(one.get(name, {}), amounts) for name, amounts in other.items()}}
+
+
+def capacity(nodes: Iterable[Json], held: Taken, kube: KubeRayBackend) -> Capacity | None:
     """What the site's nodes have in all, what is free on those that take pods, and what is free on each of them.
 
     None where there is no such node: a pool that grows from none with its pods would never get one if that were called full.
@@ -37,13 +55,13 @@ def capacity(nodes: Iterable[Json], pods: Iterable[Json], kube: KubeRayBackend) 
     ours = {node["metadata"]["name"]: node for node in nodes if _is_of_site(node, kube)}
     if not ours:
         return None
-    taken = _taken(pods, ours, kube)
     total, available = defaultdict[str, float](float), defaultdict[str, float](float)
     machines: list[Mapping[str, float]] = []
     for name, node in sorted(ours.items()):
         amounts = _named((node.get("status") or {}).get("allocatable") or {}, kube)
-        room = _room_for_pods(node) - taken[name].pop(_PODS, 0.0)
-        free = {one: max(amount - taken[name].get(one, 0.0), 0.0) for one, amount in amounts.items()}
+        gone = held.get(name, {})
+        room = _room_for_pods(node) - gone.get(_PODS, 0.0)
+        free = {one: max(amount - gone.get(one, 0.0), 0.0) for one, amount in amounts.items()}
         usable = _takes_pods(node) and room >= 1
         for one, amount in amounts.items():
             total[one] += amount
@@ -101,20 +119,6 @@ def _tolerates(kube: KubeRayBackend, taint: Json) -> bool:
 
 def _room_for_pods(node: Json) -> float:
     return number(((node.get("status") or {}).get("allocatable") or {}).get("pods", 1_000_000))
-
-
-def _taken(pods: Iterable[Json], nodes: Mapping[str, Json], kube: KubeRayBackend) -> defaultdict[str, Amounts]:
-    """What the pods on each node request. A pod that has ended holds nothing any more."""
-    taken = defaultdict[str, Amounts](dict)
-    for pod in pods:
-        spec = pod.get("spec") or {}
-        name = spec.get("nodeName")
-        if not isinstance(name, str) or name not in nodes or (pod.get("status") or {}).get("phase") in _OVER:
-            continue
-        held = taken[name]
-        for one, amount in {**_requests(spec, kube), _PODS: 1.0}.items():
-            held[one] = held.get(one, 0.0) + amount
-    return taken
 
 
 def _requests(spec: Json, kube: KubeRayBackend) -> Amounts:
