@@ -6,6 +6,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from autoglm_serving.markdown import table
+
+__all__ = ["describe", "quantile", "table"]
+
 
 def describe() -> str:
     cpu = next(
@@ -25,8 +29,3 @@ def describe() -> str:
 def quantile(ordered: Sequence[float], share: float) -> float:
     """The value that this share of the ordered ones stays below."""
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-
-def table(columns: list[str], rows: list[list[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -13,7 +13,7 @@ import sys
 import time
 from dataclasses import dataclass
 
-from benchmarks.machine import quantile
+from benchmarks.machine import quantile, table
 
 from autoglm_operator import placing
 from autoglm_operator.placing.problem import Limits, Offer, Problem
@@ -71,15 +71,16 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     placing.optimum(Problem(1, (Offer("warm-up", 1, 1.0),)))  # the first call imports scipy
-    print("| sites | instances | feasible | gap mean | gap p95 | gap max | heuristic p50 | p99 | optimum p50 | p99 |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    columns = ["sites", "instances", "feasible", "gap mean", "gap p95", "gap max"]
+    rows = []
     for sites in options.sites:
         dice = random.Random(f"{options.seed} {sites}")
         count = options.instances if sites < 1000 else max(1, options.instances // 5)
-        print(_row(sites, [measure(instance(dice, sites)) for _ in range(count)]), flush=True)
+        rows.append(_row(sites, [measure(instance(dice, sites)) for _ in range(count)]))
+    print(table([*columns, "heuristic p50", "p99", "optimum p50", "p99"], rows))
 
 
-def _row(sites: int, found: list[Outcome]) -> str:
+def _row(sites: int, found: list[Outcome]) -> list[str]:
     gaps = sorted(outcome.gap for outcome in found if outcome.gap is not None)
     shares = (
         [f"{value:.3%}" for value in (statistics.mean(gaps), quantile(gaps, 0.95), gaps[-1])] if gaps else ["-"] * 3
@@ -89,7 +90,7 @@ def _row(sites: int, found: list[Outcome]) -> str:
     times = [f"{quantile(values, share) * 1000:.1f} ms" for values in (heuristic,) for share in (0.5, 0.99)]
     times += [f"{quantile(exact, share) * 1000:.1f} ms" for share in (0.5, 0.99)] if exact else ["-", "-"]
     feasible = f"{sum(outcome.feasible for outcome in found)}/{len(found)}"
-    return "| " + " | ".join([str(sites), str(len(found)), feasible, *shares, *times]) + " |"
+    return [str(sites), str(len(found)), feasible, *shares, *times]
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from autoglm_serving.markdown import table
 from autoglm_serving.training.intervals import Share, wilson
 from autoglm_serving.training.replies import Replier
 
@@ -84,17 +85,12 @@ def probe(
 
 def markdown(rows: Sequence[Probed], model: str, source: str) -> str:
     """The page."""
-    lines = [
-        _HEAD.format(model=model, source=source, fitted=f"{100 * TRAIN_SHARE:.0f}"),
-        "| shown at | detail | image tokens | trained tower | untrained tower | pixels alone |",
-        "|---:|---:|---:|---|---|---|",
-    ]
-    lines += [
-        f"| {row.side} px | {row.detail} px | {row.image_tokens} | {_cell(row.tower)} | {_cell(row.untrained)} | "
-        f"{_cell(row.pixels)} |"
-        for row in rows
-    ]
-    return "\n".join(lines) + "\n"
+    columns = ["shown at", "detail", "image tokens", "trained tower", "untrained tower", "pixels alone"]
+    sizes = [[f"{row.side} px", f"{row.detail} px", str(row.image_tokens)] for row in rows]
+    shares = [[_cell(row.tower), _cell(row.untrained), _cell(row.pixels)] for row in rows]
+    head = _HEAD.format(model=model, source=source, fitted=f"{100 * TRAIN_SHARE:.0f}")
+    lines = [[*size, *share] for size, share in zip(sizes, shares, strict=True)]
+    return f"{head}\n{table(columns, lines, 'rrrlll')}\n"
 
 
 def write(out: Path, rows: Sequence[Probed], model: str, source: str) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from autoglm_serving.markdown import table
 from autoglm_serving.routing_table import MeasuredQuality
 from autoglm_serving.training.intervals import Share, wilson
 from autoglm_serving.vision.quality import EVERY_KIND, QualityTable
@@ -71,15 +72,12 @@ def markdown(rows: Sequence[Row]) -> str:
 
 def _table(group: str, rows: Sequence[Row]) -> str:
     sides = sorted({row.short_side for row in rows})
-    lines = [
-        f"| {group} | tasks | " + " | ".join(f"{side} px" for side in sides) + " |",
-        "|---|---:|" + "---:|" * len(sides),
-    ]
+    lines = []
     for name in dict.fromkeys(row.name for row in rows):
         cells = {row.short_side: row.share for row in rows if row.name == name}
         shown = [_cell(cells[side]) if side in cells else "" for side in sides]
-        lines.append(f"| {name} | {max(share.total for share in cells.values())} | " + " | ".join(shown) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append([name, str(max(share.total for share in cells.values())), *shown])
+    return table([group, "tasks", *(f"{side} px" for side in sides)], lines, "lr" + "r" * len(sides)) + "\n"
 
 
 def _cell(share: Share) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from autoglm_serving.markdown import table as markdown_table
 from autoglm_serving.training.ablation.paired import Paired
 from autoglm_serving.training.intervals import wilson
 
@@ -125,7 +126,7 @@ def markdown(table: Table) -> str:
         if rows:
             parts.append(_rows(rows, table.rows))
         if findings:
-            parts.append(_findings(findings))
+            parts.append(listed(findings))
     return "\n".join(parts)
 
 
@@ -147,20 +148,17 @@ def _head(table: Table) -> str:
 
 def _rows(rows: Sequence[Row], everything: Iterable[Row]) -> str:
     named = {row.name: row for row in everything}
-    lines = [
-        "| technique | px | tasks | right | image tokens | GFLOP | ms | steps | against | verdict |",
-        "|---|---:|---:|---|---:|---:|---:|---:|---|---|",
-    ]
+    columns = ["technique", "px", "tasks", "right", "image tokens", "GFLOP", "ms", "steps", "against", "verdict"]
+    lines = []
     for row in rows:
         share = wilson(row.right, row.total)
         shown = f"{100 * share.value:.1f} % ({100 * share.low:.1f} to {100 * share.high:.1f})"
         said = "; ".join(filter(None, (verdict(row, named[row.against]), _goal(row, named[row.against]), row.note)))
         steps = str(row.steps) if row.new_weights else "-"
-        lines.append(
-            f"| {row.name} | {row.short_side} | {row.total} | {shown} | {row.image_tokens:.0f} | {row.gflops:.2f} | "
-            f"{row.latency_ms:.0f} | {steps} | {'' if row.is_reference else row.against} | {said} |"
-        )
-    return "\n".join(lines) + "\n"
+        costs = [f"{row.image_tokens:.0f}", f"{row.gflops:.2f}", f"{row.latency_ms:.0f}", steps]
+        against = "" if row.is_reference else row.against
+        lines.append([row.name, str(row.short_side), str(row.total), shown, *costs, against, said])
+    return markdown_table(columns, lines, "lrrlrrrrll") + "\n"
 
 
 def _goal(row: Row, reference: Row) -> str:
@@ -171,10 +169,10 @@ def _goal(row: Row, reference: Row) -> str:
     return f"{saved}, the goal is {'reached' if reaches_crop_goal(row, reference) else 'missed'}"
 
 
-def _findings(findings: Sequence[Finding]) -> str:
-    lines = ["| part | measured | compared with | verdict |", "|---|---|---|---|"]
-    lines += [f"| {each.name} | {each.measured} | {each.compared_with} | {each.verdict} |" for each in findings]
-    return "\n".join(lines) + "\n"
+def listed(findings: Sequence[Finding]) -> str:
+    """Findings as a table."""
+    lines = [[each.name, each.measured, each.compared_with, each.verdict] for each in findings]
+    return markdown_table(["part", "measured", "compared with", "verdict"], lines) + "\n"
 
 
 def _work(here: float, there: float) -> str:

@@ -1,9 +1,8 @@
 """The resolution study as a page. Every figure and sentence follows from the stored study."""
 
-from collections.abc import Sequence
-
+from autoglm_serving.markdown import table
 from autoglm_serving.routing_table import ResolutionPolicy
-from autoglm_serving.training.ablation.table import Finding
+from autoglm_serving.training.ablation.table import Finding, listed
 from autoglm_serving.training.intervals import Share
 from autoglm_serving.training.study import simulated
 from autoglm_serving.training.study.data import EVERY_KIND, Study
@@ -49,9 +48,9 @@ def page(study: Study) -> str:
         "## One size against several\n",
         _comparison(study),
         "## Controllers of the resolution\n",
-        _listed(controllers(study)),
+        listed(controllers(study)),
         "## Fitted curves\n",
-        _listed(fits(study)),
+        listed(fits(study)),
     ]
     return "\n".join(parts)
 
@@ -103,68 +102,60 @@ def fits(study: Study) -> list[Finding]:
 
 
 def _accuracy(study: Study) -> str:
-    lines = [_header("kind", study), "|---|---:|" + "---|" * len(study.short_sides)]
+    lines = []
     for kind in (*study.kinds, EVERY_KIND):
         cells = [_share(study.share(kind, place)) for place in _places(study)]
-        lines.append(f"| {_named(kind)} | {len(study.of_kind(kind))} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append([_named(kind), str(len(study.of_kind(kind))), *cells])
+    columns = ["kind", "tasks", *(f"{side} px" for side in study.short_sides)]
+    return table(columns, lines, "lr" + "l" * len(study.short_sides)) + "\n"
 
 
 def _costs(study: Study) -> str:
-    lines = [
-        "| short side | image tokens | GFLOP | ms to the first token | right per added 100 ms |",
-        "|---:|---:|---:|---:|---:|",
-    ]
+    columns = ["short side", "image tokens", "GFLOP", "ms to the first token", "right per added 100 ms"]
+    lines = []
     for place in _places(study):
         gained = ""
         if place:
             more = study.share(EVERY_KIND, place).value - study.share(EVERY_KIND, place - 1).value
             time = study.mean_ms(EVERY_KIND, place) - study.mean_ms(EVERY_KIND, place - 1)
             gained = f"{100 * more / max(time, 1e-9) * 100:+.1f} points"
-        lines.append(
-            f"| {study.short_sides[place]} | {study.mean_tokens(EVERY_KIND, place):.0f} | {study.gflops[place]:.1f} | "
-            f"{study.mean_ms(EVERY_KIND, place):.0f} | {gained} |"
-        )
-    return "\n".join(lines) + "\n"
+        tokens, milliseconds = study.mean_tokens(EVERY_KIND, place), study.mean_ms(EVERY_KIND, place)
+        work = f"{study.gflops[place]:.1f}"
+        lines.append([str(study.short_sides[place]), f"{tokens:.0f}", work, f"{milliseconds:.0f}", gained])
+    return table(columns, lines, "rrrrr") + "\n"
 
 
 def _stops(study: Study) -> str:
     full = study.nearest(FULL)
-    lines = [
-        _STOPS.format(full=study.short_sides[full]),
-        "| kind | stops paying at | right there | right at full size | time saved | image tokens saved |",
-        "|---|---:|---|---|---:|---:|",
-    ]
+    columns = ["kind", "stops paying at", "right there", "right at full size", "time saved", "image tokens saved"]
+    lines = []
     for kind in (*study.kinds, EVERY_KIND):
         place = study.stops_paying(kind)
         time = 1 - study.mean_ms(kind, place) / study.mean_ms(kind, full)
         tokens = 1 - study.mean_tokens(kind, place) / study.mean_tokens(kind, full)
-        lines.append(
-            f"| {_named(kind)} | {study.short_sides[place]} px | {_share(study.share(kind, place))} | "
-            f"{_share(study.share(kind, full))} | {100 * time:.0f} % | {100 * tokens:.0f} % |"
-        )
-    return "\n".join(lines) + "\n"
+        right = [_share(study.share(kind, place)), _share(study.share(kind, full))]
+        saved = [f"{100 * time:.0f} %", f"{100 * tokens:.0f} %"]
+        lines.append([_named(kind), f"{study.short_sides[place]} px", *right, *saved])
+    return _STOPS.format(full=study.short_sides[full]) + "\n" + table(columns, lines, "lrllrr") + "\n"
 
 
 def _comparison(study: Study) -> str:
     found = fixed_against_many(study, FIXED)
     side = study.short_sides[study.nearest(FIXED)]
     lines = [
-        _SEVERAL.format(side=side),
-        "| policy | right | ms to the first token | against fixed |",
-        "|---|---|---:|---|",
         _policy_row(f"fixed {side} px", found.fixed, found.fixed),
         _policy_row("several sizes, at most the same time", found.same_time, found.fixed),
         _policy_row("several sizes, at least the same accuracy", found.same_accuracy, found.fixed),
-        "\nChosen (same time, same accuracy; first half, then second): " + "; ".join(found.chosen) + ".",
     ]
-    return "\n".join(lines) + "\n"
+    said = table(["policy", "right", "ms to the first token", "against fixed"], lines, "llrl")
+    chosen = "Chosen (same time, same accuracy; first half, then second): " + "; ".join(found.chosen) + "."
+    return f"{_SEVERAL.format(side=side)}\n{said}\n\n{chosen}\n"
 
 
-def _policy_row(name: str, here: Outcome, fixed: Outcome) -> str:
+def _policy_row(name: str, here: Outcome, fixed: Outcome) -> list[str]:
     points, time = 100 * (here.accuracy - fixed.accuracy), here.milliseconds / fixed.milliseconds - 1
     said = "" if here is fixed else f"{points:+.1f} points, {100 * time:+.0f} % time"
-    return f"| {name} | {100 * here.accuracy:.1f} % | {here.milliseconds:.0f} | {said} |"
+    return [name, f"{100 * here.accuracy:.1f} %", f"{here.milliseconds:.0f}", said]
 
 
 def _dynamic(study: Study) -> Finding:
@@ -236,18 +227,8 @@ def _change(here: Outcome, there: Outcome) -> str:
     return f"{said}: {points:+.1f} points, {time:+.0f} % time"
 
 
-def _listed(findings: Sequence[Finding]) -> str:
-    lines = ["| part | measured | compared with | verdict |", "|---|---|---|---|"]
-    lines += [f"| {each.name} | {each.measured} | {each.compared_with} | {each.verdict} |" for each in findings]
-    return "\n".join(lines) + "\n"
-
-
 def _places(study: Study) -> range:
     return range(len(study.short_sides))
-
-
-def _header(first: str, study: Study) -> str:
-    return f"| {first} | tasks | " + " | ".join(f"{side} px" for side in study.short_sides) + " |"
 
 
 def _share(share: Share) -> str:
