@@ -1,9 +1,12 @@
 """Runs the benchmarks: `python -m benchmarks [NAME ...]` or `NAME --option ...` from the repository root."""
 
+import os
 import runpy
 import subprocess
 import sys
 from pathlib import Path
+
+from autoglm_operator.local.ray_head import WORKER_NICENESS
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -22,6 +25,8 @@ def main(arguments: list[str]) -> int:
     if options and len(wanted) != 1:
         print("name one benchmark before its options", file=sys.stderr)
         return 2
+    # Ray's replicas give way to all else on the machine, which would then be measured instead of them.
+    os.environ.setdefault(WORKER_NICENESS, "0")
     if len(wanted) == 1:
         sys.argv = [f"{FOLDER / wanted[0]}.py", *options]
         # The benchmarks use the tests' control plane, gateway and Ray.

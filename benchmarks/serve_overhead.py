@@ -35,7 +35,6 @@ URI = "builtin://autoglm-tiny"
 PLACES = 8
 MAX_LENGTH = 8192
 START_S = 900.0
-RAY_NICENESS = 15
 EMPTY_MESSAGES = 12
 """About as many as an answer of 32 tokens has in our application."""
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,13 +42,13 @@ NAMES = ("vLLM's server", "our application", "a Serve application that does noth
 
 
 def vllm_server(folder: Path, port: int, log: Path) -> Process:
-    """vLLM's own server with what our engine sets (`engines/vllm_engine`), and what Ray sets for a replica of one core.
+    """vLLM's own server with what our engine sets (`engines/vllm_engine`), and one thread as Ray gives a replica of one core.
 
-    Ray gives it one thread and lets it be nice: with more threads than free cores vLLM's wait for each other, spinning.
+    With more threads than free cores vLLM's wait for each other, spinning.
     """
     size = ModelImages(check_folder(folder)).size.as_dict()
     command = [
-        "nice", "-n", str(RAY_NICENESS), sys.executable, "-m", "vllm.entrypoints.openai.api_server",
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server",
         "--model", str(folder), "--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(port),
         "--max-model-len", str(MAX_LENGTH), "--max-num-seqs", str(PLACES), "--dtype", "float32", "--enforce-eager",
         "--limit-mm-per-prompt", json.dumps({"image": 10, "video": 0}),

@@ -43,6 +43,9 @@ PATIENCE = {
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
 }
 
+WORKER_NICENESS = "RAY_worker_niceness"
+"""How far replicas give way to whatever else runs on the machine: 15 unless this variable says otherwise."""
+
 
 class RayStartError(RuntimeError):
     """Ray could not be started; the message ends with the tail of its log."""
@@ -207,7 +210,9 @@ class RayHead:
         ]
 
     def _environment(self, temp_dir: Path) -> dict[str, str]:
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        inherited = {
+            name: value for name, value in os.environ.items() if not name.startswith("RAY_") or name == WORKER_NICENESS
+        }
         path = os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", "")])
         own = {
             "RAY_AUTH_MODE": "token",
