@@ -129,8 +129,9 @@ class ControlPlane(Cluster):
         address: str = "127.0.0.1",
         for_nodes: bool = False,
         node_patience_s: int = 300,
+        controllers: Sequence[str] = (),
     ) -> None:
-        """`outlive`: its processes go on when the process that started them ends.
+        """`outlive`: its processes go on when the process that started them ends. `controllers` run beside the usual ones.
 
         `address` is where it listens. `for_nodes`: with a scheduler and all controllers, so that pods run where a node joins;
         one that is silent for `node_patience_s` is not Ready, and after as long again its pods are taken away.
@@ -138,6 +139,7 @@ class ControlPlane(Cluster):
         super().__init__(directory, directory / "kubeconfig")
         self._address = address
         self._for_nodes = for_nodes
+        self._controllers = (*_CONTROLLERS, *controllers)
         self._node_patience_s = node_patience_s
         self._outlive = outlive
         self._token = f"admin-{secrets.token_hex(16)}"  # not digits alone: YAML would take them for a number
@@ -361,7 +363,7 @@ class ControlPlane(Cluster):
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-signing-key-file={key}",
             f"--service-account-key-file={key}",
-            "--service-cluster-ip-range=10.0.0.0/24",
+            "--service-cluster-ip-range=10.0.0.0/20",
             "--profiling=false",
             f"--default-not-ready-toleration-seconds={self._node_patience_s}",
             f"--default-unreachable-toleration-seconds={self._node_patience_s}",
@@ -372,7 +374,7 @@ class ControlPlane(Cluster):
     def _controller_manager_command(self) -> list[str]:
         return [
             *self._client_command("kube-controller-manager"),
-            f"--controllers={'*' if self._for_nodes else ','.join(_CONTROLLERS)}",
+            f"--controllers={'*' if self._for_nodes else ','.join(self._controllers)}",
             *([f"--node-monitor-grace-period={self._node_patience_s}s"] if self._for_nodes else []),
             f"--root-ca-file={self.ca_file}",
         ]

@@ -1,21 +1,27 @@
-"""Hundreds of simulated Ray clusters and one gateway in one process: `python -m support.ray_farm PORT GATEWAY_PORT`.
+"""Hundreds of simulated Ray clusters and one gateway in one process: `python -m support.ray_farm PORT GATEWAY_PORT PROXY_PORT`.
 
 Each site is an address of its own on the loopback network with the same port: site 0 is 127.1.0.1, site 1 is 127.1.0.2, and
-so on. Answers have the shape of `support.fake_ray`, which checks what it is sent by Ray's own schema; here that is left out,
-since it would cost more than the operator that is measured. The tokens come from the environment.
+so on. Clusters that are known by a name that nothing here resolves, as KubeRay knows its own, are asked by the third port as
+an HTTP proxy; they take no token. Answers have the shape of `support.fake_ray`, which checks what it is sent by Ray's schema;
+here that is left out, since it would cost more than the operator that is measured. The tokens come from the environment.
 """
 
 import asyncio
 import os
+import secrets
 import sys
 import time
 from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
 from support.fake_gateway import FakeGateway
 from support.fake_ray import APPLICATIONS
+from support.ports import free_port
+from support.processes import Process
 from support.ray_model import RayModel, cluster_status
 
 _TOKEN = "FARM_TOKEN"
@@ -27,9 +33,21 @@ def host(number: int) -> str:
     return f"127.1.{number // 250}.{number % 250 + 1}"
 
 
-def environment(token: str, gateway_token: str) -> dict[str, str]:
-    """What the process needs to be told in secret."""
-    return {_TOKEN: token, _GATEWAY_TOKEN: gateway_token}
+@dataclass(frozen=True)
+class Ports:
+    """Where a farm listens, and what it wants to be told."""
+
+    clusters: int = field(default_factory=free_port)
+    gateway: int = field(default_factory=free_port)
+    proxy: int = field(default_factory=free_port)
+    token: str = field(default_factory=secrets.token_hex)
+    gateway_token: str = field(default_factory=secrets.token_hex)
+
+    def process(self, log: Path) -> Process:
+        """The process of this farm, not yet started."""
+        ports = map(str, (self.clusters, self.gateway, self.proxy))
+        told = {_TOKEN: self.token, _GATEWAY_TOKEN: self.gateway_token, "PYTHONPATH": os.pathsep.join(sys.path)}
+        return Process("farm", [sys.executable, "-m", "support.ray_farm", *ports], log=log, env=told)
 
 
 class Farm:
@@ -39,9 +57,20 @@ class Farm:
         self._bearer = f"Bearer {token}"
         self._clusters: dict[str, RayModel] = {}
         self._requests: Counter[str] = Counter()
+        self._looks: Counter[str] = Counter()
 
     def application(self) -> web.Application:
-        application = web.Application(middlewares=[self._guard], client_max_size=16 * 2**20)
+        """What the addresses of the clusters answer."""
+        return self._routes(web.Application(middlewares=[self._guard], client_max_size=16 * 2**20))
+
+    def proxy(self) -> web.Application:
+        """What answers for clusters that are known by name: requests name the host that they are meant for."""
+        application = self._routes(web.Application(client_max_size=16 * 2**20))
+        application.router.add_get("/-/healthz", self._healthy)
+        application.router.add_get("/farm/looks", self._told_looks)
+        return application
+
+    def _routes(self, application: web.Application) -> web.Application:
         application.router.add_get(APPLICATIONS, self._get)
         application.router.add_put(APPLICATIONS, self._put)
         application.router.add_get("/api/version", self._version)
@@ -62,6 +91,7 @@ class Farm:
         return self._clusters.setdefault(request.host, RayModel(time.monotonic))
 
     async def _get(self, request: web.Request) -> web.Response:
+        self._looks[request.host] += 1
         return web.Response(body=self._cluster(request).get(), content_type="application/json")
 
     async def _put(self, request: web.Request) -> web.Response:
@@ -73,6 +103,14 @@ class Farm:
 
     async def _cluster_status(self, _: web.Request) -> web.Response:
         return web.json_response(cluster_status())
+
+    async def _healthy(self, _: web.Request) -> web.Response:
+        """What Serve's proxy says of itself."""
+        return web.Response(text="success")
+
+    async def _told_looks(self, _: web.Request) -> web.Response:
+        """How often the applications of each cluster were read."""
+        return web.json_response(self._looks)
 
     async def _count(self, _: web.Request) -> web.Response:
         """How often each path was asked."""
@@ -88,13 +126,17 @@ class PortGateway(FakeGateway):
         await web.TCPSite(runner, "127.0.0.1", port).start()
 
 
-async def main(port: int, gateway_port: int) -> None:
-    runner = web.AppRunner(Farm(os.environ[_TOKEN]).application(), access_log=None)
+async def main(port: int, gateway_port: int, proxy_port: int) -> None:
+    farm = Farm(os.environ[_TOKEN])
+    runner = web.AppRunner(farm.application(), access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "0.0.0.0", port).start()
+    proxy = web.AppRunner(farm.proxy(), access_log=None)
+    await proxy.setup()
+    await web.TCPSite(proxy, "127.0.0.1", proxy_port).start()
     await PortGateway(os.environ[_GATEWAY_TOKEN]).serve(gateway_port)
     await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2])))
+    asyncio.run(main(*map(int, sys.argv[1:4])))
