@@ -12,6 +12,7 @@ import pytest
 
 from autoglm_serving.config import EngineConfig, Limits
 from support.pictures import data_url, picture, png_header
+from support.processes import wait_until
 from support.ray import DEADLINE_S, RayCluster, application
 from support.serving import MODEL, app_config
 
@@ -124,6 +125,23 @@ async def test_the_models_and_the_health_of_the_application(tiny: App, http: htt
     health = await http.get(f"{tiny.url}/health")
     assert (health.status_code, health.json()) == (200, {"revision": "rev-1"})
     assert health.headers["x-autoglm-revision"] == "rev-1"
+
+
+async def test_prometheus_reads_what_replicas_and_routers_count(tiny: App, ray_head: RayCluster) -> None:
+    """Through the agent of their node, which drops all where `opentelemetry/proto` is too old."""
+    request = shot(data_url(picture(180, 400)), "设置", max_tokens=4)
+    for _ in range(2):
+        await tiny.openai().chat.completions.create(**request)
+    told: dict[str, float] = {}
+
+    def arrived() -> bool:
+        told.update(ray_head.metrics(tiny.name))
+        return told.get("ray_autoglm_completion_tokens_total", 0) >= 8 and "ray_autoglm_replica_choices_total" in told
+
+    await asyncio.to_thread(wait_until, arrived, "the metrics arrive", DEADLINE_S, poll=1.0)
+    assert told["ray_autoglm_prompt_tokens_total"] > told["ray_autoglm_cached_tokens_total"] > 0
+    assert told["ray_autoglm_cache_hits_total"] > 0
+    assert told["ray_autoglm_cache_bytes"] > 0
 
 
 async def test_the_request_id_of_the_gateway_comes_back(tiny: App, http: httpx.AsyncClient) -> None:

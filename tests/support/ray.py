@@ -7,6 +7,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,17 @@ class RayCluster:
         """Ids of the running replicas."""
         return [each["replica_id"] for each in self._running(name, deployment)]
 
+    def metrics(self, name: str) -> dict[str, float]:
+        """What the cluster tells Prometheus about an application, by metric: sums over its processes and other labels."""
+        targets = [each for group in self._http("GET", "/api/prometheus/sd") for each in group["targets"]]
+        found: dict[str, float] = defaultdict(float)
+        for target in targets:
+            for line in _read(f"http://{target}/metrics").decode().splitlines():
+                metric, _, value = line.rpartition(" ")
+                if f'application="{name}"' in metric:
+                    found[metric.partition("{")[0]] += float(value)
+        return dict(found)
+
     def processes(self, name: str, deployment: str = "Engine") -> list[int]:
         """Process ids of the running replicas, as this process sees them: Ray may count in a namespace of its own."""
         root = self.head.pid
@@ -164,10 +176,8 @@ class RayCluster:
             method=method,
             headers={"authorization": f"Bearer {self.token}", "content-type": "application/json"},
         )
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(request, timeout=DEADLINE_S) as answer:
-                data = answer.read()
+            data = _read(request)
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{method} {path}: {error.code} {error.read().decode(errors='replace')}") from error
         return json.loads(data) if data else None
@@ -189,6 +199,13 @@ def application(
     if scripted:
         schema["runtime_env"] = {"env_vars": {"PYTHONPATH": str(TESTS)}}
     return schema
+
+
+def _read(request: urllib.request.Request | str) -> bytes:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=DEADLINE_S) as answer:
+        data: bytes = answer.read()
+    return data
 
 
 def unique_name() -> str:
