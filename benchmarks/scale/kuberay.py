@@ -69,6 +69,9 @@ class KubeRay:
     def leads(self) -> bool:
         return self._lease_holder() not in ("", self._holder)
 
+    def settled(self) -> bool:
+        return True
+
     def manifest(self, number: int, _: random.Random) -> Json:
         return {**copy.deepcopy(self._sample), "metadata": {"name": f"scale-{number}", "namespace": NAMESPACE}}
 

@@ -16,7 +16,9 @@ SITES = 100
 SITES_EACH = 2
 NAMESPACE, SECRET = "scale", "farm"
 SCOPE = ("--all-namespaces", "--lease-duration", "15")
-DEPLOYMENTS = f"/apis/serving.autoglm.dev/v1alpha1/namespaces/{NAMESPACE}/autoglmdeployments"
+GROUP = "/apis/serving.autoglm.dev/v1alpha1"
+DEPLOYMENTS = f"{GROUP}/namespaces/{NAMESPACE}/autoglmdeployments"
+SITES_PATH = f"{GROUP}/autoglmsites"
 
 
 class Ours:
@@ -52,6 +54,11 @@ class Ours:
 
     def leads(self) -> bool:
         return self._operator.role() == "leading"
+
+    def settled(self) -> bool:
+        """Every site has its status: at the first start that is a hundred writes, behind which new deployments would wait."""
+        found = json.loads(self.client.request("GET", SITES_PATH))["items"]
+        return all((one.get("status") or {}).get("phase") for one in found)
 
     def manifest(self, number: int, dice: random.Random) -> Json:
         sites = [f"site-{site}" for site in sorted(dice.sample(range(SITES), SITES_EACH))]

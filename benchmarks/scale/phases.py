@@ -41,6 +41,10 @@ class Arm(Protocol):
         """Whether the operator that was started last has the Lease."""
         ...
 
+    def settled(self) -> bool:
+        """Whether it is done with what it found when it began to lead."""
+        ...
+
     def manifest(self, number: int, dice: random.Random) -> Json:
         """A new object."""
         ...
@@ -62,7 +66,8 @@ def go_through(arm: Arm, present: int, size: int) -> list[list[str]]:
     """From `present` objects to `size` of them, and all phases with these: rows of a name and a figure."""
     arm.start()
     until(arm, arm.leads, "it leads")
-    time.sleep(QUIET_S)  # what a start takes is measured by the restart
+    until(arm, arm.settled, "it has told what it found")  # what a start takes is measured by the restart
+    time.sleep(QUIET_S)
     rows = burst(arm, present, size) + changes(arm, size) + steady(arm) + restart(arm)
     arm.process.terminate(grace=60)
     return rows
