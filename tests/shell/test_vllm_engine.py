@@ -92,6 +92,14 @@ def test_a_prompt_that_comes_again_is_known_to_its_own_tenant_alone_and_its_answ
     assert first["cached_tokens"] < again["cached_tokens"] == other_again["cached_tokens"] < first["prompt_tokens"]
 
 
+def test_vllm_tells_what_its_processor_cache_did(results: dict[str, Any]) -> None:
+    processor = results["caches"]["processor"]
+    assert processor["hits"] >= 2, "a picture was sent again by each of two tenants"
+    assert processor["misses"] >= 2
+    assert processor["entries"] >= 2
+    assert processor["held_bytes"] > 0
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [

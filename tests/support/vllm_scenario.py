@@ -104,6 +104,7 @@ async def scenario(folder: Path) -> dict[str, Any]:
         )
         results["together"] = both
         results["repeated"] = [await report(engine, replace(LONG, tenant=tenant)) for tenant in ("", "", "a", "a")]
+        results["caches"] = {name: asdict(figures) for name, figures in engine.stats().caches.items()}
         stop = results["text"]["text"][6:9]
         results["stopped"] = await report(engine, replace(request("打开设置 open settings", None, 32), stop=(stop,)))
         sampled = replace(request(), temperature=1.0, top_p=0.9, seed=5)
