@@ -32,8 +32,8 @@ class Client:
         self._headers = {"Authorization": f"Bearer {plane.token}", "Accept": "application/json"}
         self._own = threading.local()
 
-    def connect(self) -> http.client.HTTPSConnection:
-        return http.client.HTTPSConnection("127.0.0.1", self._port, context=self._tls, timeout=600)
+    def connect(self, timeout: float | None = 600.0) -> http.client.HTTPSConnection:
+        return http.client.HTTPSConnection("127.0.0.1", self._port, context=self._tls, timeout=timeout)
 
     def request(self, method: str, path: str, body: Json | None = None) -> bytes:
         used_at: float = getattr(self._own, "used_at", 0.0)
@@ -54,7 +54,7 @@ class Client:
         for one in found["items"]:
             yield {"type": "ADDED", "object": one}
         version = found["metadata"]["resourceVersion"]
-        connection = self.connect()
+        connection = self.connect(timeout=None)  # nothing may happen for long
         connection.request(
             "GET", f"{path}?watch=true&resourceVersion={version}&timeoutSeconds=36000", None, self._headers
         )
