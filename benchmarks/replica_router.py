@@ -10,6 +10,7 @@ import asyncio
 import base64
 import io
 import json
+import os
 import random
 import statistics
 import tempfile
@@ -166,6 +167,8 @@ def main() -> None:
     seen = {router: Seen() for router in ROUTERS}
     seconds = dict.fromkeys(ROUTERS, 0.0)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        # Serve's controller loads the router, and knows nothing of an application's own environment.
+        os.environ["PYTHONPATH"] = str(TESTS)
         ray = RayCluster(Path(folder) / "ray")
         try:
             ray.start()
