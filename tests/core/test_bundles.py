@@ -6,7 +6,7 @@ from contextlib import aclosing
 
 import pytest
 
-from autoglm_serving.app.bundles import bundled, joined
+from autoglm_serving.app.bundles import WHOLE_PAUSE_S, bundled, joined, pause_of_streams
 from autoglm_serving.engines.interface import Delta, GenerationFailed
 from support.virtual_time import run
 
@@ -36,8 +36,10 @@ class Source:
 async def seen(source: Source, pause_s: float, into: list[Timed]) -> None:
     """When each delta came, in seconds since the call, its text, and the tokens so far."""
     begun = asyncio.get_running_loop().time()
-    async with aclosing(source.deltas()) as deltas, aclosing(bundled(deltas, pause_s)) as bundles:
+    async with aclosing(source.deltas()) as deltas, aclosing(bundled(deltas, lambda: pause_s)) as bundles:
         async for delta in bundles:
+            if delta is None:
+                continue
             now = asyncio.get_running_loop().time() - begun
             into.append((round(now, 3), delta.text, delta.completion_tokens))
 
@@ -52,8 +54,9 @@ def test_what_comes_while_the_reader_is_busy_is_not_lost() -> None:
     async def slowly() -> list[str]:
         texts = []
         source = Source([0.0, 0.01, 0.01])
-        async with aclosing(source.deltas()) as deltas, aclosing(bundled(deltas, 0.05)) as bundles:
+        async with aclosing(source.deltas()) as deltas, aclosing(bundled(deltas, lambda: 0.05)) as bundles:
             async for delta in bundles:
+                assert delta is not None
                 texts.append(delta.text)
                 await asyncio.sleep(1.0)
         return texts
@@ -85,12 +88,49 @@ def test_a_fault_before_the_first_token_is_raised() -> None:
         run(seen(Source([], GenerationFailed("broken")), 10.0, []))
 
 
+@pytest.mark.parametrize(("until_first", "told"), [(0.9, [0.9]), (5.0, [1.0, 5.0]), (None, [1.0])])
+def test_a_caller_hears_within_a_second_that_its_call_is_worked_on(
+    until_first: float | None, told: list[float]
+) -> None:
+    async def heard() -> list[float]:
+        begun, times = asyncio.get_running_loop().time(), list[float]()
+        source = Source([until_first]) if until_first else Source([1000.0])
+        async with aclosing(source.deltas()) as deltas, aclosing(bundled(deltas, lambda: 0.05)) as bundles:
+            async for delta in bundles:
+                times.append(round(asyncio.get_running_loop().time() - begun, 3))
+                assert (delta is None) == (len(times) < len(told) or until_first is None)
+                if until_first is None:
+                    break
+        return times
+
+    assert run(heard()) == told
+
+
+@pytest.mark.parametrize(("running", "pause_s"), [(1, 0.05), (2, 0.05), (4, 0.1), (16, 0.4), (1000, WHOLE_PAUSE_S)])
+def test_many_streams_send_no_more_messages_together_than_few(running: int, pause_s: float) -> None:
+    assert pause_of_streams(running) == pause_s
+
+
+def test_a_stream_whose_neighbours_end_is_faster_from_its_next_message_on() -> None:
+    pauses = iter([0.2, 0.05, 0.05])
+
+    async def times() -> list[float]:
+        begun, found = asyncio.get_running_loop().time(), list[float]()
+        source = Source([0.01] * 30)
+        async with aclosing(source.deltas()) as deltas, aclosing(bundled(deltas, lambda: next(pauses))) as bundles:
+            async for _ in bundles:
+                found.append(round(asyncio.get_running_loop().time() - begun, 2))
+        return found
+
+    assert run(times()) == [0.01, 0.21, 0.26, 0.3]
+
+
 @pytest.mark.parametrize("cancelled", [False, True])
 def test_a_reader_that_leaves_ends_the_answer(cancelled: bool) -> None:
     source = Source([0.0, 0.01, 1000.0, 1000.0])
 
     async def leaves() -> None:
-        async with aclosing(source.deltas()) as deltas, aclosing(bundled(deltas, 0.05)) as bundles:
+        async with aclosing(source.deltas()) as deltas, aclosing(bundled(deltas, lambda: 0.05)) as bundles:
             await anext(bundles)
             if cancelled:
                 async with asyncio.timeout(1.0):

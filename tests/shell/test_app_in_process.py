@@ -20,14 +20,18 @@ from autoglm_serving.app.body import BufferSpace, read_body
 from autoglm_serving.app.calls import EncodedImage
 from autoglm_serving.app.decoding import Decoder
 from autoglm_serving.app.engine_replica import EngineReplica, ModelUnavailable
+from autoglm_serving.app.replicas import ACCEPT_TIMEOUT_S, Replicas
+from autoglm_serving.app.translate import to_call
 from autoglm_serving.config import Limits
 from autoglm_serving.engines.interface import ImagePart, TextPart
 from autoglm_serving.images import ImageSize
+from autoglm_serving.protocol import parse_chat
 from autoglm_serving.wire import ApiError
+from support import virtual_time
 from support.mutations import mutated
 from support.pictures import animation, bombs, data_url, picture, png_bomb, png_header
 from support.scripted_engine import SECRET, ScriptedEngine
-from support.serving import MODEL, app_config, serving
+from support.serving import MODEL, Handle, app_config, serving
 
 CHAT = "/v1/chat/completions"
 URL = "messages[0].content[0].image_url.url"
@@ -286,6 +290,20 @@ async def test_a_call_whose_replica_dies_before_the_first_token_goes_to_another(
     assert answer.status_code == 200
     assert "echo: 你好" in answer.text
     assert [call.request_id for call in parts.handle.calls] == [parts.handle.calls[0].request_id] * 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_whose_first_token_takes_minutes_is_not_taken_for_one_that_waits_for_a_place(stream: bool) -> None:
+    chat_request = parse_chat(
+        json.dumps(chat({"tokens": 2, "pace": 5 * ACCEPT_TIMEOUT_S}, stream=stream)).encode(), Limits()
+    )
+    call = to_call(chat_request, "slow", None, Limits())
+
+    async def asked() -> str:
+        replica = EngineReplica(app_config().model_dump(mode="json", by_alias=True), ScriptedEngine)
+        return "".join([delta.text async for delta in Replicas(Handle([replica])).generate(call)])
+
+    assert virtual_time.run(asked()) == "w0 w1 "
 
 
 async def test_a_whole_answer_is_asked_for_again_however_late_its_replica_dies() -> None:

@@ -2,11 +2,12 @@
 
 A message of one token passes five event loops on its way to the client and takes milliseconds of CPU time there, whatever
 it holds. So the first delta goes at once, and after each message what comes within a pause goes together. The end and
-faults wait for nothing. An engine that takes longer than the pause for a token is not delayed at all.
+faults wait for nothing. An engine that takes longer than the pause for a token is not delayed at all. The more streams
+a replica has, the longer are their pauses, so that messages never take the processor from the model.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from dataclasses import replace
 
@@ -14,8 +15,17 @@ from autoglm_serving.engines.interface import Delta
 
 STREAM_PAUSE_S = 0.05
 """Between two messages of a stream. People see twenty a second as flowing; Ray's own LLM server waits as long."""
+MESSAGES_PER_S = 40
+"""Of all streams of a replica together. Each takes about 8 ms of processor time until it has left Serve's proxy."""
 WHOLE_PAUSE_S = 1.0
-"""Between two messages of an answer that its client gets whole: they only show that the replica is alive."""
+"""Between two messages of an answer that its client gets whole: they only show that the replica is alive. Also the longest."""
+SILENCE_S = 1.0
+"""After so long without any delta the caller is told that the call is being worked on."""
+
+
+def pause_of_streams(running: int) -> float:
+    """Seconds between two messages of each of so many streams."""
+    return min(max(STREAM_PAUSE_S, running / MESSAGES_PER_S), WHOLE_PAUSE_S)
 
 
 def joined(earlier: Delta, later: Delta) -> Delta:
@@ -23,14 +33,19 @@ def joined(earlier: Delta, later: Delta) -> Delta:
     return replace(later, text=earlier.text + later.text)
 
 
-async def bundled(deltas: AsyncGenerator[Delta, None], pause_s: float) -> AsyncGenerator[Delta, None]:
+async def bundled(
+    deltas: AsyncGenerator[Delta, None], pause_s: Callable[[], float]
+) -> AsyncGenerator[Delta | None, None]:
     """The same text in fewer deltas, with at least `pause_s` between two of them unless the answer ends.
 
-    Raises what `deltas` raises, after everything that came before. Whoever made `deltas` closes it.
+    None comes first when there is nothing for SILENCE_S. Raises what `deltas` raises, after everything that came before.
+    Whoever made `deltas` closes it.
     """
     inbox = _Inbox()
     filling = asyncio.create_task(inbox.fill(deltas))
     try:
+        if not await _within(inbox.filled, SILENCE_S):
+            yield None
         while True:
             await inbox.filled.wait()
             ended = filling.done()  # asked before what is left is taken: more may come while the reader has its delta
@@ -39,12 +54,18 @@ async def bundled(deltas: AsyncGenerator[Delta, None], pause_s: float) -> AsyncG
             if ended:
                 filling.result()  # raises what ended it
                 return
-            with suppress(TimeoutError):
-                async with asyncio.timeout(pause_s):
-                    await inbox.ended.wait()
+            await _within(inbox.ended, pause_s())
     finally:
         filling.cancel()
         await asyncio.gather(filling, return_exceptions=True)
+
+
+async def _within(event: asyncio.Event, seconds: float) -> bool:
+    """Whether the event is set before so much time has passed."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()
 
 
 class _Inbox:

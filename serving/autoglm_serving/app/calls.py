@@ -57,7 +57,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Accepted:
-    """The first event: a replica has begun to work on the call."""
+    """The first event of a call whose first delta takes long: a replica works on it."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from contextlib import aclosing
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from autoglm_serving.app.bundles import STREAM_PAUSE_S, WHOLE_PAUSE_S, bundled
+from autoglm_serving.app.bundles import WHOLE_PAUSE_S, bundled, pause_of_streams
 from autoglm_serving.app.calls import Accepted, Call, EncodedImage, Event, Failure
 from autoglm_serving.app.decoded_cache import DecodedCache
 from autoglm_serving.app.decoding import Decoder
@@ -15,6 +15,7 @@ from autoglm_serving.app.logs import log_engine_dead, log_unexpected
 from autoglm_serving.app.metrics import ReplicaMetrics
 from autoglm_serving.config import AppConfig
 from autoglm_serving.engines.interface import (
+    Delta,
     Engine,
     EngineDead,
     EngineOptionsInvalid,
@@ -84,6 +85,7 @@ class EngineReplica:
         self._pictures: Pictures = self._decoded if encoder is None else self._split(self._decoded, encoder)
         self._metrics = ReplicaMetrics()
         self._ledger = Ledger(CacheSizes())
+        self._streams = 0
         self._watch: asyncio.Task[None] | None = None
         self._ending = False
 
@@ -99,24 +101,23 @@ class EngineReplica:
         self._watch = asyncio.create_task(self._end_with_engine())
 
     async def generate(self, call: Call) -> AsyncGenerator[Event, None]:
-        """Accepted, then deltas, or a Failure. Closing or cancelling it frees the engine's place."""
+        """Deltas, or a Failure; before them Accepted if they take long. Closing or cancelling it frees the engine's place."""
         entry = self._ledger.begin(call.footprint, time.monotonic())
         finished = False
+        self._streams += call.streamed
         try:
-            yield Accepted()
-            request = await self._request(call)
-            pause_s = STREAM_PAUSE_S if call.streamed else WHOLE_PAUSE_S
-            async with (
-                aclosing(self._engine.generate(request)) as deltas,
-                aclosing(bundled(deltas, pause_s)) as bundles,
-            ):
+            async with aclosing(self._deltas(call)) as deltas, aclosing(bundled(deltas, self._pause(call))) as bundles:
                 async for delta in bundles:
+                    if delta is None:
+                        yield Accepted()
+                        continue
                     self._ledger.answered(entry, delta.completion_tokens, time.monotonic())
                     finished = delta.finish_reason is not None
                     yield delta
         except Exception as error:  # noqa: BLE001 - failures travel as values, so that no exception text leaves this process
             yield self._failure(error)
         finally:
+            self._streams -= call.streamed
             self._ledger.end(entry, finished, time.monotonic())
 
     async def record_routing_stats(self) -> dict[str, Any]:
@@ -156,6 +157,15 @@ class EngineReplica:
         self._ending = True
         log_engine_dead(error)
         asyncio.get_running_loop().call_later(EXIT_DELAY_S, self._end)
+
+    async def _deltas(self, call: Call) -> AsyncGenerator[Delta, None]:
+        request = await self._request(call)
+        async with aclosing(self._engine.generate(request)) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    def _pause(self, call: Call) -> Callable[[], float]:
+        return (lambda: pause_of_streams(self._streams)) if call.streamed else (lambda: WHOLE_PAUSE_S)
 
     async def _request(self, call: Call) -> GenerateRequest:
         return GenerateRequest(

@@ -8,7 +8,7 @@ from typing import Any
 
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-from autoglm_serving.app.calls import Accepted, Call, Event, Failure, ReplicaLost
+from autoglm_serving.app.calls import Call, Event, Failure, ReplicaLost
 from autoglm_serving.app.logs import log_lost
 from autoglm_serving.engines.interface import Delta
 from autoglm_serving.wire import api_error
@@ -36,9 +36,8 @@ class Replicas:
         response = self._streaming.generate.remote(call)
         finished = False
         try:
-            await self._accepted(response)
+            event = await self._first(response)
             while not finished:
-                event = await self._next(response, STALL_TIMEOUT_S)
                 if isinstance(event, Failure):
                     finished = True
                     if event.elsewhere:
@@ -47,6 +46,8 @@ class Replicas:
                 if isinstance(event, Delta):
                     finished = event.finish_reason is not None
                     yield event
+                if not finished:
+                    event = await self._next(response, STALL_TIMEOUT_S)
         except TimeoutError:
             raise api_error("timeout", "the model produced nothing for too long: try again with less input") from None
         finally:
@@ -67,16 +68,13 @@ class Replicas:
         self._sign()
         return True
 
-    async def _accepted(self, response: Any) -> None:
+    async def _first(self, response: Any) -> Event:
         try:
-            event = await self._next(response, self._accept_timeout_s)
+            return await self._next(response, self._accept_timeout_s)
         except TimeoutError:
             raise api_error(
                 "overloaded", "no replica of the model became free in time: try again in a moment"
             ) from None
-        if isinstance(event, Failure):
-            raise ReplicaLost if event.elsewhere else event.error()
-        assert isinstance(event, Accepted)
 
     async def _next(self, response: Any, timeout_s: float) -> Event:
         """The replica's next event; raises TimeoutError, ApiError or ReplicaLost."""
