@@ -3,10 +3,11 @@
 The Serve part goes in place, as everywhere. Worker pods follow the replicas: up with them, down only when Serve has emptied
 them. Other pods take another Ray cluster, which `kuberay.change` plans. Where that takes the first one away before, one site
 follows the other: the next one only when the last one serves again, so that a change that does not start stops at one site. A
-site that falls silent on its way keeps its turn, since nobody knows whether the change started there.
+site that falls silent on its way keeps its turn for a while, since nobody knows whether the change started there.
 """
 
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from autoglm_operator import routes
 from autoglm_operator.api import RolloutSpec
@@ -23,6 +24,9 @@ from autoglm_operator.state import (
     SiteView,
 )
 from autoglm_operator.subject import Subject
+
+WAITS_FOR_THE_SILENT = timedelta(minutes=30)
+"""How long after a site was last heard the others wait for it, if it fell silent on its way."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +52,7 @@ class Turn:
     def words(self) -> str:
         """What is waited for."""
         if self.silent:
-            return (
-                f"when site {self.waits_for}, which fell silent before it served, is back or is not selected any more"
-            )
+            return f"when site {self.waits_for}, which fell silent before it served, is back, or in half an hour"
         return f"when site {self.waits_for} serves with its new pods"
 
 
@@ -121,12 +123,19 @@ def _is_unseen(view: SiteView) -> bool:
 
 
 def _fell_silent_on_its_way(subject: Subject, view: SiteView) -> bool:
-    """Whether a site served nothing, or less than it shall, when it was last heard, by this process or an earlier one."""
+    """Whether a site served nothing, or less than it shall, when it was last heard, by this process or an earlier one.
+
+    Only for a while: it may be asleep, or gone for good, and the others want their change.
+    """
     if view.site.spec.backend.kube_ray is None or subject.is_live(view):
         return False
+    row = subject.row(view.name)
+    known = view if view.applications is not None else row
+    heard = known.observed_at if known is not None else None
+    if heard is None or subject.now - heard > WAITS_FOR_THE_SILENT:
+        return False
     if view.applications is None:
-        row = subject.row(view.name)
-        return row is not None and row.observed_at is not None and row.ready == 0 < row.desired
+        return row is not None and row.ready < row.desired
     place = _place(subject, view)
     found = place.found
     if found is None or found.status == "DELETING" or found.ready_replicas == 0:

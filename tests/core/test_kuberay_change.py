@@ -152,6 +152,8 @@ def test_a_site_that_falls_silent_while_its_ray_cluster_is_away_keeps_its_turn()
         assert changes(plan) == []
         rows = {row.name: row for row in plan.status.sites}
         assert "when site a, which fell silent before it served, is back" in rows["b"].message
+    gone = kube.view("a", age=1900.0)
+    assert changes(sites(NEW, gone, running(OLD, "b"))) == [("DeleteApplication", "b")], "nobody waits for it for ever"
     up = running(NEW, "a", age=600.0)
     assert changes(sites(NEW, up, running(OLD, "b"))) == [("DeleteApplication", "b")], (
         "it served when it was last heard"

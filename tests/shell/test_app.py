@@ -133,15 +133,14 @@ async def test_prometheus_reads_what_replicas_and_routers_count(tiny: App, ray_h
     for _ in range(2):
         await tiny.openai().chat.completions.create(**request)
     told: dict[str, float] = {}
+    counted = ("completion_tokens_total", "replica_choices_total", "cached_tokens_total", "cache_hits_total", "cache_bytes")
 
     def arrived() -> bool:
         told.update(ray_head.metrics(tiny.name))
-        return told.get("ray_autoglm_completion_tokens_total", 0) >= 8 and "ray_autoglm_replica_choices_total" in told
+        return all(told.get(f"ray_autoglm_{name}", 0) > 0 for name in counted)
 
     await asyncio.to_thread(wait_until, arrived, "the metrics arrive", DEADLINE_S, poll=1.0)
-    assert told["ray_autoglm_prompt_tokens_total"] > told["ray_autoglm_cached_tokens_total"] > 0
-    assert told["ray_autoglm_cache_hits_total"] > 0
-    assert told["ray_autoglm_cache_bytes"] > 0
+    assert told["ray_autoglm_prompt_tokens_total"] > told["ray_autoglm_cached_tokens_total"]
 
 
 async def test_the_request_id_of_the_gateway_comes_back(tiny: App, http: httpx.AsyncClient) -> None:

@@ -3,7 +3,8 @@
 A message of one token passes five event loops on its way to the client and takes milliseconds of CPU time there, whatever
 it holds. So the first delta goes at once, and after each message what comes within a pause goes together. The end and
 faults wait for nothing. An engine that takes longer than the pause for a token is not delayed at all. The more streams
-a replica has, the longer are their pauses, so that messages never take the processor from the model.
+a replica has, the longer are their pauses, up to a second at forty streams, so that messages do not take the processor
+from the model.
 """
 
 import asyncio
