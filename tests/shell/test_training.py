@@ -20,7 +20,7 @@ from autoglm_serving.model.folder import check_folder
 from autoglm_serving.model.load import ImageSize, ModelImages, ModelTokenizer, load_weights
 from autoglm_serving.screens.dice import Dice
 from autoglm_serving.screens.records import TextLine, write_line
-from autoglm_serving.training import checkpoints, windows
+from autoglm_serving.training import checkpoints, telling, windows
 from autoglm_serving.training.ahead import Ingredients, ahead
 from autoglm_serving.training.batches import BatchMaker, attention_mask, collate
 from autoglm_serving.training.cards import draw_card
@@ -90,8 +90,10 @@ def test_both_commands_are_part_of_autoglm() -> None:
 def test_a_smoke_run_goes_through_all_stages_and_leaves_everything(trained: Path) -> None:
     lines = lines_of(trained)
     assert [line["step"] for line in lines] == list(range(SMOKE.steps))
-    assert list(dict.fromkeys(line["stage"] for line in lines)) == ["reading", "looking", "fixed", "scales", "groups"]
-    assert sorted(path.name for path in (trained / "checkpoints").iterdir()) == ["step-00000008", "step-00000012"]
+    assert list(dict.fromkeys(line["stage"] for line in lines)) == [stage.name for stage in SMOKE.stages]
+    assert all(line["looks"] > 0 for line in lines if line["stage"] in ("fixed", "scales", "groups"))
+    assert all(0 <= line["found"] <= 1 for line in lines)
+    assert sorted(path.name for path in (trained / "checkpoints").iterdir()) == ["step-00000012", "step-00000014"]
     assert (trained / "curves.svg").read_text().startswith("<svg")
     assert sorted(path.name for path in trained.iterdir()) == [
         "checkpoints",
@@ -380,35 +382,92 @@ def test_a_fresh_language_model_looks_where_the_name_that_it_is_asked_for_is_wri
     start(model, ModelImages(folder), ModelTokenizer(folder))
     student = Student(model, recipe).eval()
     prompts = Prompts(ModelTokenizer(folder))
-    looked: list[torch.Tensor] = []
-    model.model.language_model.layers[1].self_attn.register_forward_hook(lambda *seen: looked.append(seen[2][1]))
-    right, chance, asked = 0, 0.0, 0
+    found, chance, asked = 0.0, 0.0, 0
     for number in range(6):
         card = draw_card(Dice("look", number), 0.5).screen
         window = windows.whole(card, min(card.width, card.height))
-        shown = patch_spelling(letters(card, window), card.width // 28, 7, 256)
+        shown = patch_spelling(letters(card, window), [], card.width // 28, 7, 256)
         questions = [
             Asked(tuple(prompts.after(f"Tap {each.text}")), (prompts.end_id,), (1.0,), window.cells(each.box))
             for each in card.elements[:12]
         ]
         row = pack(prompts.before(window.tokens), questions)
-        alone = collate([row], [1.0], torch.zeros(0), torch.tensor([[1, card.height // 7, card.width // 7]]))
         batch = replace(
-            alone,
-            mask=torch.where(alone.mask, 0.0, -1e9),
+            collate([row], [1.0], torch.zeros(0), torch.tensor([[1, card.height // 7, card.width // 7]])),
             codes=place_codes(card.width // 28, card.height // 28, 256),
             spelled=(torch.tensor(list(shown)), torch.stack(list(shown.values()))),
         )
-        with torch.no_grad(), eager(model.config.text_config, model.model.language_model.config):
-            student(batch, perfect=True)
-        pictures = alone.ids[0] == model.config.image_token_id
-        for _, end, cells in alone.asks:
-            best = int(looked[-1][0, :, end][:, pictures].mean(0).argmax())
-            right += best in cells
-            chance += len(cells) / window.tokens
-            asked += 1
+        with torch.no_grad():
+            found += student(batch, perfect=True).found * len(questions)
+        chance += sum(len(each.cells) / window.tokens for each in questions)
+        asked += len(questions)
     assert asked > 40
-    assert right > 2.5 * chance, f"{right} of {asked}, {chance:.1f} by chance"
+    assert found > 2.5 * chance, f"{found} of {asked}, {chance:.1f} by chance"
+
+
+def test_what_is_taught_is_the_attention_that_the_model_itself_has(trained: Path, data: Path) -> None:
+    folder = check_folder(trained / "model")
+    model = load_weights(folder, torch.float32, torch.device("cpu"))
+    student = Student(model, SMOKE).eval()
+    maker = BatchMaker(SMOKE, open_screens(data), ModelTokenizer(folder), ModelImages(folder))
+    batch = maker.batch(plan_step(SMOKE, SMOKE.steps - 1))
+    assert len({row for row, *_ in batch.asks}) == len(batch.ids) > 0
+    seen: list[torch.Tensor] = []
+    hook = model.model.language_model.layers[1].self_attn.register_forward_hook(lambda *each: seen.append(each[2][1]))
+    with torch.no_grad():
+        losses = student(batch)
+        with eager(model.config.text_config, model.model.language_model.config):
+            student(replace(batch, mask=torch.where(batch.mask, 0.0, -1e9), asks=()))
+    hook.remove()
+    logs, found = [], []
+    for row, place, cells in batch.asks:
+        pictures = (batch.ids[row] == model.config.image_token_id).nonzero().flatten()
+        attention = seen[-1][row, :, place]
+        logs.append(-attention[:, pictures[list(cells)]].sum(-1).log().mean())
+        found.append(int(attention[:, pictures].mean(0).argmax()) in cells)
+    assert losses.looks == pytest.approx(float(torch.stack(logs).mean()), rel=1e-3)
+    assert losses.found == pytest.approx(sum(found) / len(found))
+
+
+def test_a_place_that_is_given_teaches_the_layers_after_it_alone_at_the_positions_after_a_picture(
+    trained: Path, data: Path, tmp_path: Path
+) -> None:
+    recipe = replace(SMOKE, network=replace(SMOKE.network, text_layers=3))
+    write_start(tmp_path, recipe.network, 0)
+    folder = check_folder(tmp_path)
+    student = Student(load_weights(folder, torch.float32, torch.device("cpu")), recipe)
+    maker = BatchMaker(recipe, open_screens(data), ModelTokenizer(folder), ModelImages(folder))
+    batch = maker.batch(plan_step(recipe, 0))
+    assert plan_step(recipe, 0).stage.name == "telling"
+    assert not (batch.ids == student.model.config.image_token_id).any()
+    assert len(batch.pixels) == 0
+    assert len(batch.asks) == int(batch.segments.amax(-1).sum()) > 0, "only what has a place is asked"
+    tokenizer = ModelTokenizer(folder)
+    answer = Prompts(tokenizer).answer_id
+    assert {int(batch.ids[row, place - 1]) for row, place, _ in batch.asks} == {answer}
+    student.tell(batch).total.backward()  # type: ignore[no-untyped-call]
+    learned = {
+        name.removeprefix("model.model.language_model.")
+        for name, each in student.named_parameters()
+        if each.grad is not None
+    }
+    assert {name.split(".")[1] for name in learned if name.startswith("layers.")} == {"2"}
+    assert {name for name in learned if not name.startswith("layers.")} == {"norm.weight", "model.lm_head.weight"}
+
+    row, place, cells = batch.asks[0]
+    torch.manual_seed(1)
+    given = telling.places(batch)
+    begin = sum(batch.tokens[:row])
+    code = batch.codes[[begin + cell for cell in cells]].mean(0)
+    for at in (place - 1, place):
+        assert torch.cosine_similarity(given[row, at], code, 0) > 0.4
+    assert int((given.abs().sum(-1) > 0).sum()) == 2 * len(batch.asks)
+
+    shown = Stage("looking", 1, (112,), 100, perfect=True, token_budget=64)
+    seen = maker.batch(replace(plan_step(recipe, 0), stage=shown))
+    unseen = maker.batch(replace(plan_step(recipe, 0), stage=replace(shown, name="telling")))
+    beyond = student._positions(seen)[:, 0, int(seen.prefix[0])]
+    assert telling.positions(unseen, 4)[:, 0, int(unseen.prefix[0])].tolist() == beyond.tolist()
 
 
 LEARNER = Recipe(

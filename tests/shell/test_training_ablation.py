@@ -129,7 +129,7 @@ def test_learning_new_weights_leaves_the_model_alone_and_lowers_the_loss(
     model: Path, data: Path, tmp_path: Path
 ) -> None:
     plan = Plan(steps=12, examples=1, short_side=112, learning_rate=1e-2)
-    tuner = Tuner(model, open_screens(data), plan, None)
+    tuner = Tuner(model, open_screens(data), plan)
     before = {name: value.clone() for name, value in tuner.model.state_dict().items()}
     done = tuner.tune("scales-channels", Options(), tmp_path, lambda *_: None)
     assert done is not None

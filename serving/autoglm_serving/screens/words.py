@@ -593,3 +593,19 @@ ALL: tuple[Topic, ...] = (
     ACTIONS, QUESTIONS, TABS, SECTIONS, CATEGORIES, ALARMS, CHORES, SERVICES, ALBUMS,
 )  # fmt: skip
 """Every topic, for checks and for drawing arbitrary texts."""
+
+
+def in_other_language(text: str) -> str | None:
+    """What a text of these lists is called in the other language; None for any other text."""
+    return _OTHER.get(text)
+
+
+def _others() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for english, chinese in (pair for topic in ALL for pair in topic):
+        found.setdefault(english, chinese)
+        found.setdefault(chinese, english)
+    return found
+
+
+_OTHER = _others()

@@ -9,15 +9,16 @@ import torch
 from PIL import Image
 
 from autoglm_serving.model.load import ImageSize, ModelImages, ModelTokenizer
+from autoglm_serving.screens.actions import Tap, read_reply
 from autoglm_serving.screens.dice import Dice
 from autoglm_serving.screens.records import Screen
 from autoglm_serving.training import windows
 from autoglm_serving.training.cards import LETTERS, draw_card
 from autoglm_serving.training.dataset import Screens
 from autoglm_serving.training.examples import FRAME_WEIGHT, Asked, Question, Row, pack, questions, token_weights
-from autoglm_serving.training.letters import Letter, letters
+from autoglm_serving.training.letters import Letter, letters, symbols
 from autoglm_serving.training.prompts import Prompts
-from autoglm_serving.training.recipe import Recipe, Step, resolution_weight
+from autoglm_serving.training.recipe import Recipe, Stage, Step, resolution_weight
 from autoglm_serving.training.spelling import patch_of, patch_spelling, place_codes
 from autoglm_serving.training.windows import Window
 from autoglm_serving.vision.sizing import TOKEN_SIDE
@@ -51,7 +52,7 @@ class Batch:
     read: torch.Tensor
     """The image tokens of pictures whose texts are known: cards, and screens that know theirs."""
     spelled: tuple[torch.Tensor, torch.Tensor]
-    """(patch of the batch; spelling of the letters whose middle it shows: (patches, width)); some that show none too."""
+    """(patch of the batch; spelling of the letters and symbols whose middle it shows: (patches, width)); some of none too."""
     letters: tuple[torch.Tensor, torch.Tensor]
     """(slot of the batch, number of the letter in its middle or NO_LETTER). A patch has SLOTS slots."""
 
@@ -90,13 +91,13 @@ class BatchMaker:
         rows, pictures, grids, shown, codes, scales = [], [], [], [], [], []
         for number, (screen, window, drawn) in enumerate(self._pictures(step, part)):
             dice = Dice(self._recipe.seed, "questions", step.number, part, number)
-            reading = step.stage.name == "reading"
-            asked = [] if reading else questions(screen, window, self._recipe.questions, dice)
+            asked = self._questions(step.stage, screen, window, dice)
             scales.append(
                 resolution_weight(window.width, window.height, self._recipe.base_side) if step.weighted else 1.0
             )
-            rows.append(pack(self._prompts.before(window.tokens), [self._asked(each, window) for each in asked]))
-            if not step.stage.perfect:
+            seen = 0 if step.stage.name == "telling" else window.tokens
+            rows.append(pack(self._prompts.before(seen), [self._asked(each, window) for each in asked]))
+            if step.stage.draws:
                 pictures.append(drawn if drawn is not None else self._screens.picture(screen, window))
             grids.append([1, window.height // self._patch_side, window.width // self._patch_side])
             shown.append(self._shown(screen, window, dice))
@@ -108,6 +109,15 @@ class BatchMaker:
             codes=torch.cat(codes),
             **_known(shown, self._per_token, self._width),
         )
+
+    def _questions(self, stage: Stage, screen: Screen, window: Window, dice: Dice) -> list[Question]:
+        """What a stage asks about a window: nothing, only for places, or anything."""
+        if stage.name == "reading":
+            return []
+        asked = questions(screen, window, self._recipe.questions, dice)
+        if stage.name != "telling":
+            return asked
+        return [each for each in asked if each.box is not None and isinstance(read_reply(each.answer), Tap)]
 
     def _asked(self, question: Question, window: Window) -> Asked:
         answer = self._tokenizer.encode(question.answer)
@@ -127,7 +137,7 @@ class BatchMaker:
         found = letters(screen, window)
         slots = {_slot(letter, side, across): letter.number for letter in found}
         numbers = {slot: number for slot, number in slots.items() if number is not None}
-        spelled = patch_spelling(found, across, side, self._width)
+        spelled = patch_spelling(found, symbols(screen, window), across, side, self._width)
         for _ in range(max(1, len(found) // _LETTERS_TO_NONE)):
             empty = dice.below(count * SLOTS)
             if empty not in slots:
@@ -146,6 +156,8 @@ class BatchMaker:
                 card = draw_card(dice, step.variety)
                 screen, picture = card.screen, card.picture
                 window = Window((0, 0, screen.width, screen.height), screen.width, screen.height)
+            elif step.stage.name == "reading":
+                window = windows.to_read(screen, step.short_side, dice)
             elif dice.chance(step.stage.whole_percent):
                 window = windows.whole(screen, step.short_side)
             else:
@@ -166,7 +178,7 @@ class BatchMaker:
 
 def _slot(letter: Letter, patch_side: int, across: int) -> int:
     """The slot that holds a letter's middle."""
-    return patch_of(letter, across, patch_side) * SLOTS + int(letter.x / patch_side % 1 * SLOTS)
+    return patch_of(letter.x, letter.y, across, patch_side) * SLOTS + int(letter.x / patch_side % 1 * SLOTS)
 
 
 @dataclass(frozen=True)
@@ -238,12 +250,12 @@ def _padded(rows: Sequence[Sequence[int]], length: int, filler: int) -> torch.Te
 
 def _known(pictures: Sequence[_Shown], per_token: int, width: int) -> dict[str, Any]:
     """A batch's `read`, `spelled` and `letters`; an image token has `per_token` patches."""
-    starts = _starts([each.tokens for each in pictures])
+    begins = starts([each.tokens for each in pictures])
     read, spelled = [torch.zeros(0, dtype=torch.long)], [torch.zeros(0, width)]
     patches: list[int] = []
     slots: list[int] = []
     numbers: list[int] = []
-    for start, each in zip(starts, pictures, strict=False):
+    for start, each in zip(begins, pictures, strict=False):
         if each.known:
             read.append(torch.arange(start, start + each.tokens))
         patches += [start * per_token + patch for patch in each.spelled]
@@ -258,6 +270,6 @@ def _known(pictures: Sequence[_Shown], per_token: int, width: int) -> dict[str, 
     }
 
 
-def _starts(counts: Sequence[int]) -> list[int]:
+def starts(counts: Sequence[int]) -> list[int]:
     """Where each picture's part of the batch begins, and where the last one ends."""
     return [0, *itertools.accumulate(counts)]

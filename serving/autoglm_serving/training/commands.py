@@ -64,7 +64,6 @@ def train_tiny(data: Path, out: Path, preset: str, smoke: bool, steps: int | Non
 @click.argument("data", type=_DATA)
 @click.argument("out", type=_FOLDER)
 @click.option("--from", "uri", default="builtin://autoglm-tiny", show_default=True, help="The trained model's URI.")
-@click.option("--heads", type=_DATA, help="The folder of the model's run: its checkpoint has the pointer's heads.")
 @click.option("--steps", type=click.IntRange(min=1), default=60, show_default=True)
 @click.option("--examples", type=click.IntRange(min=1), default=24, show_default=True, help="Windows to learn from.")
 @click.option(
@@ -72,9 +71,7 @@ def train_tiny(data: Path, out: Path, preset: str, smoke: bool, steps: int | Non
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of torch.")
 @click.option("--device", default="cpu", show_default=True)
-def train_variant(
-    names: str, data: Path, out: Path, uri: str, heads: Path | None, threads: int | None, **how: Any
-) -> None:
+def train_variant(names: str, data: Path, out: Path, uri: str, threads: int | None, **how: Any) -> None:
     """Learn the new weights of the techniques NAMES (a,b or "all") on the screens in DATA; the model stays as it is.
 
     OUT gets a small file for each technique, which `autoglm eval tiny --techniques ... --variants OUT` measures.
@@ -82,7 +79,7 @@ def train_variant(
     from autoglm_serving.training.ablation.commands import TuneOptions, tune
 
     with _told():
-        tune(names, data, out, TuneOptions(uri, heads, threads, **how), _bar_of("steps"))
+        tune(names, data, out, TuneOptions(uri, threads, **how), _bar_of("steps"))
 
 
 @click.group()

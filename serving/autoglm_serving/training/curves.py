@@ -1,4 +1,4 @@
-"""The log of a run as a picture: loss and right tokens by step, smoothed, as SVG without any library."""
+"""The log of a run as a picture: losses and what is right by step, smoothed, as SVG without any library."""
 
 import json
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 _WIDTH, _HEIGHT, _LEFT, _TOP, _GAP = 720, 200, 60, 30, 50
-_PANELS = (("loss", ("answer", "pointer", "tokens")), ("share of right tokens", ("right",)))
+_PANELS = (("loss", ("answer", "looks", "tokens")), ("share of right tokens, of elements found", ("right", "found")))
 _COLOURS = ("#1a73e8", "#d84315", "#0a7d4f")
 _POINTS = 240
 

@@ -1,12 +1,14 @@
 """How the language model begins: with the way a question takes to its place, roughly, in its first three layers.
 
-1. The words of a question gather how they are spelled, the near ones most.
-2. They look at image tokens that are spelled so, and take the codes of their places.
+1. Image tokens gather what their neighbours in the row show, the words of a question how they are spelled. Words that frame
+   an instruction ("Tap the ... icon") begin without a spelling.
+2. The end of a question looks at image tokens that are spelled so, and takes the codes of their places.
 3. The answer looks at the end of its question and takes over what that knows.
 What is copied or compared is written into heads as plain directions; training makes it exact, and learns all the rest. From
 chance alone a model of this size does not find such a way in hours.
 """
 
+import re
 from typing import Any
 
 import torch
@@ -14,63 +16,77 @@ from torch import nn
 from transformers import Glm4vForConditionalGeneration
 
 from autoglm_serving.model.load import ModelTokenizer
+from autoglm_serving.screens.tasks import instruction_frames
+from autoglm_serving.training.gaze import LOOKING_LAYER
 from autoglm_serving.training.network import ROTATED
 from autoglm_serving.training.prompts import Prompts
-from autoglm_serving.training.spelling import PLACE_WAVES, place_directions, spelling
+from autoglm_serving.training.spelling import (
+    PLACE_WAVES,
+    free_directions,
+    letter_directions,
+    place_directions,
+    spelling,
+)
 
-_EMBEDDED = 0.5
-"""The length of a word's spelling, of the same on a picture."""
+_EMBEDDED, _FRAMING = 0.5, 0.02
+"""How loud a word's spelling is, of what it is on a picture; and that of a word which frames an instruction."""
+
+_SPREAD = 0.03
+"""Of what tells words apart beside their spelling, in directions that nothing else uses."""
 
 _WORD = 1.5
 """All words share so long a direction, so that the norms in front of layers leave long words longer than short ones."""
 
-_NEAR = (3, 4, 5, 6)
+_NEAR = (6, 8, 10, 12)
 """Pairs of a head that positions turn once in 35 to 200 tokens: together they are highest at the near ones."""
 
-_SHARP = 4.0
+_BESIDE = 21.0
+"""Of all pairs for rows and columns. Those for rows turn faster: a token five to the left is nearer than the one above."""
+
+_SHARP = 1.5
 
 
 @torch.no_grad()
 def start_looking(model: Glm4vForConditionalGeneration, tokenizer: ModelTokenizer) -> None:
-    """Write the start into the embeddings and the first layers of a model with fresh weights, where it has enough of them."""
+    """Write the start into the embeddings and the first layers of a model with fresh weights, where it has room for it."""
     layers = model.model.language_model.layers
     for number, layer in enumerate(layers):
         attended, thought = _ADDED[min(number, len(_ADDED) - 1)] if len(layers) >= _LAYERS else _ADDED_BY_FEW
         layer.post_self_attn_layernorm.weight.fill_(attended)
         layer.post_mlp_layernorm.weight.fill_(thought)
-    if len(layers) < _LAYERS:
+    width = model.config.text_config.hidden_size
+    if len(layers) < _LAYERS or len(free_directions(width)) <= _MARKS:
         return
-    config = model.config.text_config
-    marks = _Marks(config.hidden_size)
+    marks = _Marks(width)
     _embed(model.get_input_embeddings().weight, tokenizer, marks)
     attentions = [_Heads(layer.self_attn) for layer in layers]
-    _gather(attentions[0], marks)
-    _look(attentions[1], marks)
-    _take_over(attentions[2], marks)
+    _gather(attentions[LOOKING_LAYER - 1], marks)
+    _look(attentions[LOOKING_LAYER], marks)
+    _take_over(attentions[LOOKING_LAYER + 1], marks)
 
 
-_LAYERS = 3
+_LAYERS = LOOKING_LAYER + 2
 """A model of fewer has no room for it, and learns better without a part of it."""
 
 _ADDED_BY_FEW = (0.15, 0.15)
 _ADDED = ((0.15, 0.02), (0.2, 0.02), (0.15, 0.1), (0.1, 0.15))
 """GLM-4 norms what attention and MLP add: by layer, how loud. At their usual start they would drown spellings and places."""
 
+_MARKS = 3
+
 
 class _Marks:
-    """Directions that tell kinds of tokens apart. Spellings are at right angles to those of places, some of which mark tokens.
+    """Directions that tell kinds of tokens apart, where neither letters nor places have theirs: image tokens have none of them.
 
-    Codes of places have little in the fastest waves of y: those mark the first token, the end of a question, and all words.
-    The slowest waves are positive everywhere on a picture, and words have nothing there.
+    The slowest waves of places are positive everywhere on a picture, and words have nothing there.
     """
 
     def __init__(self, width: int) -> None:
-        self.places = place_directions(width)
-        self.first, self.end, self.word = self.places[-1], self.places[-2], self.places[-3]
+        self.places, self.letters = place_directions(width), letter_directions(width)
+        free = free_directions(width)
+        self.word, self.first, self.end = free[:_MARKS]
+        self.others = free[_MARKS:]
         self.picture = self.places[[0, PLACE_WAVES, 2 * PLACE_WAVES, 3 * PLACE_WAVES]].sum(0) / 2
-        drawn = torch.randn(width, width - len(self.places), generator=torch.Generator().manual_seed(5))
-        self.spellings = torch.linalg.qr(torch.cat([self.places.T, drawn], 1))[0][:, len(self.places) :].T.contiguous()
-        """[width - places, width]: the directions that spellings use."""
 
 
 class _Heads:
@@ -90,7 +106,7 @@ class _Heads:
         """Let a head compare nothing and say nothing."""
         rows = slice(head * self.size, (head + 1) * self.size)
         for each in (self.query, self.key):
-            each.weight[rows].normal_(0, 0.005)
+            each.weight[rows].normal_(0, 0.003)
         self.value.weight[rows] = 0
         self.out.weight[:, rows] = 0
 
@@ -104,55 +120,76 @@ class _Heads:
         """The row of one of a head's two flags."""
         return (head + 1) * self.size - 1 - number
 
-    def rests_on_first(self, head: int, marks: _Marks) -> None:
+    def near(self, head: int, pair: int, loud: float) -> None:
+        """Let a pair that positions turn say how near another token is."""
+        self.query.bias[head * self.size + 2 * pair] = loud
+        self.key.bias[head * self.size + 2 * pair] = loud
+
+    def rests_on_first(self, head: int, marks: _Marks, loud: float) -> None:
         """Let image tokens look at the first token, which has nothing to say: they stay as they are."""
         row = self.flag(head, 1)
-        self.query.weight[row] = marks.picture * 10
-        self.key.weight[row] = marks.first * 2
+        self.query.weight[row] = marks.picture * loud
+        self.key.weight[row] = marks.first * loud * 0.8
 
 
 def _embed(embeddings: torch.Tensor, tokenizer: ModelTokenizer, marks: _Marks) -> None:
     width = embeddings.shape[1]
-    within = marks.spellings.T @ marks.spellings
-    embeddings.copy_(torch.randn_like(embeddings) * 0.06 @ within)
+    embeddings.copy_(torch.randn_like(embeddings) * _SPREAD @ marks.others.T @ marks.others)
+    prompts = Prompts(tokenizer)
+    framing = _framing(tokenizer, prompts)
     for index, content in tokenizer.pieces.items():
         if index < len(embeddings):
-            text = content.decode(errors="ignore").strip()
-            spelled = _EMBEDDED * spelling(text, width) if text else torch.zeros(width)
-            embeddings[index] = spelled + _WORD * marks.word
-    prompts = Prompts(tokenizer)
+            loud = _FRAMING if index in framing else _EMBEDDED
+            embeddings[index] += loud * spelling(content.decode(errors="ignore"), width) + _WORD * marks.word
     embeddings[prompts.before(0)[0]] = 2 * marks.first
     embeddings[prompts.answer_id] = _WORD * marks.word + 2 * marks.end
 
 
+def _framing(tokenizer: ModelTokenizer, prompts: Prompts) -> set[int]:
+    """The tokens of the prompt, and of all instructions around what they name."""
+    found = set(prompts.before(0))
+    for frame in instruction_frames():
+        for name in ("", _NAME):
+            found.update(prompts.after(re.sub(r"\{\w*\}", name, frame)))
+    return found.difference(tokenizer.encode(_NAME))
+
+
+_NAME = "Xq"
+"""A name that no instruction's words contain."""
+
+
 def _gather(heads: _Heads, marks: _Marks) -> None:
-    parts = marks.spellings.chunk(heads.count)
+    """The first head is that of image tokens, the others are those of words."""
+    pairs = ROTATED // 2
     for head in range(heads.count):
         heads.quiet(head)
-        heads.rests_on_first(head, marks)
         row = heads.flag(head, 0)
-        heads.query.bias[row] = 14
-        heads.key.weight[row] = -6 * marks.picture
-        for pair in _NEAR:
-            heads.query.bias[head * heads.size + 2 * pair] = 4
-            heads.key.bias[head * heads.size + 2 * pair] = 4
-        heads.copies(head, parts[head])
+        if head == 0:
+            for pair in range(pairs // 4, pairs):  # the first quarter turns with time, which stands still in a picture
+                heads.near(head, pair, _BESIDE)
+            heads.query.weight[row] = marks.picture * 1.2
+            heads.key.weight[row] = -6 * (marks.word + marks.first)
+        else:
+            for pair in _NEAR:
+                heads.near(head, pair, 4)
+            heads.rests_on_first(head, marks, 5.5)
+            heads.query.bias[row] = 14
+            heads.key.weight[row] = -6 * marks.picture
+        heads.copies(head, marks.letters[: heads.size])
 
 
 def _look(heads: _Heads, marks: _Marks) -> None:
-    each = min(heads.free, len(marks.spellings) // heads.count)
-    turned = torch.linalg.qr(torch.randn(len(marks.spellings), len(marks.spellings)))[0]
+    compared = marks.letters[: heads.free] * _SHARP
     for head in range(heads.count):
         heads.quiet(head)
-        heads.rests_on_first(head, marks)
-        compared = turned[each * head : each * (head + 1)] @ marks.spellings * _SHARP
-        rows = slice(head * heads.size + ROTATED, head * heads.size + ROTATED + each)
+        heads.rests_on_first(head, marks, 10)
+        rows = slice(head * heads.size + ROTATED, head * heads.size + ROTATED + len(compared))
         heads.query.weight[rows] = compared
         heads.key.weight[rows] = compared
         row = heads.flag(head, 0)
         heads.query.bias[row] = 20
-        heads.key.weight[row] = -12 * marks.word - 2 * marks.first
-        heads.copies(head, marks.places[: heads.size][:-1], loud=0.5)
+        heads.key.weight[row] = -6 * marks.word - 2 * marks.first
+        heads.copies(head, marks.places[: heads.size], loud=0.5)
 
 
 def _take_over(heads: _Heads, marks: _Marks) -> None:

@@ -1,6 +1,5 @@
 """AutoGLM-Tiny while it learns: its start, and the losses of a batch."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,22 +10,30 @@ from torch.nn import functional
 from transformers import Glm4vForConditionalGeneration
 
 from autoglm_serving.model.tiny import build
-from autoglm_serving.training.batches import NO_LETTER, SLOTS, Batch
+from autoglm_serving.training import telling
+from autoglm_serving.training.batches import Batch
+from autoglm_serving.training.gaze import looking_layer, looks
+from autoglm_serving.training.read import LetterReader, Read, nothing_read
 from autoglm_serving.training.recipe import Network, Recipe
 from autoglm_serving.training.spelling import reader
 
 
 @dataclass(frozen=True)
 class Losses:
-    """`total` is what is minimised; the others are for the log. Shares of right tokens, coordinates alone for `digits`."""
+    """`total` is what is minimised; the others are for the log.
+
+    `looks` is how far attention is from the elements asked for, `found` how often it is highest at one, `right` the share of
+    right tokens among those that the picture decides.
+    """
 
     total: torch.Tensor
-    answer: float
-    pointer: float
     letters: float
     spelling: float
     tokens: float
-    right: float
+    answer: float = 0.0
+    looks: float = 0.0
+    found: float = 0.0
+    right: float = 0.0
 
 
 def write_start(folder: Path, network: Network, seed: int) -> None:
@@ -47,7 +54,7 @@ def write_start(folder: Path, network: Network, seed: int) -> None:
             "initializer_range": network.weight_std,
             "rope_parameters": {
                 "rope_type": "default",
-                "rope_theta": 10000.0,
+                "rope_theta": 100.0,  # positions turn by rows and columns of a picture, not by pages of text
                 "partial_rotary_factor": ROTATED / text_head,
                 "mrope_section": [pairs - 2 * height, height, height],
             },
@@ -86,11 +93,11 @@ def compute_as_products(model: Glm4vForConditionalGeneration, seen: dict[str, to
 
 
 class Student(nn.Module):
-    """The model and helpers that only training has: where does this question point, which letters and texts are here.
+    """The model, what is asked of its parts, and helpers that only training has: which letters and texts are here.
 
-    They say with every picture what the answers' few digits say only late: the pointer compares a prompt's last state with
-    the states of the image tokens (as GUI-Actor's action head); where texts are known, each patch is asked for the letters
-    in it and for their spelling, and each image token for the spelling of all that it shows and for its place.
+    They say with every picture what the answers' few digits say only late: the end of a question shall look at the element
+    that it asks for; where texts are known, each patch is asked for the letters in it and for their spelling, and each image
+    token for the spelling of all that it shows and for its place.
     """
 
     def __init__(self, model: Glm4vForConditionalGeneration, recipe: Recipe) -> None:
@@ -99,64 +106,78 @@ class Student(nn.Module):
         self.model = model
         self.recipe = recipe
         self._per_token = recipe.network.patches_per_token
-        self.query = nn.Linear(width, width, bias=False)
-        self.key = nn.Linear(width, width, bias=False)
         self.letters = LetterReader(recipe.network.vision_width)
         self.spelling = nn.Linear(recipe.network.vision_width, width)
         with torch.no_grad():
             self.spelling.weight.copy_(reader(recipe.network.vision_width, width))
-            self.query.weight.copy_(torch.eye(width) * _POINTS_AT_FIRST)
-            self.key.weight.copy_(torch.eye(width))
         self._seen: dict[str, torch.Tensor] = {}
         compute_as_products(model, self._seen)
 
     def forward(self, batch: Batch, tower: bool = True, perfect: bool = False) -> Losses:
-        """The losses of a batch. Without `tower` only the language model and the pointer learn.
+        """The losses of a batch. Without `tower` only the language model learns.
 
-        With `perfect` they learn from what a reader of the known texts would see, and the tower does not look at all.
+        With `perfect` it learns from what a reader of the known texts would see, and the tower does not look at all.
         """
         model = self.model.model
         if perfect:
             features = self._perfect(batch)
-            read = _nothing_read(features)
+            read = nothing_read(features)
         else:
             with torch.set_grad_enabled(tower):
                 features = torch.cat(model.get_image_features(batch.pixels, batch.grid, return_dict=True).pooler_output)
                 read = self._read(batch, features)
         if not len(batch.targets):  # nothing is asked: the language model has nothing to learn here
-            return Losses(total=read.total(self.recipe), **read.figures(), answer=0.0, pointer=0.0, right=0.0)
+            return Losses(read.total(self.recipe), **read.figures())
         embedded = model.get_input_embeddings()(batch.ids)
         is_image = batch.ids == model.config.image_token_id
         embedded = embedded.masked_scatter(is_image.unsqueeze(-1), features.to(embedded.dtype))
+        positions = self._positions(batch)
         output = model.language_model(
             inputs_embeds=embedded,
-            position_ids=self._positions(batch),
+            position_ids=positions,
             attention_mask=batch.mask,
             use_cache=False,
             output_hidden_states=True,
         )
-        states = output.last_hidden_state
-        answer, right = self._answers(batch, states)
-        middle = output.hidden_states[len(output.hidden_states) // 2]
-        pointer = self._pointers(batch, middle, is_image)
+        answer, right = self._answers(batch, output.last_hidden_state)
+        before = output.hidden_states[looking_layer(model.language_model.layers)]
+        looked, found = looks(model.language_model, before, positions, batch, is_image)
         return Losses(
-            total=answer + self.recipe.pointer_weight * pointer + read.total(self.recipe),
+            total=answer + self.recipe.looks_weight * looked + read.total(self.recipe),
             **read.figures(),
             answer=float(answer.detach()),
-            pointer=float(pointer.detach()),
+            looks=float(looked.detach()),
+            found=found,
             right=right,
         )
 
-    def _read(self, batch: Batch, features: torch.Tensor) -> "Read":
+    def tell(self, batch: Batch) -> Losses:
+        """The losses of a batch without pictures, of which only the layers after the looking one learn."""
+        model = self.model.model.language_model
+        added = telling.places(batch)
+        nothing = nothing_read(added)
+        if not len(batch.targets):
+            return Losses(nothing.total(self.recipe), **nothing.figures())
+        with telling.given(model.layers[looking_layer(model.layers)], added):
+            output = model(
+                inputs_embeds=model.embed_tokens(batch.ids),
+                position_ids=telling.positions(batch, self.recipe.network.merged_side),
+                attention_mask=batch.mask,
+                use_cache=False,
+            )
+        answer, right = self._answers(batch, output.last_hidden_state)
+        return Losses(answer, **nothing.figures(), answer=float(answer.detach()), right=right)
+
+    def _read(self, batch: Batch, features: torch.Tensor) -> Read:
         if not len(batch.read):
-            return _nothing_read(features)
+            return nothing_read(features)
         patches, spelled = batch.spelled
         # A patch owes its part of its image token's code too: the merger begins as the sum of its patches.
         beside = spelled + batch.codes[patches // self._per_token] / self._per_token
         told = self.spelling(self._seen["patches"][patches]).float()
         return Read(
             letters=self._letters(batch, features),
-            spelling=(told - beside).square().sum(1).mean() / _USUAL_LETTERS,
+            spelling=(told - beside).square().sum(1).mean(),
             tokens=self._tokens(batch, features.float()),
         )
 
@@ -200,20 +221,6 @@ class Student(nn.Module):
         right = (logits.argmax(-1) == labels)[counted].float().mean()
         return (losses * batch.weights * batch.scales).sum() / batch.weights.sum().clamp(min=1e-6), float(right)
 
-    def _pointers(self, batch: Batch, states: torch.Tensor, is_image: torch.Tensor) -> torch.Tensor:
-        if not batch.asks:
-            return states.sum() * 0
-        keys = self.key(states)
-        losses = []
-        for row in sorted({ask[0] for ask in batch.asks}):
-            asked = [(place, cells) for number, place, cells in batch.asks if number == row]
-            queries = self.query(states[row, [place for place, _ in asked]])
-            scores = queries @ keys[row][is_image[row]].T / math.sqrt(keys.shape[-1])
-            logs = scores.float().log_softmax(-1)
-            # The element is hit with all of the probability that its cells get together.
-            losses += [-logs[number, list(cells)].logsumexp(0) for number, (_, cells) in enumerate(asked)]
-        return torch.stack(losses).mean()
-
     def _letters(self, batch: Batch, features: torch.Tensor) -> torch.Tensor:
         slots, numbers = batch.letters
         if len(slots) == 0:
@@ -221,63 +228,11 @@ class Student(nn.Module):
         return functional.cross_entropy(self.letters(self._seen["patches"], slots).float(), numbers)
 
 
-class LetterReader(nn.Module):
-    """Which letter has its middle here? Each patch has places beside each other to answer for.
-
-    What a letter looks like is learned from places that are known, hardly from a list of all letters near by.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.places = nn.Linear(width, SLOTS * _SLOT_WIDTH)
-        self.signs = nn.Linear(_SLOT_WIDTH, NO_LETTER + 1)
-
-    def forward(self, patches: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
-        """Scores of all letters, and of none, at some of the places: [slots, letters + 1]."""
-        seen = self.places(patches).view(-1, _SLOT_WIDTH)[slots]
-        scores: torch.Tensor = self.signs(functional.gelu(seen))
-        return scores
-
-
-_SLOT_WIDTH = 64
-
-
-@dataclass(frozen=True)
-class Read:
-    """The losses of what patches and image tokens tell alone: letters, their spellings, and whole image tokens."""
-
-    letters: torch.Tensor
-    spelling: torch.Tensor
-    tokens: torch.Tensor
-
-    def total(self, recipe: Recipe) -> torch.Tensor:
-        """The part of the loss that needs no language model."""
-        return (
-            recipe.letters_weight * self.letters
-            + recipe.spelling_weight * self.spelling
-            + recipe.tokens_weight * self.tokens
-        )
-
-    def figures(self) -> dict[str, float]:
-        """The same for the log."""
-        return {name: float(value.detach()) for name, value in vars(self).items()}
-
-
-def _nothing_read(features: torch.Tensor) -> Read:
-    nothing = features.sum() * 0
-    return Read(nothing, nothing, nothing)
-
-
 _USUAL_SPELLING = 4.0
 """About the squared length of the spelling of an image token full of letters."""
 
-_USUAL_LETTERS = 1.4
-"""About the squared length of a letter with the pair that it begins."""
-
 _SAYS_SOMETHING = 0.5
 """Image tokens with shorter spellings have no direction."""
-
-_POINTS_AT_FIRST = 5.0
 
 _SLIPS, _NOISE = 0.3, 0.05
 """Of a reader's letters, at most so many taken for others; the spread of each number of its image tokens."""

@@ -1,11 +1,13 @@
 """What a training run is: sizes, stages, schedules. Everything that happens at a step follows from the recipe and its number.
 
-First the vision tower alone learns to read on cards full of texts, from plain to varied ones, and on windows of screens. Then
-the language model alone learns to look things up, in what a perfect reader would see. Three stages bring both together: one
+First the upper layers of the language model alone learn to tell a place that is given to them, without any picture. Then the
+vision tower alone learns to read on cards full of texts, from plain to varied ones, and on windows of screens. Then the
+language model alone learns to look things up, in what a perfect reader would see. Three stages bring both together: one
 fixed resolution, random scales with the resolution-aware loss weight, and tuning by groups of resolutions. Screens are shown
 whole or in windows.
 """
 
+import itertools
 import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -13,7 +15,7 @@ from typing import Any, Literal
 from autoglm_serving.screens.dice import Dice
 from autoglm_serving.vision.sizing import TOKEN_SIDE
 
-StageName = Literal["reading", "looking", "fixed", "scales", "groups"]
+StageName = Literal["telling", "reading", "looking", "fixed", "scales", "groups"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Stage:
     """A part of the run. `short_sides` in pixels: one for "fixed", the groups for "groups", else the bounds.
 
     A window shows between `least_window` and all of each side of a screen; `whole_percent` of the screens are shown whole.
+    The stage of reading has windows of its own instead (`windows.to_read`).
     `cards_percent` of all pictures are cards instead of screens.
     """
 
@@ -67,7 +70,12 @@ class Stage:
     perfect: bool = False
     """Whether the language model is told what a perfect reader would see: a step costs a third, and teaches more."""
     token_budget: int = 1024
-    """Bounds the image tokens of a batch."""
+    """Bounds the image tokens of a batch, in the stage of telling those that are thought of."""
+
+    @property
+    def draws(self) -> bool:
+        """Whether pictures are made: what is told needs none."""
+        return not self.perfect and self.name != "telling"
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,7 @@ class Recipe:
     warmup: int = 200
     weight_decay: float = 0.05
     clip: float = 1.0
-    pointer_weight: float = 0.5
+    looks_weight: float = 1.0
     letters_weight: float = 1.0
     spelling_weight: float = 1.2
     tokens_weight: float = 1.0
@@ -178,12 +186,27 @@ def _short_side(recipe: Recipe, stage: Stage, number: int, inside: int) -> int:
 
 
 def _schedule(recipe: Recipe, number: int) -> float:
-    """Warm-up, full rate, and a straight fall in the last part: once while the tower learns to read, once after that."""
-    reading = sum(stage.steps for stage in recipe.stages if stage.name == "reading")
-    inside, steps = (number, reading) if number < reading else (number - reading, recipe.steps - reading)
+    """Warm-up, full rate, and a straight fall in the last part: once while places are told, once for reading, once after."""
+    inside, steps = _part_at(recipe, number)
     if inside < min(recipe.warmup, steps):
         return (inside + 1) / min(recipe.warmup, steps)
     return min(1.0, max(_LEAST_RATE, (steps - inside) / (_FALLING * steps)))
+
+
+def _part_at(recipe: Recipe, number: int) -> tuple[int, int]:
+    """The number of a step within the stages that learn together, and how many steps those have."""
+    begin = 0
+    for _, stages in itertools.groupby(recipe.stages, _alone):
+        steps = sum(stage.steps for stage in stages)
+        if number < begin + steps:
+            return number - begin, steps
+        begin += steps
+    raise IndexError(f"the recipe has {recipe.steps} steps, there is no step {number}")
+
+
+def _alone(stage: Stage) -> str:
+    """The name of a stage in which one part of the model learns for itself; "" for all others."""
+    return stage.name if stage.name in ("telling", "reading") else ""
 
 
 _FALLING = 0.45
@@ -200,6 +223,7 @@ PRESETS: dict[str, Recipe] = {
     "smoke": Recipe(
         name="smoke",
         stages=(
+            Stage("telling", 2, (84, 140), 50, token_budget=64),
             Stage("reading", 2, (84, 112), 0, cards_percent=60, token_budget=64),
             Stage("looking", 2, (84, 140), 50, cards_percent=60, token_budget=64, perfect=True),
             Stage("fixed", 2, (112,), 50, cards_percent=25, token_budget=64),
@@ -216,7 +240,7 @@ PRESETS: dict[str, Recipe] = {
     "hour": Recipe(
         name="hour",
         stages=(
-            Stage("reading", 2500, (308, 560), 0, 0.12, cards_percent=40, token_budget=170),
+            Stage("reading", 2500, (308, 560), 0, cards_percent=40, token_budget=170),
             Stage("looking", 1500, (308, 448), 30, 0.15, token_budget=420, perfect=True),
             Stage("fixed", 500, (336,), 20, token_budget=360, tower=False),
             Stage("scales", 300, (280, 448), 35, token_budget=360, tower=False),
@@ -228,7 +252,8 @@ PRESETS: dict[str, Recipe] = {
     "night": Recipe(
         name="night",
         stages=(
-            Stage("reading", 20000, (280, 560), 0, 0.12, cards_percent=40, token_budget=170),
+            Stage("telling", 2000, (280, 504), 30, 0.15, token_budget=1024),
+            Stage("reading", 20000, (280, 560), 0, cards_percent=40, token_budget=170),
             Stage("looking", 12000, (280, 504), 30, 0.15, token_budget=420, perfect=True),
             Stage("fixed", 2000, (336,), 20, cards_percent=10, token_budget=480, tower=False),
             Stage("scales", 4000, (252, 504), 35, cards_percent=10, token_budget=480),
@@ -239,7 +264,8 @@ PRESETS: dict[str, Recipe] = {
     "gpu": Recipe(
         name="gpu",
         stages=(
-            Stage("reading", 6000, (280, 560), 0, 0.12, cards_percent=40, token_budget=1024),
+            Stage("telling", 1500, (280, 560), 40, 0.15, token_budget=4096),
+            Stage("reading", 6000, (280, 560), 0, cards_percent=40, token_budget=1024),
             Stage("looking", 4000, (280, 560), 40, 0.15, token_budget=2048, perfect=True),
             Stage("fixed", 3000, (336,), 20, cards_percent=20, token_budget=2048),
             Stage("scales", 4000, (252, 560), 40, cards_percent=10, token_budget=2048),

@@ -1,8 +1,10 @@
 """What an image token should tell: how the texts that it shows are spelled, and where it is in its picture.
 
-Every letter, and every pair of letters that follow each other, has a direction of its own; a text is the sum of its
-directions. Tokens of the vocabulary begin as the sums of their letters, and image tokens learn the sums of the letters that
-they show: a word in an instruction and the place that shows it are alike from the start, also words never seen before.
+Every letter has a direction of its own; a text is the sum of its letters' directions. Tokens of the vocabulary begin as the
+sums of their letters, and image tokens learn the sums of the letters that they show: a word in an instruction and the place
+that shows it are alike from the start, also words never seen before.
+
+All letters share 64 directions and all places 64 others, because a patch tells both with 96 numbers. What is left is free.
 """
 
 import hashlib
@@ -12,11 +14,15 @@ from functools import lru_cache
 
 import torch
 
-from autoglm_serving.training.letters import Letter
+from autoglm_serving.screens.words import in_other_language
+from autoglm_serving.training.letters import Letter, Symbol
 from autoglm_serving.vision.sizing import TOKEN_SIDE
 
-PAIR = 0.6
-"""The length of a pair's direction; a letter's is about one."""
+LETTER_DIRECTIONS = 64
+"""Numbers that tell letters; as many as an attention's head can compare."""
+
+SYMBOL = 0.8
+"""The length of each of the names that a symbol has."""
 
 PLACE = 1.5
 """The length of a place's code."""
@@ -24,45 +30,54 @@ PLACE = 1.5
 PLACE_WAVES = 16
 """Frequencies of a place's code for each axis, from half a wave a picture to five and a half."""
 
+_USUAL = "abcdefghijklmnopqrstuvwxyz0123456789"
+"""Signs whose directions are at right angles to each other; all others have random ones among the same 64."""
+
 
 def spelling(text: str, width: int) -> torch.Tensor:
-    """[width]: the sum of the directions of a text's letters and pairs. Capitals are their small letters; gaps are nothing."""
+    """[width]: the sum of the directions of a text's letters. Capitals are their small letters; gaps are nothing."""
     found = torch.zeros(width)
-    for sign, after in zip(text, [*text[1:], ""], strict=True):
+    for sign in text:
         if sign.strip():
-            found += spelling_of(sign, after.strip(), width)
+            found += direction_of(sign.lower(), width)
     return found
 
 
-def spelling_of(sign: str, after: str, width: int) -> torch.Tensor:
-    """[width]: a letter, and the pair that it begins with the one that follows it; `after` is "" where none does."""
-    alone = part_of(sign.lower(), width)
-    return alone + part_of(sign.lower() + after.lower(), width) if after else alone
+def symbol_spelling(name: str, width: int) -> torch.Tensor:
+    """[width]: what a symbol tells, which is its name in both languages: nothing on the screen says which one is asked for."""
+    other = in_other_language(name)
+    found = torch.zeros(width)
+    for each in (name,) if other in (None, name) else (name, other):
+        found += torch.nn.functional.normalize(spelling(str(each), width), dim=0)
+    return found * SYMBOL
 
 
 @lru_cache(maxsize=65536)
-def part_of(part: str, width: int) -> torch.Tensor:
-    """The direction of a letter or a pair: random, the same everywhere, and at right angles to every place's code."""
-    seed = int.from_bytes(hashlib.sha256(part.encode()).digest()[:7], "big")
-    length = 1.0 if len(part) == 1 else PAIR
-    drawn = torch.randn(width, generator=torch.Generator().manual_seed(seed)) * length / math.sqrt(width)
-    places = place_directions(width)
-    return drawn - drawn @ places.T @ places
+def direction_of(sign: str, width: int) -> torch.Tensor:
+    """The direction of a sign, of length 1: the same everywhere, and at right angles to every place's code."""
+    among = letter_directions(width)
+    if sign in _USUAL and len(among) == LETTER_DIRECTIONS:
+        return _usual_codes()[_USUAL.index(sign)] @ among
+    seed = int.from_bytes(hashlib.sha256(sign.encode()).digest()[:7], "big")
+    drawn = torch.randn(len(among), generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.normalize(drawn, dim=0) @ among
 
 
-def patch_spelling(shown: Sequence[Letter], across: int, patch_side: int, width: int) -> dict[int, torch.Tensor]:
-    """By patch, in the order of the merged patches: [width] of the letters whose middle is there. `across` in image tokens."""
+def patch_spelling(
+    letters: Sequence[Letter], symbols: Sequence[Symbol], across: int, patch_side: int, width: int
+) -> dict[int, torch.Tensor]:
+    """By patch, in the order of the merged patches: [width] of all whose middle is there. `across` in image tokens."""
+    told = [(patch_of(each.x, each.y, across, patch_side), direction_of(each.sign.lower(), width)) for each in letters]
+    told += [(patch_of(each.x, each.y, across, patch_side), symbol_spelling(each.name, width)) for each in symbols]
     found: dict[int, torch.Tensor] = {}
-    for letter in shown:
-        patch = patch_of(letter, across, patch_side)
-        spelled = spelling_of(letter.sign, letter.after, width)
+    for patch, spelled in told:
         found[patch] = found[patch] + spelled if patch in found else spelled
     return found
 
 
-def patch_of(letter: Letter, across: int, patch_side: int) -> int:
-    """The patch that shows a letter's middle, in the order of the merged patches; `across` image tokens in a row."""
-    column, row, side = int(letter.x / patch_side), int(letter.y / patch_side), TOKEN_SIDE // patch_side
+def patch_of(x: float, y: float, across: int, patch_side: int) -> int:
+    """The patch that shows a place, in the order of the merged patches; `across` image tokens in a row."""
+    column, row, side = int(x / patch_side), int(y / patch_side), TOKEN_SIDE // patch_side
     token = row // side * across + column // side
     return token * side * side + row % side * side + column % side
 
@@ -94,4 +109,29 @@ def place_directions(width: int) -> torch.Tensor:
     """[4 * PLACE_WAVES, width]: the directions that codes of places use, at right angles to each other."""
     drawn = torch.randn(width, 4 * PLACE_WAVES, generator=torch.Generator().manual_seed(11))
     found: torch.Tensor = torch.linalg.qr(drawn)[0].T.contiguous()
+    return found
+
+
+def letter_directions(width: int) -> torch.Tensor:
+    """[LETTER_DIRECTIONS or what is left, width]: the directions that letters use, at right angles to those of places."""
+    return _beside_places(width)[:LETTER_DIRECTIONS]
+
+
+def free_directions(width: int) -> torch.Tensor:
+    """[what is left, width]: the directions that neither letters nor places use."""
+    return _beside_places(width)[LETTER_DIRECTIONS:]
+
+
+@lru_cache
+def _beside_places(width: int) -> torch.Tensor:
+    places = place_directions(width)
+    drawn = torch.randn(width, width - len(places), generator=torch.Generator().manual_seed(5))
+    found: torch.Tensor = torch.linalg.qr(torch.cat([places.T, drawn], 1))[0][:, len(places) :].T.contiguous()
+    return found
+
+
+@lru_cache
+def _usual_codes() -> torch.Tensor:
+    drawn = torch.randn(LETTER_DIRECTIONS, LETTER_DIRECTIONS, generator=torch.Generator().manual_seed(4))
+    found: torch.Tensor = torch.linalg.qr(drawn)[0]
     return found

@@ -180,7 +180,8 @@ class _Run:
 
     def _backward(self, batch: Batch, parts: int, stage: Stage) -> Losses:
         with self._autocast():
-            losses: Losses = self._student(batch, stage.tower, stage.perfect)
+            student, tells = self._student, stage.name == "telling"
+            losses: Losses = student.tell(batch) if tells else student(batch, stage.tower, stage.perfect)
         if losses.total.requires_grad:  # a window may show nothing to ask about, and then there is nothing to learn
             (losses.total / parts).backward()  # type: ignore[no-untyped-call]
         return losses
@@ -198,7 +199,7 @@ def _written(folder: Path, recipe: Recipe) -> ModelFolder:
 
 
 def _mean(losses: list[Losses]) -> dict[str, float]:
-    names = ("answer", "pointer", "letters", "spelling", "tokens", "right")
+    names = ("answer", "looks", "found", "letters", "spelling", "tokens", "right")
     values = {name: round(sum(getattr(each, name) for each in losses) / len(losses), 5) for name in names}
     return {"loss": round(sum(float(each.total.detach()) for each in losses) / len(losses), 5), **values}
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from autoglm_serving.screens.dice import Dice
 from autoglm_serving.screens.records import Box, Element, Screen
+from autoglm_serving.training.symbols import symbols_of
 from autoglm_serving.vision.sizing import MAX_PIXELS, TOKEN_SIDE, at_short_side, fitted
 
 _GRAIN = 1 << 20
@@ -68,6 +69,31 @@ def choose(screen: Screen, short_side: int, least: float, dice: Dice) -> Window:
 
 
 _FULL_WIDTH_PERCENT = 60
+
+
+def to_read(screen: Screen, short_side: int, dice: Dice) -> Window:
+    """A window to learn reading from, in the scale of `choose`, around a symbol or around any element.
+
+    Large ones have as many patches as a whole screen: the tower shall have seen so many beside each other.
+    """
+    columns, rows = _LARGE if dice.chance(_LARGE_PERCENT) else _SMALL
+    side = TOKEN_SIDE * min(screen.width, screen.height) / short_side  # of an image token, in pixels of the screen
+    across = _between(dice.between(*columns), 1, int(screen.width / side))
+    along = _between(dice.between(*rows), 1, int(screen.height / side))
+    shown, around = symbols_of(screen), screen.elements
+    if shown and dice.chance(_SYMBOL_PERCENT):
+        around = shown
+    middle = _middle(dice.pick(around)) if around else (screen.width // 2, screen.height // 2)
+    width, height = round(across * side), round(along * side)
+    left = _between(middle[0] - dice.below(width), 0, screen.width - width)
+    top = _between(middle[1] - dice.below(height), 0, screen.height - height)
+    return Window((left, top, left + width, top + height), across * TOKEN_SIDE, along * TOKEN_SIDE)
+
+
+_SMALL, _LARGE = ((5, 9), (3, 7)), ((9, 12), (9, 16))
+"""Least and most columns and rows of image tokens."""
+
+_LARGE_PERCENT, _SYMBOL_PERCENT = 30, 35
 
 
 def _sized(box: Box, short_side: int) -> Window:

@@ -97,7 +97,6 @@ class TuneOptions:
     """Options of `autoglm train variant`."""
 
     uri: str
-    heads: Path | None
     threads: int | None
     steps: int
     examples: int
@@ -115,7 +114,7 @@ def tune(names: str, data: Path, out: Path, how: TuneOptions, tell: Tell) -> Non
         torch.set_num_threads(how.threads)
     screens = open_screens(data, side=2 * how.side)
     plan = Plan(steps=how.steps, examples=how.examples, short_side=how.side)
-    tuner = Tuner(locate(how.uri), screens, plan, how.heads, how.device)
+    tuner = Tuner(locate(how.uri), screens, plan, how.device)
     options = Settings(short_side=how.side).options
     for name in wanted:
         done = tuner.tune(

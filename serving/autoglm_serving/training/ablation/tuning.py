@@ -1,6 +1,6 @@
 """`autoglm train variant`: learn the few new weights of a technique, with everything else frozen.
 
-The losses are the training's (`network.Student`): of the answers, and of the pointer where a run's checkpoint has its heads.
+The losses are the training's (`network.Student`): of the answers, and of where the ends of questions look.
 What comes before the new weights is computed once for each example and kept, so that a step costs little more than the
 language model.
 """
@@ -18,7 +18,7 @@ import torch
 from autoglm_serving.model.folder import check_folder
 from autoglm_serving.model.load import ImageSize, ModelImages, ModelTokenizer, load_weights
 from autoglm_serving.screens.dice import Dice
-from autoglm_serving.training import checkpoints, windows
+from autoglm_serving.training import windows
 from autoglm_serving.training.ablation.weights import fingerprint, new_weights, save_new
 from autoglm_serving.training.batches import Batch, BatchMaker, collate
 from autoglm_serving.training.dataset import Screens
@@ -33,8 +33,6 @@ from autoglm_serving.vision.modules.variants import VARIANTS, Options, build_var
 from autoglm_serving.vision.sizing import TOKEN_SIDE
 
 _ANY_SIZE = ImageSize(1, 1 << 40)
-HEADS = ("query.", "key.")
-"""The helper that only training has: where a question points."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +75,12 @@ class Tuning:
 class Tuner:
     """A frozen model and its examples; tunes one variant after the other, and shares what they have in common."""
 
-    def __init__(self, model: Path, screens: Screens, plan: Plan, heads: Path | None, device: str = "cpu") -> None:
+    def __init__(self, model: Path, screens: Screens, plan: Plan, device: str = "cpu") -> None:
         folder = check_folder(model)
         self._plan = plan
         self._device = torch.device(device)
         self.model: Any = load_weights(folder, torch.float32, self._device).requires_grad_(False)
         self._fingerprint = fingerprint(self.model)
-        self._heads = _heads(heads)
         maker = _Maker(Recipe("variant", ()), screens, ModelTokenizer(folder), ModelImages(folder))
         self._examples = [maker.example(plan, number) for number in range(min(plan.examples, plan.steps))]
         self._begun: dict[Any, Begun] = {}
@@ -124,18 +121,12 @@ class Tuner:
         return losses
 
     def _student(self, variant: FusedVariant) -> Student:
-        """Without the heads of the training run only the answers count."""
         config = self.model.config
         network = replace(
             Network(), text_width=config.text_config.hidden_size, vision_width=config.vision_config.hidden_size
         )
         recipe = Recipe("variant", (), network=network)
-        if self._heads is None:
-            recipe = replace(recipe, pointer_weight=0.0)
-        student = Student(variant.model, recipe).to(self._device).eval()
-        if self._heads is not None:
-            student.load_state_dict(self._heads, strict=False)
-        return student.requires_grad_(False).eval()
+        return Student(variant.model, recipe).to(self._device).requires_grad_(False).eval()
 
     def _loss(self, variant: FusedVariant, student: Student, example: Example) -> torch.Tensor:
         variant.tower.requires_grad_(True)
@@ -183,15 +174,6 @@ class _Maker(BatchMaker):
             return collate([row], [1.0], pixels, grid.new_tensor([[1, side * rows, side * columns]]))
 
         return Example(number, pixels, grid, batch)
-
-
-def _heads(run: Path | None) -> dict[str, Any] | None:
-    if run is None:
-        return None
-    state = checkpoints.load(run / "checkpoints")
-    if state is None:
-        raise FileNotFoundError(f"{run} has no checkpoint")
-    return {key: value for key, value in state["student"].items() if key.startswith(HEADS)}
 
 
 def _schedule(step: int, steps: int) -> float:
