@@ -133,7 +133,13 @@ async def test_prometheus_reads_what_replicas_and_routers_count(tiny: App, ray_h
     for _ in range(2):
         await tiny.openai().chat.completions.create(**request)
     told: dict[str, float] = {}
-    counted = ("completion_tokens_total", "replica_choices_total", "cached_tokens_total", "cache_hits_total", "cache_bytes")
+    counted = (
+        "completion_tokens_total",
+        "replica_choices_total",
+        "cached_tokens_total",
+        "cache_hits_total",
+        "cache_bytes",
+    )
 
     def arrived() -> bool:
         told.update(ray_head.metrics(tiny.name))
