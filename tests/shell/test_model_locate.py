@@ -20,7 +20,10 @@ from support.processes import Process
 @pytest.mark.parametrize(
     ("uri", "reason"),
     [
-        ("autoglm-tiny", "is not one of: builtin://autoglm-tiny, file:///absolute/path, hf://"),
+        (
+            "autoglm-tiny",
+            "is not one of: builtin://autoglm-tiny, builtin://autoglm-tiny-trained, file:///absolute/path, hf://",
+        ),
         ("s3://bucket/model", "is not one of"),
         ("builtin:/autoglm-tiny", "is not one of"),
         ("builtin://autoglm-huge", "no built-in model 'autoglm-huge'"),

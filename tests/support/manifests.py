@@ -85,7 +85,9 @@ def _not_yet(kind: str, field: str, value: Any, remedy: str = "remove it") -> Re
 
 
 _LABEL = "must be a DNS label: at most 63 of a-z, 0-9"
-_URI = "must be builtin://autoglm-tiny, file:///absolute/path or hf://organisation/model"
+_URI = (
+    "must be builtin://autoglm-tiny, builtin://autoglm-tiny-trained, file:///absolute/path or hf://organisation/model"
+)
 _MODEL = 'must be a model id such as "autoglm-phone-9b"'
 _CPU = 'must be CPU cores from 1m to 9999, such as 2, "1.5" or "500m"'
 _ADDRESS = "must be http://HOST:PORT or https://HOST:PORT, with the port and without a path"

@@ -50,8 +50,9 @@ class ModelSpec(Model):
     name: ModelName
     """Model id by which clients ask for it, such as "autoglm-phone-9b"."""
     uri: ModelUri
-    """Where the weights come from: builtin://autoglm-tiny (a tiny model for trying things out), file:///absolute/path
-    (a folder on the site's machines) or hf://organisation/model (a Hugging Face repository)."""
+    """Where the weights come from: builtin://autoglm-tiny (a tiny model with random weights, for trying things out),
+    builtin://autoglm-tiny-trained (a tiny model that has learned to tap), file:///absolute/path (a folder on the site's
+    machines) or hf://organisation/model (a Hugging Face repository)."""
     variants: Annotated[
         Annotated[tuple[ModelVariant, ...], Field(max_length=8), Unique("name")] | None,
         NotYet("remove it and name the weights to serve in spec.model.uri"),

@@ -16,7 +16,11 @@ from autoglm_serving.model import tiny, tiny_tokenizer, vocabulary
 from autoglm_serving.model.errors import ModelNotFound
 
 BUILTIN_TINY = "builtin://autoglm-tiny"
-SCHEMES = ("builtin://autoglm-tiny", "file:///absolute/path", "hf://organisation/name[@revision]")
+BUILTIN_TRAINED = "builtin://autoglm-tiny-trained"
+SCHEMES = (BUILTIN_TINY, BUILTIN_TRAINED, "file:///absolute/path", "hf://organisation/name[@revision]")
+
+TRAINED = Path(__file__).parent / "trained"
+"""AutoGLM-Tiny after its training: a checkpoint that comes with this package. docs/results says how good it is."""
 
 _UNFINISHED = ".unfinished-"
 _HF_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -54,8 +58,10 @@ def _local(uri: str) -> Path:
 
 
 def _builtin(name: str, cache: Path) -> Path:
+    if name == "autoglm-tiny-trained":
+        return TRAINED
     if name != "autoglm-tiny":
-        raise ModelNotFound(f"there is no built-in model {name!r}, only {BUILTIN_TINY}")
+        raise ModelNotFound(f"there is no built-in model {name!r}, only {BUILTIN_TINY} and {BUILTIN_TRAINED}")
     models = cache / "models"
     folder = models / f"autoglm-tiny-{_tiny_fingerprint()}"
     if folder.is_dir():
