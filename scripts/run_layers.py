@@ -78,7 +78,9 @@ def _interrupt(*_: object) -> None:
 
 def main(layers: list[str]) -> int:
     # Whoever stops the run with SIGTERM (a CI runner) also gets the table, and no test process stays.
-    signal.signal(signal.SIGTERM, _interrupt)
+    # A shell lets what it starts with & ignore SIGINT, and layers would inherit that: with a handler they do not.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
     results: list[Result] = []
     try:
         for layer in layers:

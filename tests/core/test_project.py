@@ -128,7 +128,8 @@ def test_a_layer_that_hangs_is_ended_and_reported(tmp_path: Path, monkeypatch: p
 def test_a_stopped_run_ends_its_layer_and_still_prints_the_table(tmp_path: Path) -> None:
     (tmp_path / "Makefile").write_text("hang:\n\t@touch started; exec sleep 600\n")
     command = [sys.executable, str(ROOT / "scripts/run_layers.py"), "hang", "never"]
-    run = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    in_background = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]  # as a shell starts what ends with &
+    run = subprocess.Popen([*in_background, *command], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     try:
         wait_until((tmp_path / "started").exists, "the layer has started")
         run.terminate()

@@ -1,5 +1,6 @@
 """The checkpoint that comes with the package loads from its URI, and taps far more often what it is asked for than by chance."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +40,12 @@ def right(uri: str, cache: Path, count: int) -> float:
 def test_the_trained_model_is_small_enough_to_come_with_the_package() -> None:
     folder = locate(BUILTIN_TRAINED)
     assert sum(file.stat().st_size for file in folder.iterdir()) < MOST_MB * 1e6
+
+
+def test_the_trained_model_tells_vllm_of_its_biases() -> None:
+    """vLLM leaves out the biases of queries, keys and values unless the configuration names them, and taps elsewhere."""
+    config = json.loads((locate(BUILTIN_TRAINED) / "config.json").read_text(encoding="utf-8"))
+    assert config["text_config"]["attention_bias"] is True
 
 
 def test_the_trained_model_taps_what_it_is_asked_for(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ _TEXT = {
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
+    "attention_bias": True,  # transformers always has it, vLLM only where this says so
     "max_position_embeddings": MAX_POSITIONS,
     "initializer_range": WEIGHT_STD,
     # Head dimension 64, half of it rotated, in pairs: 16 frequencies, shared out to time, height and width.
