@@ -1,4 +1,4 @@
-"""The checkpoint that comes with the package loads from its URI, and taps far more often what it is asked for than by chance."""
+"""The checkpoint that comes with the package loads, and taps what it is asked for far more often than by chance."""
 
 import json
 from dataclasses import replace
