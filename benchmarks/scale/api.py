@@ -1,4 +1,4 @@
-"""Calls of the API server as its administrator, what a watch saw, and what a process has used."""
+"""Calls of the API server as its administrator, what a watch saw, and what a process keeps in memory."""
 
 import http.client
 import json
@@ -101,16 +101,7 @@ class Watcher:
                     self.ready.setdefault(key, now)
 
 
-@dataclass
-class Usage:
-    """What a process has used so far."""
-
-    pid: int
-
-    def cpu_s(self) -> float:
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def resident_mib(self) -> float:
-        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+def resident_mib(pid: int) -> float:
+    """What a process keeps in memory."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20

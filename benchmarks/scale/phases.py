@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from benchmarks.machine import quantile
-from benchmarks.scale.api import Client, Generation, Json, Usage, Watcher
+from benchmarks.scale.api import Client, Generation, Json, Watcher, resident_mib
 
-from support.processes import Process
+from support.processes import Process, processor_s
 
 STEADY_S = float(os.environ.get("AUTOGLM_SCALE_STEADY", "60"))
 CHANGES = 50
@@ -78,8 +78,7 @@ def burst(arm: Arm, first: int, last: int) -> list[list[str]]:
     dice = random.Random(first)
     applied: dict[Generation, float] = {}
     made = [arm.manifest(number, dice) for number in range(first, last)]
-    usage = Usage(arm.process.pid)
-    cpu = usage.cpu_s()
+    cpu = processor_s(arm.process.pid)
 
     def create(manifest: Json) -> None:
         applied[(manifest["metadata"]["name"], 1)] = time.monotonic()
@@ -97,7 +96,7 @@ def burst(arm: Arm, first: int, last: int) -> list[list[str]]:
         ["created to first status, p50 / p99", _spread(applied, arm.watcher.seen)],
         ["created to Ready, p50 / p99", _spread(applied, arm.watcher.ready)],
         ["all Ready after", f"{total:.1f} s"],
-        ["operator's CPU for that", f"{usage.cpu_s() - cpu:.1f} s"],
+        ["operator's CPU for that", f"{processor_s(arm.process.pid) - cpu:.1f} s"],
     ]
 
 
@@ -122,15 +121,14 @@ def changes(arm: Arm, size: int) -> list[list[str]]:
 
 def steady(arm: Arm) -> list[list[str]]:
     """Nothing is changed by anybody."""
-    usage = Usage(arm.process.pid)
-    cpu, before, begun = usage.cpu_s(), arm.client.writes(), time.monotonic()
+    cpu, before, begun = processor_s(arm.process.pid), arm.client.writes(), time.monotonic()
     time.sleep(STEADY_S)
     took = time.monotonic() - begun
     written = arm.client.writes() - before
     return [
         [f"writes in {took:.0f} s in which nothing happens", _told(written)],
-        ["operator's CPU then", f"{(usage.cpu_s() - cpu) / took * 100:.1f} % of a core"],
-        ["operator's memory", f"{usage.resident_mib():.0f} MiB"],
+        ["operator's CPU then", f"{(processor_s(arm.process.pid) - cpu) / took * 100:.1f} % of a core"],
+        ["operator's memory", f"{resident_mib(arm.process.pid):.0f} MiB"],
     ]
 
 
