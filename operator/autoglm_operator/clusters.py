@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from autoglm_operator import routes
-from autoglm_operator.api import RolloutSpec
+from autoglm_operator.api import DeploymentSiteStatus, RolloutSpec
 from autoglm_operator.applications import Standing, Wanted, matches
 from autoglm_operator.kuberay import manifests, pods
 from autoglm_operator.kuberay.change import Budget, Change, Need, plan
@@ -129,13 +129,11 @@ def _fell_silent_on_its_way(subject: Subject, view: SiteView) -> bool:
     """
     if view.site.spec.backend.kube_ray is None or subject.is_live(view):
         return False
-    row = subject.row(view.name)
-    known = view if view.applications is not None else row
-    heard = known.observed_at if known is not None else None
-    if heard is None or subject.now - heard > WAITS_FOR_THE_SILENT:
+    known = view if view.applications is not None else subject.row(view.name)
+    if known is None or known.observed_at is None or subject.now - known.observed_at > WAITS_FOR_THE_SILENT:
         return False
-    if view.applications is None:
-        return row is not None and row.ready < row.desired
+    if isinstance(known, DeploymentSiteStatus):
+        return known.ready < known.desired
     place = _place(subject, view)
     found = place.found
     if found is None or found.status == "DELETING" or found.ready_replicas == 0:
