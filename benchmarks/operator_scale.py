@@ -8,11 +8,12 @@ other numbers, `AUTOGLM_SCALE_ARMS=ours` one operator alone, `AUTOGLM_SCALE_STEA
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.machine import describe, table
+from benchmarks.scale.asked import Wrong, asked
 from benchmarks.scale.kuberay import CONTROLLERS, KubeRay
 from benchmarks.scale.ours import SITES, SITES_EACH, Ours
 from benchmarks.scale.phases import CLIENTS, Arm, go_through
@@ -20,13 +21,11 @@ from benchmarks.scale.phases import CLIENTS, Arm, go_through
 from support.kubernetes import ControlPlane
 from support.ray_farm import Ports
 
-SIZES = tuple(int(size) for size in os.environ.get("AUTOGLM_SCALE", "10,100,1000").split(","))
 ARMS: dict[str, Callable[[Path, ControlPlane, Ports], Arm]] = {"ours": Ours, "kuberay": KubeRay}
-CHOSEN = os.environ.get("AUTOGLM_SCALE_ARMS", "ours,kuberay").split(",")
 
 
 @contextmanager
-def opened() -> Iterator[list[Arm]]:
+def opened(chosen: Sequence[str]) -> Iterator[list[Arm]]:
     """The API server and the simulated clusters, with operators that are not started yet."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
@@ -37,21 +36,26 @@ def opened() -> Iterator[list[Arm]]:
         try:
             plane.start()
             with ports.process(folder / "farm.log"):
-                arms += [ARMS[arm](folder, plane, ports) for arm in CHOSEN]
+                arms += [ARMS[arm](folder, plane, ports) for arm in chosen]
                 yield arms
         finally:
             plane.stop()
 
 
 def main() -> None:
+    try:
+        wanted = asked(os.environ, ARMS)
+    except Wrong as wrong:
+        print(f"operator_scale: {wrong}", file=sys.stderr)
+        sys.exit(2)
     machine = describe()
     names: list[str] = []
     columns: dict[str, list[str]] = {}
-    with opened() as arms:
+    with opened(wanted.arms) as arms:
         present = 0
-        for size in SIZES:
+        for size in wanted.sizes:
             for arm in arms:
-                rows = go_through(arm, present, size)
+                rows = go_through(arm, present, size, wanted.steady_s)
                 names = [row[0] for row in rows]
                 columns[f"{arm.title}, {size}"] = [row[1] for row in rows]
                 print(f"{arm.title}, {size}: {rows}, load {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.scale.helper import Helper
+
 from support.kubernetes import ControlPlane
 
 WRITES = frozenset({"POST", "PUT", "PATCH", "APPLY", "DELETE", "DELETECOLLECTION"})
@@ -84,8 +86,9 @@ class Watcher:
     ready: dict[Generation, float] = field(default_factory=dict)
     last_event: float = 0.0
 
-    def start(self) -> None:
-        threading.Thread(target=self._watch, daemon=True).start()
+    def start(self) -> Helper:
+        """Watches from now on, in the thread that is returned."""
+        return Helper(f"the watch of {self.path}", self._watch)
 
     def _watch(self) -> None:
         for event in self.client.events(self.path):

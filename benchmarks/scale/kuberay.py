@@ -7,11 +7,11 @@ import copy
 import http.client
 import json
 import random
-import threading
 from pathlib import Path
 
 import yaml
 from benchmarks.scale.api import Client, Json, Watcher
+from benchmarks.scale.helper import Helper
 
 from support.fake_kuberay import install_crds, part
 from support.kubernetes import ControlPlane
@@ -46,9 +46,11 @@ class KubeRay:
         cluster = self._sample["spec"]["rayClusterConfig"]
         for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
             group["template"]["spec"]["nodeName"] = NODE
-        threading.Thread(target=self._run_pods, daemon=True).start()
         self.watcher = Watcher(self.client, SERVICES)
-        self.watcher.start()
+        self.helpers: tuple[Helper, ...] = (
+            Helper("what says of KubeRay's pods that they run", self._run_pods),
+            self.watcher.start(),
+        )
 
     @property
     def process(self) -> Process:

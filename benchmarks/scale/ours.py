@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 from benchmarks.scale.api import Client, Json, Watcher
+from benchmarks.scale.helper import Helper
 
 from support import manifests, ray_farm
 from support.kubernetes import ROOT, ControlPlane
@@ -39,7 +40,7 @@ class Ours:
         self._token_file = folder / "token"
         self._token_file.write_text(farm.gateway_token)
         self.watcher = Watcher(self.client, DEPLOYMENTS)
-        self.watcher.start()
+        self.helpers: tuple[Helper, ...] = (self.watcher.start(),)
 
     @property
     def process(self) -> Process:

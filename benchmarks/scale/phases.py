@@ -1,6 +1,5 @@
 """What an operator goes through: a burst of new objects, changes one by one, a time in which nothing happens, a restart."""
 
-import os
 import random
 import statistics
 import time
@@ -11,10 +10,10 @@ from typing import Protocol
 
 from benchmarks.machine import quantile
 from benchmarks.scale.api import Client, Generation, Json, Watcher, resident_mib
+from benchmarks.scale.helper import Helper
 
 from support.processes import Process, processor_s
 
-STEADY_S = float(os.environ.get("AUTOGLM_SCALE_STEADY", "60"))
 CHANGES = 50
 CLIENTS = 4
 QUIET_S = 10.0
@@ -27,6 +26,7 @@ class Arm(Protocol):
     title: str
     client: Client
     watcher: Watcher
+    helpers: tuple[Helper, ...]
 
     @property
     def process(self) -> Process:
@@ -62,13 +62,13 @@ class Arm(Protocol):
         ...
 
 
-def go_through(arm: Arm, present: int, size: int) -> list[list[str]]:
+def go_through(arm: Arm, present: int, size: int, steady_s: float) -> list[list[str]]:
     """From `present` objects to `size` of them, and all phases with these: rows of a name and a figure."""
     arm.start()
     until(arm, arm.leads, "it leads")
     until(arm, arm.settled, "it has told what it found")  # what a start takes is measured by the restart
     time.sleep(QUIET_S)
-    rows = burst(arm, present, size) + changes(arm, size) + steady(arm) + restart(arm)
+    rows = burst(arm, present, size) + changes(arm, size) + steady(arm, steady_s) + restart(arm)
     arm.process.terminate(grace=60)
     return rows
 
@@ -119,10 +119,10 @@ def changes(arm: Arm, size: int) -> list[list[str]]:
     ]
 
 
-def steady(arm: Arm) -> list[list[str]]:
+def steady(arm: Arm, seconds: float) -> list[list[str]]:
     """Nothing is changed by anybody."""
     cpu, before, begun = processor_s(arm.process.pid), arm.client.writes(), time.monotonic()
-    time.sleep(STEADY_S)
+    time.sleep(seconds)
     took = time.monotonic() - begun
     written = arm.client.writes() - before
     return [
@@ -156,9 +156,11 @@ def quiet(arm: Arm) -> None:
 
 
 def until(arm: Arm, condition: Callable[[], bool], what: str) -> None:
-    """Wait for a condition as long as the operator runs."""
+    """Wait for a condition as long as the operator runs, and the threads without which it may never hold."""
     deadline = time.monotonic() + DEADLINE_S
     while not condition():
+        for helper in arm.helpers:
+            helper.check()
         assert arm.process.running, arm.process.log_tail()
         assert time.monotonic() < deadline, f"waited in vain until {what}\n{arm.process.log_tail()}"
         time.sleep(0.1)
