@@ -123,14 +123,15 @@ def _is_unseen(view: SiteView) -> bool:
 
 
 def _fell_silent_on_its_way(subject: Subject, view: SiteView) -> bool:
-    """Whether a site served nothing, or less than it shall, when it was last heard, by this process or an earlier one.
+    """Whether a site served nothing, or less than it shall, when it was last heard, by this process or an earlier one, or
+    was asked since then to take away what served.
 
     Only for a while: it may be asleep, or gone for good, and the others want their change.
     """
     if view.site.spec.backend.kube_ray is None or subject.is_live(view):
         return False
-    known = view if view.applications is not None else subject.row(view.name)
-    if known is None or known.observed_at is None or subject.now - known.observed_at > WAITS_FOR_THE_SILENT:
+    known, heard = view if view.applications is not None else subject.row(view.name), subject.heard(view)
+    if known is None or heard is None or subject.now - heard > WAITS_FOR_THE_SILENT:
         return False
     if isinstance(known, DeploymentSiteStatus):
         return known.ready < known.desired
@@ -138,6 +139,8 @@ def _fell_silent_on_its_way(subject: Subject, view: SiteView) -> bool:
     found = place.found
     if found is None or found.status == "DELETING" or found.ready_replicas == 0:
         return found is None or found.owner_uid == place.application.uid
+    if found.name in view.going and found.owner_uid == place.application.uid:
+        return True
     return _has_pods(place, found) and found.ready_replicas < place.application.replicas
 
 

@@ -5,25 +5,17 @@ Unknown otherwise: what nobody could look at is not called true, and not called 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from autoglm_operator.api import (
     ConditionStatus,
     DeploymentCondition,
     DeploymentConditionType,
     DeploymentStatus,
-    PlacementStatus,
     Reason,
     SiteCondition,
 )
-from autoglm_operator.rollout import record
 from autoglm_operator.state import Event, SiteOutcome, Verdict, clip
-
-REFRESH = timedelta(minutes=5)
-"""While nothing else changes, the times in a status are written anew this often: a fresh figure alone is not worth a write."""
-
-ROLLING_REFRESH = timedelta(seconds=10)
-"""The same while a rollout is under way: people look at its figures."""
 
 ORDER: tuple[DeploymentConditionType, ...] = (
     "Ready", "SitesReady", "GatewayReady", "RolledOut", "Progressing", "Degraded",
@@ -159,17 +151,6 @@ def event_of(reason: Reason, message: str) -> Event:
     return Event("Normal" if reason in _CALM else "Warning", reason, message)
 
 
-def settled(before: DeploymentStatus | None, after: DeploymentStatus) -> DeploymentStatus:
-    """The status to write: the old one if nothing but young times would change."""
-    if before is None or _timeless(before) != _timeless(after):
-        return after
-    old, new = _times(before), _times(after)
-    grown = [late - early for early, late in zip(old, new, strict=True) if early and late]
-    rolling = after.rollout is not None and after.rollout.phase == "Progressing"
-    limit = ROLLING_REFRESH if rolling else REFRESH
-    return after if max(grown, default=timedelta(0)) >= limit else before
-
-
 def _severity(check: Verdict) -> tuple[bool, bool]:
     return (check.reason in _CALM, check.status == "Unknown")
 
@@ -177,27 +158,3 @@ def _severity(check: Verdict) -> tuple[bool, bool]:
 def _since(before: DeploymentCondition | SiteCondition | None, verdict: Verdict, now: datetime) -> datetime:
     same = before is not None and before.status == verdict.status
     return before.last_transition_time if same and before else now.replace(microsecond=0)
-
-
-def _timeless(status: DeploymentStatus) -> DeploymentStatus:
-    sites = tuple(site.model_copy(update={"observed_at": None}) for site in status.sites)
-    table = status.gateway_table.model_copy(update={"observed_at": None}) if status.gateway_table else None
-    rollout = record.timeless(status.rollout) if status.rollout else None
-    placement = _steady(status.placement) if status.placement else None
-    return status.model_copy(
-        update={"sites": sites, "gateway_table": table, "rollout": rollout, "placement": placement, "ttft": None}
-    )
-
-
-def _steady(placement: PlacementStatus) -> PlacementStatus:
-    """The placement without prices and words, which move with every figure that is measured."""
-    sites = tuple(row.model_copy(update={"why": ""}) for row in placement.sites)
-    return placement.model_copy(update={"sites": sites, "reason": "", "solver": "", "price": 0.0, "best_price": None})
-
-
-def _times(status: DeploymentStatus) -> list[datetime | None]:
-    return [
-        *(site.observed_at for site in status.sites),
-        status.gateway_table.observed_at if status.gateway_table else None,
-        *(row.observed_at for row in (status.rollout.traffic if status.rollout else ())),
-    ]

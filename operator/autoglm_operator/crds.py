@@ -123,7 +123,7 @@ def _site_definition() -> Json:
         _column("Free", ".status.free", "Free out of all accelerators, by type."),
         _column("Price", ".spec.price", "Price of one replica for an hour.", type_="number"),
         _column("Applications", ".status.applications", "Applications of this operator there.", type_="integer"),
-        _column("Observed", ".status.observedAt", "Time since the site last answered.", type_="date"),
+        _column("Since", ".status.since", "Since when the site answers, or does not.", type_="date"),
         _column("Reason", f"{connected}.reason", "Why it is connected or not.", wide=True),
         _column("Bandwidth", ".spec.link.bandwidth", "Bandwidth towards the site, as declared.", wide=True),
         _column("RTT", ".spec.link.rtt", "Round trip time, as declared.", wide=True),

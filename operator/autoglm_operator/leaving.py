@@ -53,7 +53,7 @@ def farewell(subject: Subject, place: Leaving, published: Published | None) -> S
         revision=place.revision,
         state="Deleting",
         message=clip(text),
-        observed_at=view.observed_at.replace(microsecond=0) if view.observed_at else (old.observed_at if old else None),
+        since=view.observed_at.replace(microsecond=0) if view.observed_at else (old.since if old else None),
     )
     return SiteOutcome(row, "Deleting", live, change)
 

@@ -217,7 +217,7 @@ class Look:
             return f"its round trip of {rtt} is above spec.placement.maxRtt {self.spec.max_rtt}"
         if live:
             return ""
-        seen = view.observed_at or (row.observed_at if row else None)
+        seen = views.heard(view, views.told(row))
         if seen is None:
             return "it was never seen"
         silent = age(seen, self.now) >= timedelta(seconds=seconds(self.spec.grace))

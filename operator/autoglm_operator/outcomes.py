@@ -38,7 +38,7 @@ def _served(subject: Subject, view: SiteView, turn: clusters.Turn) -> SiteOutcom
         revision=found.revision if found and found.owner_uid == wanted.uid else None,
         state=standing.state,
         message=clip(_told(standing, view)),
-        observed_at=second(view.observed_at),
+        since=second(view.observed_at),
     )
     return SiteOutcome(row, standing.reason, True, step.change)
 
@@ -75,7 +75,7 @@ def _emptied(subject: Subject, view: SiteView, stopped: Verdict) -> SiteOutcome:
         revision=found.revision if found else None,
         state="Deleting" if found else "Suspended",
         message="the application is being removed" if found else stopped.message,
-        observed_at=second(view.observed_at),
+        since=second(view.observed_at),
     )
     if found is None:
         return SiteOutcome(row, stopped.reason, True)
@@ -84,7 +84,7 @@ def _emptied(subject: Subject, view: SiteView, stopped: Verdict) -> SiteOutcome:
 
 
 def _silent(subject: Subject, view: SiteView) -> SiteOutcome:
-    """A site that does not answer keeps its last figures and their age."""
+    """A site that does not answer keeps its last figures, and tells since when it is silent."""
     why, old = views.silence(view, subject.now), subject.row(view.name)
     phase = views.phase(view, subject.now)
     state: SiteState = "Pending" if phase is None else "Unreachable" if phase == "Unreachable" else "Stale"
@@ -95,7 +95,7 @@ def _silent(subject: Subject, view: SiteView) -> SiteOutcome:
         revision=old.revision if old else None,
         state=state,
         message=clip(why.message),
-        observed_at=second(view.observed_at) or (old.observed_at if old else None),
+        since=second(subject.heard(view)),
     )
     return SiteOutcome(row, why.reason, False)
 

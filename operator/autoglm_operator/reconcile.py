@@ -10,7 +10,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from autoglm_operator import conditions, last_routes, leaving, outcomes, placement, removal, rolling, routes, views
+from autoglm_operator import (
+    conditions,
+    last_routes,
+    leaving,
+    news,
+    outcomes,
+    placement,
+    removal,
+    rolling,
+    routes,
+    views,
+)
 from autoglm_operator.ages import PROGRESSING, STEADY, backoff
 from autoglm_operator.api import AutoGLMDeployment, DeploymentCondition, DeploymentStatus, GatewayTable
 from autoglm_operator.state import (
@@ -74,7 +85,7 @@ def _serve(spec: Subject, rollout: rolling.Rolling | None) -> Plan:
     if rollout is not None:
         status = status.model_copy(update={"revision": spec.config.revision, "rollout": rollout.status})
     return Plan(
-        status=conditions.settled(before, status),
+        status=news.of_deployment(before, status, subject.now),
         requeue_after=_again(subject, verdicts, bool(changes)),
         applications=changes,
         add_finalizer=FINALIZER not in meta.finalizers,
@@ -253,7 +264,7 @@ def _table(subject: Subject, route: Route | None) -> GatewayTable | None:
     gateways = subject.observed.gateways
     seen = [view.observed_at for view in gateways if view.observed_at and views.holds(view, published)]
     latest = outcomes.second(max(seen, default=None))
-    return GatewayTable(epoch=published.epoch, version=published.version, observed_at=latest)
+    return GatewayTable(epoch=published.epoch, version=published.version, since=latest)
 
 
 def _events(subject: Subject, written: tuple[DeploymentCondition, ...]) -> tuple[Event, ...]:

@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 
-from autoglm_operator import conditions, deletion, placement, views
+from autoglm_operator import conditions, deletion, news, placement, views
 from autoglm_operator.ages import PROGRESSING, age, backoff
 from autoglm_operator.api import AcceleratorType, DiscoveredAccelerator, SiteCapacity, SiteCondition, SiteStatus
 from autoglm_operator.state import (
@@ -25,9 +25,6 @@ LOOK_AGAIN = timedelta(seconds=10)
 ORPHAN_AGE = timedelta(seconds=60)
 """An application younger than this is no orphan: its owner may be newer than the list of owners."""
 
-CAPACITY_REFRESH = timedelta(minutes=1)
-"""Free accelerators that changed are told this long after the last figures, at the soonest."""
-
 MAX_RESOURCES = 64
 MAX_MODELS = 16
 ACCELERATORS: dict[AcceleratorType, str] = {"gpu": "GPU", "npu": "NPU", "cpu": "CPU"}
@@ -45,7 +42,7 @@ def reconcile_site(site: SiteView | InvalidSite, fleet: Fleet, now: datetime) ->
         return _delete(site, fleet, now)
     status = _status(site, fleet, _connected(site, now), now)
     return SitePlan(
-        status=_settled(site.site.status, status),
+        status=news.of_site(site.site.status, status),
         requeue_after=backoff(site.failures) if site.failures else LOOK_AGAIN,
         deletions=orphans(site, fleet, now),
         add_finalizer=FINALIZER not in site.site.metadata.finalizers,
@@ -101,7 +98,7 @@ def _refuse_duplicate(site: SiteView, other: str, fleet: Fleet, now: datetime) -
     text = f"site {other} already stands for this Ray cluster: delete one of them, or correct spec.backend.ray.address"
     status = _status(site, fleet, Verdict("False", "DuplicateCluster", text), now)
     return SitePlan(
-        status=_settled(site.site.status, status.model_copy(update={"applications": 0})),
+        status=news.of_site(site.site.status, status.model_copy(update={"applications": 0})),
         requeue_after=LOOK_AGAIN,
         remove_finalizer=FINALIZER in meta.finalizers,
         events=_events(site.site.status, status),
@@ -122,7 +119,7 @@ def _delete(site: SiteView, fleet: Fleet, now: datetime) -> SitePlan:
     status = _status(site, fleet, Verdict(verdict.status, "Deleting", step.message or "nothing is left"), now)
     gave_up = (deletion.gave_up(step, deletion.DEFAULT_DEADLINE),) if held and step.expired else ()
     return SitePlan(
-        status=_settled(site.site.status, status),
+        status=news.of_site(site.site.status, status),
         requeue_after=PROGRESSING,
         deletions=step.changes if held and drained else (),
         remove_finalizer=held and step.finished,
@@ -150,13 +147,12 @@ def _connected(site: SiteView, now: datetime) -> Verdict:
 def _status(site: SiteView, fleet: Fleet, verdict: Verdict, now: datetime) -> SiteStatus:
     before, meta = site.site.status, site.site.metadata
     condition = conditions.site_condition(verdict, _find(before), meta.generation, now)
-    seen = site.observed_at
     count = None if site.applications is None else sum(_is_ours(found, fleet) for found in site.applications)
     return SiteStatus(
         observed_generation=meta.generation,
         conditions=(condition,),
         phase=views.phase(site, now),
-        observed_at=_second(seen) or (before.observed_at if before else None),
+        since=_second(_since(site)),
         applications=count if count is not None else (before.applications if before else None),
         ray_version=site.ray_version or (before.ray_version if before else None),
         message=clip(verdict.message) if verdict.status != "True" else "",
@@ -165,6 +161,14 @@ def _status(site: SiteView, fleet: Fleet, verdict: Verdict, now: datetime) -> Si
         capacity_observed_at=_second(_capacity_at(site)) or (before.capacity_observed_at if before else None),
         capacity_message=clip(site.capacity_unknown),
     )
+
+
+def _since(site: SiteView) -> datetime | None:
+    """Since when it answers, or does not. Of one that still answers the older time is kept."""
+    before = site.site.status
+    if before is None:
+        return site.observed_at
+    return views.heard(site, views.Told(before.since, live=before.phase == "Connected"))
 
 
 def _is_ours(found: ApplicationView, fleet: Fleet) -> bool:
@@ -208,30 +212,6 @@ def _capacity_at(site: SiteView) -> datetime | None:
 def _second(moment: datetime | None) -> datetime | None:
     """A time as Kubernetes writes it, in whole seconds."""
     return moment.replace(microsecond=0) if moment else None
-
-
-def _settled(before: SiteStatus | None, after: SiteStatus) -> SiteStatus:
-    """The status to write: the old one if nothing but young figures would change."""
-    if before is None or _timeless(before) != _timeless(after):
-        return after
-    if before.observed_at is None or after.observed_at is None:
-        return before if before == after else after
-    limit = conditions.REFRESH if _free_devices(before) == _free_devices(after) else CAPACITY_REFRESH
-    return after if after.observed_at - before.observed_at >= limit else before
-
-
-def _free_devices(status: SiteStatus) -> list[tuple[str, float]]:
-    """Free accelerators; processor cores, of which some come and go all the time, only where replicas run on nothing else."""
-    devices: list[tuple[str, float]] = [(one.type, one.free) for one in status.accelerators]
-    return [one for one in devices if one[0] != "cpu"] or devices
-
-
-def _timeless(status: SiteStatus) -> SiteStatus:
-    """The status without what moves all the time: when it was seen, and how much is free just now."""
-    capacity = tuple(one.model_copy(update={"available": 0.0}) for one in status.capacity)
-    accelerators = tuple(one.model_copy(update={"free": 0.0}) for one in status.accelerators)
-    without = {"observed_at": None, "capacity_observed_at": None, "capacity": capacity, "accelerators": accelerators}
-    return status.model_copy(update=without)
 
 
 def _events(before: SiteStatus | None, after: SiteStatus) -> tuple[Event, ...]:

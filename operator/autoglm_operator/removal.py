@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 
-from autoglm_operator import conditions, deletion, placement, views
+from autoglm_operator import conditions, deletion, news, placement, views
 from autoglm_operator.ages import PROGRESSING, backoff
 from autoglm_operator.api import AutoGLMDeployment, DeploymentSiteStatus, DeploymentStatus
 from autoglm_operator.api.quantities import seconds
@@ -34,7 +34,7 @@ def plan(deployment: AutoGLMDeployment | InvalidDeployment, observed: Observed, 
     )
     told = conditions.events(deployment.status, written)
     return Plan(
-        status=conditions.settled(deployment.status, status),
+        status=news.of_deployment(deployment.status, status, now),
         requeue_after=PROGRESSING if not observed.failures else backoff(observed.failures),
         applications=step.changes if held else (),
         remove_finalizer=held and step.finished,
@@ -81,5 +81,5 @@ def _leaving_row(remains: deletion.Remains, before: DeploymentStatus, now: datet
         revision=(seen.revision if seen else None) or (old.revision if old else None),
         state="Deleting",
         message=clip("Ray Serve is removing the application" if seen else remains.why_unknown),
-        observed_at=now.replace(microsecond=0) if seen else (old.observed_at if old else None),
+        since=now.replace(microsecond=0) if seen else (old.since if old else None),
     )

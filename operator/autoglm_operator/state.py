@@ -147,6 +147,8 @@ class SiteView:
 
     `error` is set while the latest attempt failed; `failures` counts the attempts that failed since the last success.
     `capacity` is the last that was told, at `capacity_at`; `capacity_unknown` says why the latest attempt got none.
+    `silent_since` is the first attempt that failed since the last success. `going` are applications that were asked to go and
+    were not looked at since: whether they still are there nobody knows.
     """
 
     site: AutoGLMSite
@@ -158,6 +160,8 @@ class SiteView:
     capacity: Capacity | None = None
     capacity_at: datetime | None = None
     capacity_unknown: str = ""
+    silent_since: datetime | None = None
+    going: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:

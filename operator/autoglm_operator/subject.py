@@ -97,6 +97,10 @@ class Subject:
         """What the stored status says about a site."""
         return self._rows.get(site)
 
+    def heard(self, view: SiteView) -> datetime | None:
+        """When a site last answered, as far as this process or the stored status knows."""
+        return views.heard(view, views.told(self.row(view.name)))
+
     def is_live(self, view: SiteView) -> bool:
         """Whether the figures of a site may be acted on."""
         return views.is_live(view, self.now)

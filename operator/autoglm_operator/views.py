@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from autoglm_operator.ages import CONNECTED_FOR, FIGURE_LIMIT, STALE_FOR, is_fresh
-from autoglm_operator.api import Reason, SitePhase, TtftStatus
+from autoglm_operator.api import DeploymentSiteStatus, Reason, SitePhase, TtftStatus
 from autoglm_operator.state import ApplicationView, GatewayView, Published, SiteView, Verdict
 from autoglm_serving.measurements import added
 from autoglm_serving.routing_table import Admission
@@ -32,6 +32,29 @@ def is_live(view: SiteView, now: datetime) -> bool:
     if phase(view, now) != "Connected" or view.applications is None:
         return False
     return view.error is None or view.error.reason in ("Unreachable", "DeployFailed")
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a stored status says of a site: since when it answered (`live`), or since when it did not."""
+
+    since: datetime | None = None
+    live: bool = False
+
+
+def told(row: DeploymentSiteStatus | None) -> Told:
+    """What a row says of its site."""
+    return Told() if row is None else Told(row.since, live=row.state not in ("Stale", "Unreachable"))
+
+
+def heard(view: SiteView, told: Told) -> datetime | None:
+    """When a site last answered, as far as anybody knows: this process, or the status that an earlier one left.
+
+    A status is not written anew while nothing changes. One that called the site live held until somebody asked in vain.
+    """
+    if view.observed_at is not None or told.since is None:
+        return view.observed_at
+    return max(told.since, view.silent_since) if told.live and view.silent_since is not None else told.since
 
 
 def silence(view: SiteView, now: datetime) -> Verdict:

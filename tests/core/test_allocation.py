@@ -227,6 +227,17 @@ def test_a_silent_site_is_replaced_after_the_grace_and_not_before() -> None:
         assert [end.site for end in plan.routes[0].endpoints if end.site == "a"] == ["a"]
 
 
+def test_the_grace_of_a_site_that_a_new_operator_finds_silent_counts_from_its_first_attempt() -> None:
+    """The stored status says since when the site is as it is, not when it was last heard."""
+    of = asks(1, {"grace": "2m"})
+    of = with_status(of, decide(of, place("a", runs(of, 1), price=1.0), place("b", price=5.0)))
+    for hours, in_vain, expected in ((9, 100, {}), (9, 130, {"b": 1})):
+        now = NOW + timedelta(hours=hours)
+        silent = SiteView(site("a"), error=DOWN, failures=1, silent_since=now - timedelta(seconds=in_vain))
+        dear = replace(place("b", price=5.0), observed_at=now)
+        assert puts(decide(of, silent, dear, at=now)) == expected
+
+
 def test_a_site_that_comes_back_takes_over_again_if_it_is_cheaper() -> None:
     of = asks(1)
     back = decide(of, place("a", runs(of, 1), price=1.0), place("b", runs(of, 1), price=5.0))

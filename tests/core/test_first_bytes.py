@@ -56,22 +56,29 @@ def test_what_says_too_little_is_not_told(told: list[GatewayView]) -> None:
     assert views.ttft(told, "t/q", NOW) is None
 
 
-def test_a_time_that_moves_costs_no_write_and_is_told_with_the_next_one() -> None:
+def test_a_time_that_moves_is_told_now_and_then_and_one_that_stays_about_the_same_never_again() -> None:
     world = World(fleet.deployment(replicas=1, sites={"names": ["a"]}), {"a": {}})
     world.converge()
 
-    def shown() -> TtftStatus | None:
-        assert world.deployment.status is not None
-        return world.deployment.status.ttft
-
-    assert shown() is None
-    for number in range(1, 80):
-        world.now += timedelta(seconds=3)
-        world.first_bytes = {"team/quickstart": Sketch(counts={bucket(0.1 * number): 50})}
+    def told(p95: float, after: timedelta) -> TtftStatus | None:
+        """What is written when this figure comes; nothing if it is not."""
+        world.now += after
+        world.first_bytes = {"team/quickstart": Sketch(counts={bucket(p95): 50} if p95 else {})}
         before = world.deployment.status
-        assert world.step().status == before, "four minutes of moving figures"
-    world.now += timedelta(minutes=2)
-    world.step()
-    found = shown()
-    assert found is not None
-    assert (found.samples, found.observed_at) == (50, world.now.replace(microsecond=0))
+        status = world.step().status
+        return status.ttft if status != before else None
+
+    first = told(0.1, timedelta(seconds=3))
+    assert first is not None, "the first figure is news"
+    assert (first.samples, first.observed_at) == (50, world.now.replace(microsecond=0))
+    for number in range(1, 80):
+        assert told(0.1 * number, timedelta(seconds=3)) is None, "four minutes of moving figures"
+    assert told(0.1, timedelta(minutes=2)) is None, "it is as it was"
+    moved = told(0.2, timedelta(minutes=1))
+    assert moved is not None, "it moved far, and the last one is old"
+    assert moved.observed_at == world.now.replace(microsecond=0)
+    for number in range(120):
+        assert told(0.2 + 0.01 * (number % 5), timedelta(minutes=1)) is None, "two hours of about the same"
+    world.now += timedelta(minutes=1)
+    world.first_bytes = {}
+    assert world.step().status.ttft is None, "without requests there is no figure"

@@ -1,6 +1,8 @@
 """Whether a Ray cluster may be replaced, and how."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -160,6 +162,28 @@ def test_a_site_that_falls_silent_while_its_ray_cluster_is_away_keeps_its_turn()
     )
 
 
+def test_a_site_that_falls_silent_before_its_deletion_was_seen_keeps_its_turn() -> None:
+    """The last view shows the old pods, and whether the deletion got there nobody knows."""
+    up = running(OLD, "a", age=600.0)
+    asked = replace(up, going=frozenset(one.name for one in up.applications or ()))
+    plan = sites(NEW, asked, running(OLD, "b"))
+    assert changes(plan) == []
+    rows = {row.name: row for row in plan.status.sites}
+    assert "when site a, which fell silent before it served, is back" in rows["b"].message
+    other = replace(up, going=frozenset({"team.other"}))
+    assert changes(sites(NEW, other, running(OLD, "b"))) == [("DeleteApplication", "b")], "another one was asked to go"
+    gone = replace(asked, observed_at=fleet.NOW - timedelta(minutes=31))
+    assert changes(sites(NEW, gone, running(OLD, "b"))) == [("DeleteApplication", "b")], "nobody waits for it for ever"
+
+
+def test_the_pass_that_asks_for_a_deletion_tells_it_in_the_status_for_the_next_operator() -> None:
+    first = sites(NEW, running(OLD, "a"), running(OLD, "b"))
+    assert changes(first) == [("DeleteApplication", "a")]
+    of = NEW.model_copy(update={"status": first.status})
+    down = SiteView(kube.site("a"), error=SiteError("Unreachable", "none"), failures=1, silent_since=fleet.NOW)
+    assert changes(sites(of, down, running(OLD, "b"))) == []
+
+
 @pytest.mark.parametrize(("ready", "expected"), [(0, []), (1, [("DeleteApplication", "b")])])
 def test_after_a_restart_the_status_tells_whether_a_silent_site_served(
     ready: int, expected: list[tuple[str, str]]
@@ -169,6 +193,22 @@ def test_after_a_restart_the_status_tells_whether_a_silent_site_served(
     of = NEW.model_copy(update={"status": served.model_copy(update={"sites": tuple(rows)})})
     down = SiteView(kube.site("a"), error=SiteError("Unreachable", "no route to host"), failures=1)
     assert changes(sites(of, down, running(OLD, "b"))) == expected
+
+
+def test_after_a_restart_the_half_hour_counts_from_the_first_attempt_in_vain() -> None:
+    """A status is not written anew while nothing changes: it says nothing of when the site was last heard."""
+    first = sites(NEW, running(OLD, "a"), running(OLD, "b")).status
+    long_ago = fleet.NOW - timedelta(hours=5)
+    rows = tuple(row.model_copy(update={"since": long_ago}) for row in first.sites)
+    of = NEW.model_copy(update={"status": first.model_copy(update={"sites": rows})})
+    error = SiteError("Unreachable", "no route to host")
+    asked = SiteView(kube.site("a"), error=error, failures=1, silent_since=fleet.NOW - timedelta(minutes=5))
+    plan = sites(of, asked, running(OLD, "b"))
+    assert changes(plan) == []
+    row = next(row for row in plan.status.sites if row.name == "a")
+    assert (row.state, row.since) == ("Unreachable", fleet.NOW - timedelta(minutes=5))
+    late = replace(asked, silent_since=fleet.NOW - timedelta(minutes=31))
+    assert changes(sites(of, late, running(OLD, "b"))) == [("DeleteApplication", "b")]
 
 
 def test_a_site_that_does_not_answer_is_replaced_whoever_s_turn_it_is() -> None:

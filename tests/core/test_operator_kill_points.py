@@ -128,7 +128,7 @@ def _end(world: World) -> Any:
 
 def _timeless(value: Any) -> Any:
     if isinstance(value, dict):
-        skipped = ("lastTransitionTime", "observedAt", "capacityObservedAt", "gatewayTable")
+        skipped = ("lastTransitionTime", "since", "capacityObservedAt", "gatewayTable")
         return {key: _timeless(each) for key, each in value.items() if key not in skipped}
     return [_timeless(each) for each in value] if isinstance(value, list) else value
 

@@ -49,11 +49,11 @@ def deployment(rollout: Json | None = None, spec: Json | None = None, **status: 
                 "ready": 3,
                 "desired": 3,
                 "revision": "r2",
-                "observedAt": NOW.isoformat(),
+                "since": NOW.isoformat(),
             },
             {"name": "jena", "state": "Unreachable", "ready": 0, "desired": 1, "message": "no answer since 11:50"},
         ],
-        "gatewayTable": {"epoch": 3, "version": 7, "observedAt": "2026-03-01T11:59:55Z"},
+        "gatewayTable": {"epoch": 3, "version": 7, "since": "2026-03-01T11:59:55Z"},
         **status,
     }
     if rollout is not None:
@@ -72,7 +72,7 @@ BERLIN: Json = {
     "status": {
         "phase": "Connected",
         "rayVersion": "2.60.0",
-        "observedAt": "2026-03-01T11:59:58Z",
+        "since": "2026-03-01T11:59:58Z",
         "capacity": [{"resource": "GPU", "total": 8.0, "available": 5.0}],
     },
 }
@@ -118,7 +118,7 @@ def test_the_tree_tells_memory_in_gib_and_parts_of_a_cpu_in_few_digits() -> None
 
 
 def test_the_table_of_sites_shows_free_accelerators_and_prices() -> None:
-    told = {"free": "5/8 gpu", "capacityObservedAt": "2026-03-01T11:50:00Z"}
+    told = {"free": "5/8 gpu", "capacityObservedAt": "2026-03-01T11:50:00Z", "capacityMessage": "pods is forbidden"}
     berlin = {**BERLIN, "spec": {"price": 2.5}, "status": {**BERLIN["status"], **told}}
     other = {"metadata": {"name": "jena"}, "spec": {}}
     found = show.sites({ObjectKey(SITE, "", one["metadata"]["name"]): one for one in (berlin, other)}, NOW).splitlines()
@@ -133,12 +133,12 @@ def test_the_tree_shows_each_site_with_its_cluster_and_only_what_is_not_well() -
         "├─ model autoglm-phone-9b, revision r2, 3/4 replicas, 1/2 sites",
         "├─ SitesReady False for 3m: Unreachable: jena: silent",
         "├─ Degraded True for 3m: Unreachable: jena: silent",
-        "├─ site berlin: Ready 3/3 revision r2, seen 0s ago",
-        "│  └─ edge Connected, Ray 2.60.0, answered 2s ago, 5 of 8 GPU free",
-        "├─ site jena: Unreachable 0/1 revision <none>, seen <none> ago",
+        "├─ site berlin: Ready 3/3 revision r2, for 0s",
+        "│  └─ edge Connected, Ray 2.60.0, answers for 2s, 5 of 8 GPU free",
+        "├─ site jena: Unreachable 0/1 revision <none>, for <none>",
         "│  ├─ no answer since 11:50",
         "│  └─ there is no AutoGLMSite of this name",
-        "└─ gateways: routing table 3/7, confirmed 5s ago",
+        "└─ gateways: routing table 3/7 for 5s",
     ]
 
 

@@ -165,17 +165,27 @@ def test_a_transition_time_is_that_of_the_status_and_not_of_the_reason_or_the_me
     assert by_type[1]["Ready"].last_transition_time == later
 
 
-def test_times_in_a_status_are_written_anew_every_five_minutes_at_most() -> None:
-    ready = with_status(OF, reconcile(OF, GOOD, NOW))
-    for seconds, is_written in ((20, False), (280, False), (320, True)):
-        now = NOW + timedelta(seconds=seconds)
-        fresh = Observed(
-            sites=(view("a", application(OF), now=now), view("b", application(OF), now=now)),
-            gateways=(gateway(*admitted(OF, "a", "b", now=now), now=now),),
-            deployments=(OF,),
-            published=GOOD.published,
-        )
-        assert (reconcile(ready, fresh, now).status != ready.status) is is_written
+@pytest.mark.parametrize("after", [timedelta(seconds=20), timedelta(minutes=6), timedelta(days=30)])
+def test_a_status_in_which_nothing_changed_is_never_written_again(after: timedelta) -> None:
+    ready, now = with_status(OF, reconcile(OF, GOOD, NOW)), NOW + after
+    fresh = Observed(
+        sites=(view("a", application(OF), now=now), view("b", application(OF), now=now)),
+        gateways=(gateway(*admitted(OF, "a", "b", now=now), now=now),),
+        deployments=(OF,),
+        published=GOOD.published,
+    )
+    assert reconcile(ready, fresh, now).status == ready.status
+
+
+def test_a_row_that_changed_tells_since_when_and_the_others_keep_their_time() -> None:
+    ready, now = with_status(OF, reconcile(OF, GOOD, NOW)), NOW + timedelta(hours=1)
+    fewer = (view("a", application(OF), now=now), view("b", application(OF, "DEPLOYING", ready=0), now=now))
+    gateways = (gateway(*admitted(OF, "a", "b", now=now), now=now),)
+    changed = reconcile(ready, Observed(fewer, gateways=gateways, deployments=(OF,), published=GOOD.published), now)
+    before = {row.name: row for row in ready.status.sites} if ready.status else {}
+    rows = {row.name: row for row in changed.status.sites}
+    assert rows["a"] == before["a"]
+    assert rows["b"].since == now - timedelta(seconds=2)
 
 
 def test_a_site_that_is_being_left_goes_in_three_steps() -> None:

@@ -73,17 +73,43 @@ def test_a_status_says_what_the_cluster_has_and_what_of_ours_is_there() -> None:
         ("CPU", 8.0, 6.0),
         ("GPU", 2.0, 0.0),
     ]
-    assert status.observed_at == NOW - timedelta(seconds=2)
+    assert status.since == NOW - timedelta(seconds=2)
 
 
 def test_the_last_figures_of_a_silent_site_stay_with_their_age() -> None:
     seen = replace(view("a", application(OF)), ray_version="2.60.0", capacity=Capacity({"CPU": 8.0}, {"CPU": 8.0}))
     known = stored(seen, reconcile_site(seen, FLEET, NOW))
-    restarted = SiteView(known.site, error=DOWN, failures=1)
-    status = reconcile_site(restarted, FLEET, NOW + timedelta(minutes=10)).status
+    asked = NOW + timedelta(minutes=10)
+    restarted = SiteView(known.site, error=DOWN, failures=1, silent_since=asked)
+    status = reconcile_site(restarted, FLEET, asked).status
     assert (status.phase, status.applications, status.ray_version) == ("Unreachable", 1, "2.60.0")
-    assert status.observed_at == NOW - timedelta(seconds=2)
+    assert status.since == asked, "it was called Connected until somebody asked in vain"
     assert status.capacity[0].total == 8.0
+    assert status.capacity_observed_at == NOW - timedelta(seconds=2)
+
+
+def test_a_site_that_was_silent_already_is_silent_since_then_also_for_the_next_operator() -> None:
+    gone = replace(view("a", application(OF), age=100), error=DOWN, failures=9)
+    known = stored(gone, reconcile_site(gone, FLEET, NOW))
+    asked = NOW + timedelta(minutes=10)
+    restarted = SiteView(known.site, error=DOWN, failures=1, silent_since=asked)
+    assert reconcile_site(restarted, FLEET, asked).status.since == NOW - timedelta(seconds=100)
+
+
+def test_a_site_that_answers_as_before_is_not_written_again_however_long_that_lasts() -> None:
+    first = view("a", application(OF))
+    known = stored(first, reconcile_site(first, FLEET, NOW))
+    late = NOW + timedelta(days=3)
+    plan = reconcile_site(replace(known, observed_at=late), FLEET, late)
+    assert plan.status == known.site.status
+    assert plan.status.since == NOW - timedelta(seconds=2), "since when it answers"
+
+
+def test_a_site_that_answers_again_does_so_since_then() -> None:
+    gone = replace(view("a", application(OF), age=100), error=DOWN, failures=9)
+    known = stored(gone, reconcile_site(gone, FLEET, NOW))
+    back = NOW + timedelta(minutes=1)
+    assert reconcile_site(replace(known, observed_at=back, error=None), FLEET, back).status.since == back
 
 
 def test_an_application_without_owner_is_collected() -> None:
@@ -280,6 +306,7 @@ def test_free_accelerators_that_changed_are_told_within_a_minute_and_free_cores_
     first = replace(view("a"), capacity=has)
     known = stored(first, reconcile_site(first, FLEET, NOW))
     assert [at(30, 4, 8), at(70, 4, 8), at(70, 8, 2), at(400, 8, 2)] == [False, True, False, True]
+    assert not at(400, 8, 7.5), "what moved by less than a tenth of all there is is no news"
 
 
 def test_free_cores_are_told_within_a_minute_where_replicas_run_on_nothing_else() -> None:

@@ -16,7 +16,8 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class DeploymentSiteStatus(Reported):
-    """One site of a deployment, as last observed."""
+    """One site of a deployment, as last observed. A site that answers is looked at every few seconds, and its row is written
+    only when something in it changed."""
 
     name: Annotated[str, Field(max_length=63)]
     """Name of the site."""
@@ -30,8 +31,9 @@ class DeploymentSiteStatus(Reported):
     """Where this site stands."""
     message: Annotated[str, Field(max_length=4096)] = ""
     """Why, in a sentence for people."""
-    observed_at: AwareDatetime | None = None
-    """When these figures were seen; absent means never."""
+    since: AwareDatetime | None = None
+    """Since when these figures are as they are; of a site that is Stale or Unreachable, since when it has not answered. Absent
+    means that it was never seen."""
 
 
 class GatewayTable(Reported):
@@ -41,8 +43,8 @@ class GatewayTable(Reported):
     """Raised by each new leader of the operator."""
     version: Count
     """Raised by each table."""
-    observed_at: AwareDatetime | None = None
-    """When a gateway last said that it had this table."""
+    since: AwareDatetime | None = None
+    """When a gateway first said that it had this table."""
 
 
 class TtftStatus(Reported):
@@ -56,11 +58,12 @@ class TtftStatus(Reported):
     gateways: Count
     """How many gateways told."""
     observed_at: AwareDatetime
-    """When the oldest of these figures was told. While nothing else changes, all are written anew every five minutes."""
+    """When the oldest of these figures was told. They are written anew when the time moved by a quarter, at most every five
+    minutes, and with any other change."""
 
 
 class DeploymentStatus(Reported):
-    """What the operator observed. Every figure has the time at which it was seen."""
+    """What the operator observed. Nothing is written while nothing changes: times tell since when something is so."""
 
     observed_generation: Count = 0
     """The metadata.generation that this status is about."""

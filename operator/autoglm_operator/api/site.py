@@ -141,7 +141,7 @@ class DiscoveredAccelerator(Reported):
 
 
 class SiteStatus(Reported):
-    """What the operator observed. Every figure has the time at which it was seen."""
+    """What the operator observed. Nothing is written while nothing changes: times tell since when something is so."""
 
     observed_generation: Annotated[int, Field(ge=0)] = 0
     """The metadata.generation that this status is about."""
@@ -149,8 +149,8 @@ class SiteStatus(Reported):
     """Facts about the site."""
     phase: SitePhase | None = None
     """Connected, Stale (not seen for a while) or Unreachable; absent means not looked at yet."""
-    observed_at: AwareDatetime | None = None
-    """When the Ray cluster last answered; absent means never."""
+    since: AwareDatetime | None = None
+    """Since when the site answers; of one that is Stale or Unreachable, since when it does not. Absent means never seen."""
     applications: Annotated[int, Field(ge=0)] | None = None
     """Serve applications of this operator that were there."""
     ray_version: Annotated[str, Field(max_length=64)] | None = None
@@ -162,7 +162,8 @@ class SiteStatus(Reported):
     accelerators: Annotated[tuple[DiscoveredAccelerator, ...], Field(max_length=3), Unique("type")] = ()
     """Accelerators by type, as discovered."""
     capacity_observed_at: AwareDatetime | None = None
-    """When capacity and accelerators were seen; absent means never."""
+    """When capacity and accelerators were seen to be so; absent means never. What is free of other resources than accelerators
+    is written anew when it moved by a tenth, at most every five minutes."""
     capacity_message: Annotated[str, Field(max_length=1024)] = ""
     """Why capacity could not be seen at the last attempt; empty when it was."""
 

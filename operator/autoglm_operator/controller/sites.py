@@ -10,7 +10,7 @@ from autoglm_operator.api import AutoGLMSite
 from autoglm_operator.backend import Backend, ClusterView, SiteFailure
 from autoglm_operator.controller.backends import Backends
 from autoglm_operator.controller.parts import Parts
-from autoglm_operator.state import ApplicationChange, ApplicationView, SiteError, SiteView
+from autoglm_operator.state import ApplicationChange, ApplicationView, DeleteApplication, SiteError, SiteView
 from autoglm_operator.store import NotLeading
 from autoglm_operator.telemetry import log
 
@@ -28,6 +28,10 @@ class _Watched:
     task: "asyncio.Task[None] | None" = None
     poke: asyncio.Event = field(default_factory=asyncio.Event)
     seen: asyncio.Event = field(default_factory=asyncio.Event)
+    removals: int = 0
+    """How many removals were begun or ended so far."""
+    removing: int = 0
+    """How many are under way."""
 
 
 class Sites:
@@ -86,9 +90,12 @@ class Sites:
         watched = self._watched.get(name)
         if watched is None:
             raise SiteFailure("SiteNotFound", f"site {name} is not there any more")
+        going = frozenset(change.name for change in changes if isinstance(change, DeleteApplication))
+        _removal(watched, going, begun=True)
         try:
             wrote = await watched.backend.apply(changes)
         finally:
+            _removal(watched, going, begun=False)
             watched.poke.set()
         if wrote:
             log.info("wrote applications", extra={"fields": {"site": name, "applications": [c.name for c in changes]}})
@@ -96,17 +103,18 @@ class Sites:
     async def _observe(self, watched: _Watched) -> None:
         while True:
             watched.poke.clear()
-            before = watched.view
+            before, removals = watched.view, None if watched.removing else watched.removals
             try:
                 cluster = await watched.backend.observe()
-                watched.view = _seen(watched.view, cluster, self._now())
+                going = frozenset() if removals == watched.removals else watched.view.going
+                watched.view = replace(_seen(watched.view, cluster, self._now()), going=going)
             except SiteFailure as failure:
-                watched.view = _failed(watched.view, failure.error)
+                watched.view = _failed(watched.view, failure.error, self._now())
             except NotLeading:
                 return
             except Exception as error:  # noqa: BLE001 - one site's trouble must not end the operator
                 log.exception("a site could not be observed", extra={"fields": {"site": before.name}})
-                watched.view = _failed(watched.view, SiteError("InternalError", type(error).__name__))
+                watched.view = _failed(watched.view, SiteError("InternalError", type(error).__name__), self._now())
             first = not watched.seen.is_set()
             watched.seen.set()
             self._on_change(None if first else before, watched.view)
@@ -123,6 +131,14 @@ class Sites:
         return self._pace.busy_poll_s if any(map(_progresses, view.applications or ())) else self._pace.idle_poll_s
 
 
+def _removal(watched: _Watched, names: frozenset[str], *, begun: bool) -> None:
+    """What is read while applications go, or was asked for before, may show them still."""
+    if names:
+        watched.removals += 1
+        watched.removing += 1 if begun else -1
+        watched.view = replace(watched.view, going=watched.view.going | names)
+
+
 def _seen(view: SiteView, cluster: ClusterView, now: datetime) -> SiteView:
     """A site that told no capacity this time keeps the last one, with its age."""
     told = cluster.capacity is not None
@@ -137,8 +153,8 @@ def _seen(view: SiteView, cluster: ClusterView, now: datetime) -> SiteView:
     )
 
 
-def _failed(view: SiteView, error: SiteError) -> SiteView:
-    return replace(view, error=error, failures=view.failures + 1)
+def _failed(view: SiteView, error: SiteError, now: datetime) -> SiteView:
+    return replace(view, error=error, failures=view.failures + 1, silent_since=view.silent_since or now)
 
 
 def _progresses(application: ApplicationView) -> bool:

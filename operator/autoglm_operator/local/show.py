@@ -10,7 +10,7 @@ from autoglm_operator.store import DEPLOYMENT, SITE, JsonObject, ObjectKey
 NONE = "<none>"
 DEPLOYMENT_COLUMNS = ("NAME", "READY", "REPLICAS", "SITES", "MODEL", "REASON", "REVISION", "TTFT P95", "AGE", "MESSAGE")
 SITE_COLUMNS = (
-    *("NAME", "CONNECTED", "TIER", "PHASE", "FREE", "PRICE", "APPLICATIONS", "OBSERVED"),
+    *("NAME", "CONNECTED", "TIER", "PHASE", "FREE", "PRICE", "APPLICATIONS", "SINCE"),
     *("RAY", "ADDRESS", "MESSAGE"),
 )
 
@@ -78,13 +78,13 @@ def explain(raw: JsonObject, events: Sequence[Mapping[str, Any]], now: datetime)
             entry["state"],
             f"{entry.get('ready', 0)}/{entry.get('desired', 0)}",
             entry.get("revision") or NONE,
-            age(entry.get("observedAt"), now),
+            age(entry.get("since"), now),
             entry.get("message", ""),
         )
         for entry in status.get("sites") or ()
     ]
     if on_sites:
-        parts.append(table(("SITE", "STATE", "REPLICAS", "REVISION", "SEEN", "MESSAGE"), on_sites))
+        parts.append(table(("SITE", "STATE", "REPLICAS", "REVISION", "SINCE", "MESSAGE"), on_sites))
     decided = status.get("placement")
     if decided:
         parts.append(_placement(decided))
@@ -172,7 +172,7 @@ def _site(raw: JsonObject, now: datetime) -> tuple[str, ...]:
         _free(status, now),
         f"{raw['spec'].get('price', 0):g}",
         NONE if applications is None else str(applications),
-        age(status.get("observedAt"), now),
+        age(status.get("since"), now),
         status.get("rayVersion") or NONE,
         ((raw["spec"].get("backend") or {}).get("ray") or {}).get("address", NONE),
         status.get("message", ""),
@@ -180,10 +180,14 @@ def _site(raw: JsonObject, now: datetime) -> tuple[str, ...]:
 
 
 def _free(status: Mapping[str, Any], now: datetime) -> str:
-    """Free accelerators; with their age where that is not the site's."""
-    seen = status.get("capacityObservedAt")
-    late = "" if seen == status.get("observedAt") else f" ({age(seen, now)} ago)"
+    """Free accelerators; with their age where nobody can look now."""
+    late = f" ({age(status.get('capacityObservedAt'), now)} ago)" if is_old(status) else ""
     return f"{status['free']}{late}" if status.get("free") else NONE
+
+
+def is_old(status: Mapping[str, Any]) -> bool:
+    """Whether the capacity of a site could not be seen at the last attempt."""
+    return status.get("phase") != "Connected" or bool(status.get("capacityMessage"))
 
 
 def _title(name: str) -> str:

@@ -38,8 +38,8 @@ def _deployment(raw: JsonObject, sites: Mapping[str, JsonObject], now: datetime)
     children += [_site(entry, sites.get(entry["name"]), now) for entry in status.get("sites") or ()]
     table = status.get("gatewayTable")
     if table:
-        seen = show.age(table.get("observedAt"), now)
-        children.append(Node(f"gateways: routing table {table['epoch']}/{table['version']}, confirmed {seen} ago"))
+        since = show.age(table.get("since"), now)
+        children.append(Node(f"gateways: routing table {table['epoch']}/{table['version']} for {since}"))
     return Node(head, tuple(children))
 
 
@@ -60,7 +60,7 @@ def _rollout(rollout: Mapping[str, Any]) -> Node:
 def _site(entry: Mapping[str, Any], site: JsonObject | None, now: datetime) -> Node:
     text = (
         f"site {entry['name']}: {entry['state']} {entry.get('ready', 0)}/{entry.get('desired', 0)}"
-        f" revision {entry.get('revision') or show.NONE}, seen {show.age(entry.get('observedAt'), now)} ago"
+        f" revision {entry.get('revision') or show.NONE}, for {show.age(entry.get('since'), now)}"
     )
     children = [Node(entry["message"])] if entry.get("message") else []
     children.append(Node("there is no AutoGLMSite of this name") if site is None else _cluster(site, now))
@@ -72,12 +72,12 @@ def _cluster(site: JsonObject, now: datetime) -> Node:
     parts = [
         f"{site['spec'].get('tier', 'cloud')} {status.get('phase') or 'not looked at yet'}",
         f"Ray {status.get('rayVersion') or show.NONE}",
-        f"answered {show.age(status.get('observedAt'), now)} ago",
+        f"{'answers' if status.get('phase') == 'Connected' else 'silent'} for {show.age(status.get('since'), now)}",
         *map(_free, status.get("capacity") or ()),
     ]
     if site["spec"].get("price"):
         parts.append(f"price {site['spec']['price']:g}")
-    if status.get("capacityObservedAt") not in (None, status.get("observedAt")):
+    if status.get("capacityObservedAt") and show.is_old(status):
         parts.append(f"free seen {show.age(status['capacityObservedAt'], now)} ago")
     words = [status[key] for key in ("message", "capacityMessage") if status.get(key)]
     return Node(", ".join(parts), tuple(map(Node, words)))
