@@ -385,15 +385,18 @@ async def test_an_engine_that_takes_no_features_is_refused_beside_encoders() -> 
 class Context:
     """What Serve's controller tells an autoscaling policy."""
 
-    def __init__(self, rates: dict[str, float] | None, target: int) -> None:
-        self.aggregated_metrics = {} if rates is None else {RATE: rates}
+    def __init__(self, rates: dict[str, list[float]] | None, target: int) -> None:
+        """`rates`: what each encoder reported, one after the other."""
+        told = {each: [SimpleNamespace(value=rate) for rate in figures] for each, figures in (rates or {}).items()}
+        self.raw_metrics = {} if rates is None else {RATE: told}
         self.target_num_replicas = target
 
 
-async def test_encoders_follow_what_they_report_and_stay_as_they_are_before_they_do() -> None:
+async def test_encoders_follow_what_they_reported_last_and_stay_as_they_are_before_they_do() -> None:
     policy = ByImageTokens(tokens_per_s=500)
-    assert policy(Context({"a": 700.0, "b": 400.0}, 2)) == (3, {})
-    assert policy(Context({"a": 0.0}, 3)) == (1, {})
+    assert policy(Context({"a": [5000.0, 700.0], "b": [0.0, 400.0]}, 2)) == (3, {})
+    assert policy(Context({"a": [900.0, 0.0], "b": []}, 3)) == (1, {})
+    assert policy(Context({"a": []}, 2)) == (2, {})
     assert policy(Context(None, 4)) == (4, {})
 
 
@@ -407,7 +410,7 @@ async def test_the_application_has_encoders_only_where_they_are_asked_for() -> N
     ]._deployment_config.autoscaling_config
     assert (scaled.min_replicas, scaled.max_replicas) == (1, 3)
     policy = scaled.policy.get_policy()(**scaled.policy.policy_kwargs)  # as Serve makes it
-    assert policy(Context({"a": 1500.0}, 1)) == (2, {})
+    assert policy(Context({"a": [1500.0]}, 1)) == (2, {})
 
 
 def deployed(wanted: AppConfig) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import io
+import random
 import struct
 import zlib
 
@@ -70,3 +71,12 @@ def bombs() -> dict[str, bytes]:
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def noise(rng: random.Random, width: int, height: int) -> bytes:
+    """A real image that nobody has seen before."""
+    buffer = io.BytesIO()
+    Image.frombytes("L", (width // 4, height // 4), rng.randbytes(width * height // 16)).resize((width, height)).save(
+        buffer, "PNG"
+    )
+    return buffer.getvalue()

@@ -1,6 +1,6 @@
 """How Serve scales encoders: by the image tokens that arrive at them. Serve's controller calls this every now and then."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
@@ -21,11 +21,16 @@ class ByImageTokens:
         self._tokens_per_s = tokens_per_s
 
     def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
-        """How many encoders there shall be, by what they reported. Before they report, as many as there are."""
-        reported: Mapping[Any, float] = (context.aggregated_metrics or {}).get(RATE, {})
-        if not reported:
+        """How many encoders there shall be, by what they reported last. Before they report, as many as there are.
+
+        Not by Serve's means over half a minute: a rate is a mean already, and when encoders are added, images move from one
+        that still counts them in its mean to one that counts them too.
+        """
+        reported: Mapping[Any, Sequence[Any]] = (context.raw_metrics or {}).get(RATE, {})
+        rates = [figures[-1].value for figures in reported.values() if figures]
+        if not rates:
             return context.target_num_replicas, {}
-        return encoders_for(reported.values(), self._tokens_per_s), {}
+        return encoders_for(rates, self._tokens_per_s), {}
 
 
 def scaling(encoder: EncoderConfig) -> dict[str, Any]:
