@@ -2,14 +2,18 @@
 
 import asyncio
 import copy
+import random
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 import pytest
 
 from autoglm_operator.state import FINALIZER
-from autoglm_operator.store import DEPLOYMENT, ObjectKey
+from autoglm_operator.store import DEPLOYMENT, SITE, Kind, ObjectKey
 from support import virtual_time
+from support.manifests import ACCEPTED, manifest
+from support.mutations import changed
 from support.operator_sim import World, wired
 
 PHONES = ObjectKey(DEPLOYMENT, "team", "phones")
@@ -266,6 +270,60 @@ def test_a_stored_object_of_another_version_does_not_stop_what_serves(stored: st
         assert world.routes() == {"team/phones": ["a", "b"]}, "it serves on"
         assert deployed(world) == before
         assert world.condition(PHONES)[1] in ("Answering", "InvalidSpec"), "the status tells what is true"
+
+    play(act)
+
+
+@pytest.mark.parametrize("kind", [DEPLOYMENT, SITE])
+def test_whatever_is_stored_gets_a_condition_and_disturbs_nobody(kind: Kind, caplog: pytest.LogCaptureFixture) -> None:
+    """Specs gone wrong in many ways, as another version or a person with rights on the store may leave them."""
+    chance = random.Random(kind)
+    good = [made["spec"] for made in map(manifest, ACCEPTED) if made["kind"] == kind]
+    made = [changed(spec, chance) if chance.random() < 0.7 else spec for spec in chance.choices(good, k=100)]
+
+    async def act(world: World) -> None:
+        world.apply_deployment(sites={"names": ["a", "b"]})
+        await world.wait(lambda: world.is_ready(PHONES), "it names its sites")
+        before = {site: world.configs()[site][APPLICATION] for site in world.clusters}
+        keys = [
+            world.apply(kind, f"stored-{number}", spec, "team" if kind == DEPLOYMENT else "")
+            for number, spec in enumerate(made)
+        ]
+        await asyncio.sleep(60)
+        found = {key: world.condition(key, "Ready" if kind == DEPLOYMENT else "Connected") for key in keys}
+        untold = [(key, world.objects[key]["spec"]) for key, (status, _) in found.items() if not status]
+        assert untold == []
+        reasons = Counter(reason for _, reason in found.values())
+        assert reasons["InvalidSpec"] > 20
+        assert reasons.total() - reasons["InvalidSpec"] > 5, "some are good enough to be tried"
+        failed = [one for one in caplog.records if one.exc_info and one.name.startswith("autoglm")]
+        assert failed == [], "no pass and no look ended in an error of its own"
+        assert world.is_ready(PHONES)
+        assert {site: world.configs()[site][APPLICATION] for site in world.clusters} == before
+        for key in keys:
+            world.delete(key)
+        await world.wait(lambda: not world.objects.keys() & set(keys), "all of them can be deleted", 900)
+
+    play(act)
+
+
+# Links
+
+
+def test_a_link_that_flaps_for_minutes_deploys_nothing_and_writes_next_to_nothing() -> None:
+    async def act(world: World) -> None:
+        since, before, table = len(world.history), deployed(world), world.tables[-1]
+        told = len(world.events)
+        for _ in range(30):
+            world.cut.add("a")
+            await asyncio.sleep(5)
+            world.cut.clear()
+            await asyncio.sleep(5)
+        assert deployed(world) == before
+        assert world.tables[-1] == table, "traffic stays where it is"
+        assert len(written(world, since)) <= 8, written(world, since)
+        assert len(world.events) - told <= 4, world.events[told:]
+        await world.wait(lambda: world.is_ready(PHONES), "it is Ready again", 120)
 
     play(act)
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -82,6 +83,31 @@ async def test_it_serves_from_disk_when_the_operator_is_gone(tmp_path: Path, fir
         assert (await gateway.ask())[0] == 503
         # The operator's next table repairs it.
         await gateway.serve(route(first))
+        assert (await gateway.ask())[0] == 200
+
+
+async def test_without_room_on_disk_it_serves_on_and_takes_the_next_table_when_there_is_some(
+    tmp_path: Path, first: FakeServer
+) -> None:
+    async with Gateway(tmp_path) as gateway:
+        await gateway.serve(route(first))
+        held = (await gateway.report()).table_version
+        file = gateway.state_dir / FILE_NAME
+        good = file.read_bytes()
+        # No file may grow: what a full disk is to a process, its log included.
+        limits = resource.prlimit(gateway.process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(gateway.process.pid, resource.RLIMIT_FSIZE, (0, limits[1]))
+        status, text = await gateway.put(numbered(1, held + 1, route(first)))
+        assert status == 507, text
+        assert "could not be written to disk" in text
+        for _ in range(5):
+            assert (await gateway.ask())[0] == 200
+        assert (await gateway.report()).table_version == held
+        assert file.read_bytes() == good, "the old table is whole"
+        assert [each.name for each in gateway.state_dir.glob(".*json*")] == [], "nothing half-written stays"
+        resource.prlimit(gateway.process.pid, resource.RLIMIT_FSIZE, limits)
+        assert (await gateway.put(numbered(1, held + 1, route(first))))[0] == 200
+        assert (await gateway.report()).table_version == held + 1
         assert (await gateway.ask())[0] == 200
 
 

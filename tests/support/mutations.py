@@ -1,4 +1,4 @@
-"""Requests gone wrong in thousands of ways, the same ones in every run."""
+"""Requests and manifests gone wrong in thousands of ways, the same ones in every run."""
 
 import copy
 import json
@@ -27,6 +27,14 @@ def mutated(seeds: list[Any], count: int, seed: int = 0) -> Iterator[bytes]:
             _change_value(value, chance)
         body = json.dumps(value).encode()
         yield _change_bytes(body, chance) if index % 4 == 0 else body
+
+
+def changed(seed: Any, chance: random.Random) -> Any:
+    """A copy with a few values that are something else."""
+    value = copy.deepcopy(seed)
+    for _ in range(chance.randint(1, 3)):
+        _change_value(value, chance)
+    return value
 
 
 def _change_value(value: Any, chance: random.Random) -> None:

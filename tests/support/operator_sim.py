@@ -102,6 +102,8 @@ class World:
         self.clusters = {name: RayModel(loop.time, deploy_s=1.0, delete_s=1.0) for name in sites}
         self.down: set[str] = set()
         """Sites and gateways that do not answer, by name; "api" for the API server."""
+        self.cut: set[str] = set()
+        """Sites that operators do not reach, though gateways do."""
         self.tokens = dict.fromkeys(sites, RAY_TOKEN)
         self.secrets = {f"ray-{name}": RAY_TOKEN for name in sites}
         self.objects: dict[ObjectKey, JsonObject] = {}
@@ -463,7 +465,7 @@ def wired(world: World) -> Iterator[None]:
 
 
 def _ray(world: World, site: str, method: str, path: str, body: Any, token: str | None) -> tuple[int, bytes]:
-    if site in world.down:
+    if site in world.down | world.cut or site not in world.clusters:
         raise SiteFailure("Unreachable", f"no route to {site}")
     if token != world.tokens[site]:
         return (403 if token else 401), b"Unauthorized"
@@ -501,7 +503,7 @@ def _admissions(world: World, table: RoutingTable) -> Iterator[Admission]:
     for route in table.routes:
         for end in route.endpoints:
             serving = None
-            if end.site not in world.down:
+            if end.site not in world.down and end.site in world.clusters:
                 serving = world.clusters[end.site].serving(route.deployment.replace("/", "."))
             yield Admission(
                 deployment=route.deployment,
