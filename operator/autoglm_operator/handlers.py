@@ -5,10 +5,11 @@ its peering is off (the Lease decides who leads). A watch that fails is tried ag
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import kopf
+from typing_extensions import override
 
 from autoglm_operator.api import GROUP, VERSION
 from autoglm_operator.kube import PLURALS
@@ -29,6 +30,22 @@ class GrowingPauses:
         while True:
             yield pause
             pause = min(2 * pause, 8.0)
+
+
+class NoDiffs(kopf.DiffBaseStorage):
+    """Nothing here asks what of an object changed: kopf would copy each object of each event to find out."""
+
+    @override
+    def build(self, *, body: kopf.Body, extra_fields: Iterable[kopf.FieldSpec] | None = None) -> kopf.BodyEssence:
+        return kopf.BodyEssence()
+
+    @override
+    def fetch(self, *, body: kopf.Body) -> kopf.BodyEssence | None:
+        return None
+
+    @override
+    def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
+        return
 
 
 def registry(wake: Callable[[ObjectKey], None]) -> kopf.OperatorRegistry:
@@ -59,6 +76,7 @@ def settings() -> kopf.OperatorSettings:
     chosen.networking.request_timeout = REQUEST_S
     chosen.networking.error_backoffs = GrowingPauses()
     chosen.process.ultimate_exiting_timeout = None
+    chosen.persistence.diffbase_storage = NoDiffs()
     return chosen
 
 

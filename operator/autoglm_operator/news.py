@@ -1,7 +1,8 @@
 """What of a status is news. The same seen again is none: while nothing changes nothing is written, for however long.
 
-So no time in a status moves by itself. `since` tells since when its figures hold; figures that always move a little, such
-as latency and free memory, are written anew when they moved far, and not often.
+So no time in a status moves by itself: `since` tells since when something is so. Figures that always move a little, such as
+latency and free memory, are written anew when they moved far, and not often. A routing table with another number that carries
+the same is no news either, so that a new leader writes nothing.
 """
 
 import re
@@ -49,6 +50,7 @@ def of_deployment(before: DeploymentStatus | None, after: DeploymentStatus, now:
         "ttft": before.ttft if not _ttft_is_news(before.ttft, after.ttft, now) else after.ttft,
         "placement": before.placement if _same_placement(before.placement, after.placement) else after.placement,
         "rollout": before.rollout if _same_rollout(before.rollout, after.rollout) else after.rollout,
+        "gateway_table": before.gateway_table if before.gateway_table and after.gateway_table else after.gateway_table,
     }
     return before if after.model_copy(update=moving) == before else after
 

@@ -19,8 +19,8 @@ from autoglm_operator.state import (
     clip,
 )
 
-LOOK_AGAIN = timedelta(seconds=10)
-"""How often a site that answers is looked at: often enough that it stays Connected."""
+LOOK_AGAIN = timedelta(seconds=30)
+"""How often a site that answers is decided about anew: what is free is told so late, silence and changes at once."""
 
 ORPHAN_AGE = timedelta(seconds=60)
 """An application younger than this is no orphan: its owner may be newer than the list of owners."""

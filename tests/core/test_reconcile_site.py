@@ -224,7 +224,7 @@ def test_events_tell_when_a_site_goes_and_comes_back() -> None:
 def test_a_site_that_fails_is_looked_at_with_growing_pauses() -> None:
     pauses = [reconcile_site(SiteView(site("a"), error=DOWN, failures=n), FLEET, NOW).requeue_after for n in (1, 3, 60)]
     assert [pause.total_seconds() for pause in pauses] == [2, 8, 60]
-    assert reconcile_site(view("a"), FLEET, NOW).requeue_after.total_seconds() == 10
+    assert reconcile_site(view("a"), FLEET, NOW).requeue_after.total_seconds() == 30
 
 
 applications = st.lists(

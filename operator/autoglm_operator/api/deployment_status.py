@@ -37,7 +37,8 @@ class DeploymentSiteStatus(Reported):
 
 
 class GatewayTable(Reported):
-    """The routing table that carries this deployment."""
+    """A routing table that carries this deployment as it is. Later ones, also those of another leader, carry it as well; their
+    numbers are told with the next change."""
 
     epoch: Count
     """Raised by each new leader of the operator."""

@@ -335,7 +335,15 @@ class Leadership:
         return await self.store.set_finalizers(raw, kind, (*present, FINALIZER))
 
     async def _report(self, raw: JsonObject, kind: Kind, item: Deployment | Site, plan: Plan | SitePlan) -> None:
-        """Events, then the status if it changed, then the end of the object's life if the plan says so."""
+        """The status if it changed, then what happened; or what happened, and then the end of the object's life.
+
+        A status that is refused is decided anew, and its events with it: they tell what is stored.
+        """
+        if not plan.remove_finalizer and plan.status != item.status:
+            status = plan.status.model_dump(mode="json", by_alias=True, exclude_none=True)
+            self.objects.stale.add(ObjectKey.of(kind, raw))
+            await self.store.patch_status(raw, kind, status)
+            self.metrics.status_writes.labels(kind).inc()
         for event in plan.events:
             await self._tell(raw, kind, event)
         if plan.remove_finalizer:
@@ -343,11 +351,6 @@ class Leadership:
             if FINALIZER in present:
                 self.objects.stale.add(ObjectKey.of(kind, raw))
                 await self.store.set_finalizers(raw, kind, tuple(name for name in present if name != FINALIZER))
-        elif plan.status != item.status:
-            status = plan.status.model_dump(mode="json", by_alias=True, exclude_none=True)
-            self.objects.stale.add(ObjectKey.of(kind, raw))
-            await self.store.patch_status(raw, kind, status)
-            self.metrics.status_writes.labels(kind).inc()
 
     async def _tell(self, raw: JsonObject, kind: Kind, event: Event) -> None:
         log.info(event.message, extra={"fields": {"object": str(ObjectKey.of(kind, raw)), "reason": event.reason}})

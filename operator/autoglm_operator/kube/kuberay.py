@@ -1,6 +1,7 @@
 """A site whose Ray clusters KubeRay makes: RayServices of one namespace, read and written through the API server.
 
-What is free there comes from the nodes and the pods on them, which changes slowly and is read less often.
+What is free there comes from the nodes and the pods on them, which changes slowly and is read less often, beside all else: a
+list of tens of thousands of pods takes as long as it takes.
 
 Objects are written by server-side apply under the operator's name, so that a field that a person changed is taken back and
 one that somebody added beside ours stays. Whatever belongs to others is left alone, and so is its name.
@@ -38,8 +39,13 @@ _CHILDREN = ("PodDisruptionBudget", "NetworkPolicy")
 CAPACITY_S = 15.0
 """How often nodes and their pods are read. What is free changes slowly, and reading it costs the API server more."""
 
-LISTED_WITHIN_S = 5.0
-"""How long that may take: what is told of the applications waits for it, and may not become too old to act on."""
+WAITED_S = 5.0
+"""How long what is told of the applications waits for that; what takes longer goes on, and is told when it is there."""
+
+PAGE_WITHIN_S = 10.0
+"""How long one page of nodes or pods may take. All of them together may take as long as there are pages."""
+
+STILL_LISTED = "nodes and pods are still being listed for the first time"
 
 FEW_NODES = 20
 """Up to so many nodes each is asked for its pods alone, which the API server finds at once; else all pods are read, page by
@@ -74,33 +80,46 @@ class KubeRaySite:
         self._own = own
         self._api: KubeApi | None = None
         self._capacity: Capacity | None = None
-        self._capacity_unknown = ""
+        self._capacity_unknown = STILL_LISTED
         self._capacity_due = float("-inf")
+        self._discovery: asyncio.Task[None] | None = None
 
     async def observe(self) -> ClusterView:
         """Every RayService of the namespace as an application, and what is free on the site's nodes."""
         found = observed.applications(await self._guarded(self._look), self._site)
-        if self._clock() >= self._capacity_due:
+        is_known = await self._look_at_nodes()
+        capacity = self._capacity if is_known else None
+        return ClusterView(found, self._kube.ray_version, capacity, self._capacity_unknown)
+
+    async def _look_at_nodes(self) -> bool:
+        """Whether what is known of the nodes was read lately. Not while it is read anew and that takes long."""
+        if self._discovery is None and self._clock() >= self._capacity_due:
+            self._discovery = asyncio.create_task(self._discover(), name=f"nodes of site {self._site}")
+            await asyncio.wait({self._discovery}, timeout=WAITED_S)
+        if self._discovery is not None and not self._discovery.done():
+            return False
+        if self._discovery is not None:
+            done, self._discovery = self._discovery, None
             self._capacity_due = self._clock() + CAPACITY_S
-            await self._discover()
-        return ClusterView(found, self._kube.ray_version, self._capacity, self._capacity_unknown)
+            done.result()
+        return True
 
     async def _discover(self) -> None:
         """What is free. A site where that may not be read, or cannot just now, is a good site still."""
-        self._capacity = None
+        found, why = None, ""
         try:
-            async with asyncio.timeout(LISTED_WITHIN_S):
-                self._capacity = await self._guarded(self._read_nodes, close=False)
-            self._capacity_unknown = "" if self._capacity else NO_NODES
+            found = await self._guarded(self._read_nodes, close=False)
+            why = "" if found else NO_NODES
         except TimeoutError:
-            self._capacity_unknown = f"nodes and pods were not listed within {LISTED_WITHIN_S:g} s"
+            why = f"a page of nodes or pods was not listed within {PAGE_WITHIN_S:g} s"
         except SiteFailure as failure:
-            self._capacity_unknown = f"nodes and pods cannot be listed: {failure.error.message}"
+            why = f"nodes and pods cannot be listed: {failure.error.message}"
+        self._capacity, self._capacity_unknown = found, why
 
     async def _read_nodes(self, api: KubeApi) -> Capacity | None:
         labels = ",".join(f"{key}={value}" for key, value in sorted(self._kube.node_selector.items()))
         selector = (("labelSelector", labels),) if labels else ()
-        nodes = await pages(api, "/api/v1/nodes", (_CACHED, *selector))
+        nodes = await pages(api, "/api/v1/nodes", (_CACHED, *selector), PAGE_WITHIN_S)
         running = "status.phase!=Succeeded,status.phase!=Failed"
         queries: list[Query] = [(("fieldSelector", f"spec.nodeName!=,{running}"),)]
         if len(nodes) <= FEW_NODES:
@@ -108,7 +127,7 @@ class KubeRaySite:
             queries = [(_CACHED, ("fieldSelector", one)) for one in fields]
         taken: capacity.Taken = {}
         for query in queries:
-            async for page in each_page(api, "/api/v1/pods", query):
+            async for page in each_page(api, "/api/v1/pods", query, PAGE_WITHIN_S):
                 taken = capacity.together(taken, capacity.taken(page, self._kube))
         return capacity.capacity(nodes, taken, self._kube)
 
@@ -119,7 +138,11 @@ class KubeRaySite:
         return bool(changes)
 
     async def close(self) -> None:
-        """Closes the connection if it is this site's own."""
+        """Ends what is being listed, and closes the connection if it is this site's own."""
+        listing, self._discovery = self._discovery, None
+        if listing is not None:
+            listing.cancel()
+            await asyncio.wait({listing})
         api, self._api = self._api, None
         if api is not None and self._own:
             api.close()
