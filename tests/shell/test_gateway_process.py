@@ -20,7 +20,7 @@ from autoglm_serving import headers
 from autoglm_serving.gateway.table_store import FILE_NAME
 from autoglm_serving.routing_table import RoutingTable
 from support.gateway import MODEL, FakeServer, Gateway, question, route
-from support.processes import until
+from support.processes import family, title, until
 
 TOKENLESS = ("/healthz", "/readyz", "/metrics")
 
@@ -31,25 +31,10 @@ async def first() -> AsyncIterator[FakeServer]:
         yield server
 
 
-def children(pid: int) -> list[int]:
-    """Process ids of the direct children."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[1]) == pid and fields[0] != "Z":
-                found.append(int(entry.name))
-    return found
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+def envoy_of(gateway: Gateway) -> int:
+    """Process id of its Envoy, which is all that it has started."""
+    (envoy,) = [pid for pid in family(gateway.process.pid)[1:] if title(pid)]
+    return envoy
 
 
 def numbered(epoch: int, version: int, *routes: Any) -> RoutingTable:
@@ -182,7 +167,7 @@ async def test_sigterm_loses_no_request_of_clients_that_follow_readiness(tmp_pat
         load = Load(gateway)
         clients = load.start(20)
         await until(lambda: load.outcomes.count("answered") >= 20 and first.under_way >= 10, "the load is on")
-        (envoy,) = children(gateway.process.pid)
+        envoy = envoy_of(gateway)
         os.kill(gateway.process.pid, signal.SIGTERM)
 
         async def not_ready() -> bool:
@@ -195,7 +180,7 @@ async def test_sigterm_loses_no_request_of_clients_that_follow_readiness(tmp_pat
         assert await asyncio.to_thread(gateway.process.wait) == 0
         await asyncio.gather(*clients)
         assert set(load.outcomes) == {"answered"}
-        assert not alive(envoy)
+        assert not title(envoy)
         assert list(Path(gateway.temporary).iterdir()) == []
 
 
@@ -221,9 +206,9 @@ async def test_envoy_comes_back_when_it_is_killed(tmp_path: Path, first: FakeSer
     async with Gateway(tmp_path) as gateway:
         await gateway.serve(route(first))
         for _ in range(2):
-            (envoy,) = children(gateway.process.pid)
+            envoy = envoy_of(gateway)
             os.kill(envoy, signal.SIGKILL)
-            await until(lambda: not alive(envoy), "Envoy is dead")  # noqa: B023
+            await until(lambda: not title(envoy), "Envoy is dead")  # noqa: B023
 
             async def answered() -> bool:
                 try:
@@ -243,9 +228,9 @@ async def test_a_state_folder_has_one_gateway_and_envoy_ends_with_it(tmp_path: P
         )
         second.stop()
         assert "another gateway uses the state folder" in done.stderr
-        (envoy,) = children(gateway.process.pid)
+        envoy = envoy_of(gateway)
         os.kill(gateway.process.pid, signal.SIGKILL)
-        await until(lambda: not alive(envoy), "Envoy ended too")
+        await until(lambda: not title(envoy), "Envoy ended too")
 
 
 async def test_a_rollout_in_place_keeps_serving_and_admits_the_new_revision_when_it_answers(
