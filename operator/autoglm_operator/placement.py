@@ -1,6 +1,6 @@
 """Which sites a deployment uses, as data: every site with the reason why it is selected or not."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -47,8 +47,8 @@ class Selection:
 
 def select(spec: SitesSpec, views: Sequence[SiteView], invalid: Sequence[InvalidSite]) -> Selection:
     """Decide for each site. Nothing is random and nothing depends on the order of the input."""
-    sites = tuple(view.site for view in views)
-    choices = [_judge(spec, view, sites) for view in views]
+    firsts = _firsts(view.site for view in views)
+    choices = [_judge(spec, view, firsts) for view in views]
     choices += [_judge_invalid(spec, site) for site in invalid]
     known = {choice.site for choice in choices}
     choices += [
@@ -72,19 +72,31 @@ def verdict(selection: Selection) -> Verdict | None:
 
 def duplicate_of(site: AutoGLMSite, sites: Iterable[AutoGLMSite]) -> AutoGLMSite | None:
     """The site that already stands for the same Ray cluster: the oldest one, and the first by name among equals."""
-    address = _address(site)
-    same = [other for other in sites if address is not None and _address(other) == address]
-    first = min([*same, site], key=_seniority)
+    return _first_of(site, _firsts((*sites, site)))
+
+
+def _firsts(sites: Iterable[AutoGLMSite]) -> Mapping[str, AutoGLMSite]:
+    """The site that stands for each Ray cluster, by its address."""
+    found: dict[str, AutoGLMSite] = {}
+    for site in sites:
+        address = _address(site)
+        if address is not None and (address not in found or _seniority(site) < _seniority(found[address])):
+            found[address] = site
+    return found
+
+
+def _first_of(site: AutoGLMSite, firsts: Mapping[str, AutoGLMSite]) -> AutoGLMSite | None:
+    first = firsts.get(_address(site) or "", site)
     return None if first.metadata.name == site.metadata.name else first
 
 
-def _judge(spec: SitesSpec, view: SiteView, sites: Sequence[AutoGLMSite]) -> Choice:
+def _judge(spec: SitesSpec, view: SiteView, firsts: Mapping[str, AutoGLMSite]) -> Choice:
     name, asked = view.name, view.name in (spec.names or ())
     if not _matches(spec, name, view.site.metadata.labels):
         return Choice(name, "NotMatched", "spec.sites does not match it", view)
     if view.site.metadata.deletion_timestamp is not None:
         return Choice(name, "Leaving", "the site is being deleted", view, asked)
-    other = duplicate_of(view.site, sites)
+    other = _first_of(view.site, firsts)
     if other is not None:
         return Choice(name, "Duplicate", f"its Ray cluster is that of site {other.metadata.name}", view, asked)
     return Choice(name, "Selected", "named in spec.sites.names" if asked else "matches spec.sites", view, asked)

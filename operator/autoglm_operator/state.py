@@ -21,7 +21,7 @@ from autoglm_operator.api import (
     Reason,
     SiteStatus,
 )
-from autoglm_serving.routing_table import GatewayReport, Route
+from autoglm_serving.routing_table import Admission, GatewayReport, Route
 
 IMPORT_PATH = "autoglm_serving.app:build"
 """The application that this operator deploys. Another import path is another owner's application."""
@@ -177,6 +177,15 @@ class GatewayView:
     report: GatewayReport | None = None
     observed_at: datetime | None = None
     error: GatewayError | None = None
+
+    @cached_property
+    def admissions(self) -> Mapping[tuple[str, str], tuple[Admission, ...]]:
+        """Those of the report, by deployment and site."""
+        found: dict[tuple[str, str], tuple[Admission, ...]] = {}
+        for one in self.report.admissions if self.report else ():
+            key = (one.deployment, one.site)
+            found[key] = (*found.get(key, ()), one)
+        return found
 
 
 @dataclass(frozen=True)

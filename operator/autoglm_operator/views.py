@@ -188,7 +188,6 @@ def _gateway_problem(view: GatewayView, needs: Admissible, now: datetime) -> Ver
 
 
 def _admission(view: GatewayView, target: Target) -> Admission | None:
-    admissions = view.report.admissions if view.report else ()
-    there = [found for found in admissions if (found.deployment, found.site) == (target.deployment, target.site)]
+    there = view.admissions.get((target.deployment, target.site), ())
     # Of two revisions at one site each has its own admission; a gateway that knows of one only does not name it.
     return next((found for found in there if found.wanted == target.revision), there[0] if there else None)
