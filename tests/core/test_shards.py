@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from autoglm_serving.engines.interface import EngineOptionsInvalid
-from autoglm_serving.engines.shards import Cut, ModelSizes, shard_plan
+from autoglm_serving.engines.shards import Cut, ModelSizes, check_text, shard_plan, tower_divides
 
 PHONE = ModelSizes(
     heads=32,
@@ -97,3 +97,28 @@ def test_a_length_that_does_not_divide_has_no_pieces() -> None:
 
 def test_sizes_that_a_configuration_leaves_out_are_those_of_the_architecture() -> None:
     assert ModelSizes.read({"text_config": {}, "vision_config": {}}) == PHONE
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4, 8])
+def test_vllm_may_cut_the_phone_model_also_where_ranks_share_heads_of_keys_and_values(ranks: int) -> None:
+    check_text(PHONE, ranks)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "ranks"),
+    [
+        (replace(PHONE, heads=12), 8),
+        (replace(PHONE, key_value_heads=3), 2),
+        (replace(PHONE, intermediate=13692), 8),
+    ],
+)
+def test_what_vllm_cannot_cut_is_refused_by_the_field_with_the_numbers_that_fit(sizes: ModelSizes, ranks: int) -> None:
+    fits = r"1, .*" if sizes.key_value_heads == 2 else r"1$"
+    with pytest.raises(
+        EngineOptionsInvalid, match=rf"^spec\.engine\.parallelism\.tensor {ranks} .*: set it to one of {fits}"
+    ):
+        check_text(sizes, ranks)
+
+
+def test_the_tower_of_the_phone_model_is_cut_by_two_and_four_and_whole_on_each_of_eight() -> None:
+    assert [tower_divides(PHONE, ranks) for ranks in (2, 4, 8)] == [True, True, False]

@@ -14,7 +14,7 @@ import pytest
 from autoglm_serving.engines.factory import create_engine
 from autoglm_serving.engines.interface import EngineOptionsInvalid
 from support.models import answer, engine_config, request, screenshot
-from support.processes import Process, wait_until
+from support.processes import Process, runs, wait_until
 
 pytest.importorskip("vllm", reason="vLLM is an extra")
 # vLLM is imported three times, one after the other, on a machine that may be ten times slower.
@@ -154,19 +154,10 @@ def test_an_engine_can_be_started_again_after_one_has_died(results: dict[str, An
 def test_a_killed_replica_leaves_no_engine_process_behind(process: Process, results: dict[str, Any]) -> None:
     engines: list[int] = results["engines"]
     assert engines
-    assert all(_alive(pid) for pid in engines)
+    assert all(runs(pid) for pid in engines)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    wait_until(lambda: not any(_alive(pid) for pid in engines), "the engine's processes have ended")
-
-
-def _alive(pid: int) -> bool:
-    """Whether an engine process of that number runs; a zombie does not."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return "State:\tZ" not in status
+    wait_until(lambda: not any(runs(pid) for pid in engines), "the engine's processes have ended")
 
 
 @pytest.mark.parametrize(
@@ -180,10 +171,12 @@ def test_options_that_vllm_does_not_have_are_refused_with_those_it_has(
         create_engine(engine_config(folder, "vllm", **options))
 
 
-async def test_tensor_parallelism_is_refused_until_it_is_supported(folder: Path) -> None:
+async def test_a_gang_that_does_not_divide_the_models_heads_is_refused_with_those_that_do(folder: Path) -> None:
     config = engine_config(folder, "vllm")
-    config = config.model_copy(update={"engine": config.engine.model_copy(update={"tensor_parallel": 2})})
+    config = config.model_copy(update={"engine": config.engine.model_copy(update={"tensor_parallel": 3})})
     engine = create_engine(config)
-    with pytest.raises(EngineOptionsInvalid, match="tensor parallelism 2 is not supported yet, set it to 1"):
+    with pytest.raises(
+        EngineOptionsInvalid, match=r"spec\.engine\.parallelism\.tensor 3 does not .*: set it to one of 1, 2"
+    ):
         await engine.start()
     await engine.close()

@@ -11,7 +11,7 @@ import pytest
 
 from autoglm_serving.model.tiny import build
 from support.models import SYSTEM, engine_config, screenshot
-from support.processes import engine_cores, wait_until
+from support.processes import engine_cores, runs, wait_until
 from support.ray import RayCluster, application
 
 pytest.importorskip("vllm", reason="vLLM is an extra")
@@ -38,7 +38,7 @@ def test_a_replica_answers_with_vllm_and_takes_its_engine_along_when_it_is_kille
         engines = engine_cores(replica)
         assert engines, "vLLM's engine core was not found below the replica"
         ray_head.kill_replica(app["name"])
-        wait_until(lambda: not any(_runs(pid) for pid in engines), "the engine core has ended too")
+        wait_until(lambda: not any(runs(pid) for pid in engines), "the engine core has ended too")
     finally:
         ray_head.delete(app["name"])
 
@@ -65,10 +65,3 @@ def _ask(url: str) -> Any:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(request, timeout=DEADLINE_S) as response:
         return json.loads(response.read())
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False

@@ -192,6 +192,12 @@ def engine_cores(pid: int) -> list[int]:
     return [each for each in family(pid)[1:] if title(each).startswith("VLLM")]
 
 
+def runs(pid: int) -> bool:
+    """Whether there is such a process and it has not ended: a zombie has."""
+    fields = _stat(pid)
+    return bool(fields) and fields[0] != "Z"
+
+
 def processor_s(pid: int) -> float:
     """Seconds of processor time since its start; 0 when it has ended."""
     fields = _stat(pid)

@@ -51,12 +51,11 @@ async def cancelled(engine: Engine) -> dict[str, Any]:
     return {"first": first.finish_reason, "running_before": running, "stats": asdict(engine.stats())}
 
 
-async def killed(engine: Engine) -> dict[str, Any]:
-    """Kill the engine's child processes in the middle of an answer."""
+async def killed(engine: Engine, victims: list[int]) -> dict[str, Any]:
+    """Kill processes of the engine in the middle of an answer."""
     reader = asyncio.create_task(report(engine, endless()))
     before = engine.stats().completion_tokens_total
     await until(lambda: engine.stats().completion_tokens_total > before + 2)
-    victims = engine_cores(os.getpid())
     for pid in victims:
         os.kill(pid, signal.SIGKILL)
     open_answer = await reader
@@ -112,7 +111,7 @@ async def scenario(folder: Path) -> dict[str, Any]:
         results["too_long"] = await report(engine, request("x " * 5000))
         results["cancelled"] = await cancelled(engine)
         results["after"] = await report(engine, request("打开设置 open settings", None, 32))
-        results["killed"] = await killed(engine)
+        results["killed"] = await killed(engine, engine_cores(os.getpid()))
     finally:
         await engine.close()
     results["left"] = len(engine_cores(os.getpid()))

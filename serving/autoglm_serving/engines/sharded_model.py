@@ -21,8 +21,7 @@ from autoglm_serving.model.load import check_report
 
 def plan_for(folder: ModelFolder, ranks: int) -> ShardPlan:
     """How the model in a folder is cut; raises EngineOptionsInvalid when it cannot be."""
-    config = json.loads((folder.path / "config.json").read_text(encoding="utf-8"))
-    return shard_plan(ModelSizes.read(config), ranks)
+    return shard_plan(ModelSizes.read(folder.config()), ranks)
 
 
 def load_shard(

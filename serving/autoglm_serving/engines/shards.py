@@ -107,6 +107,31 @@ def shard_plan(sizes: ModelSizes, ranks: int) -> ShardPlan:
     )
 
 
+def check_text(sizes: ModelSizes, ranks: int) -> None:
+    """For an engine that cuts the language model whatever its sizes, as vLLM does.
+
+    Where there are more ranks than heads of keys and values, several ranks hold the same head. Raises EngineOptionsInvalid,
+    with the field and what to set, when heads or the feed-forward width do not divide.
+    """
+    if not _text_divides(sizes, ranks):
+        fits = [str(size) for size in range(1, _LARGEST + 1) if _text_divides(sizes, size)]
+        raise EngineOptionsInvalid(
+            f"{FIELD} {ranks} does not divide the model's {sizes.heads} heads, {sizes.key_value_heads} heads of keys and "
+            f"values and intermediate_size ({sizes.intermediate}): set it to one of {', '.join(fits)}"
+        )
+
+
+def _text_divides(sizes: ModelSizes, ranks: int) -> bool:
+    shared = sizes.key_value_heads % ranks == 0 or ranks % sizes.key_value_heads == 0
+    return shared and sizes.heads % ranks == 0 and sizes.intermediate % ranks == 0
+
+
+def tower_divides(sizes: ModelSizes, ranks: int) -> bool:
+    """Whether every part of the vision tower and its merger can be cut."""
+    parts = (sizes.vision_heads, sizes.vision_intermediate, sizes.merger_intermediate)
+    return not any(part % ranks for part in parts)
+
+
 def _check(sizes: ModelSizes, ranks: int) -> None:
     widths = {
         "intermediate_size of the language model": sizes.intermediate,

@@ -28,7 +28,7 @@ from autoglm_serving.engines.interface import (
 )
 from autoglm_serving.engines.options import VllmOptions, parse_options
 from autoglm_serving.engines.prompt import Prompt
-from autoglm_serving.engines.shards import FIELD
+from autoglm_serving.engines.shards import ModelSizes, check_text, tower_divides
 from autoglm_serving.model.errors import ModelInvalid
 from autoglm_serving.model.folder import ModelFolder
 from autoglm_serving.vision.cache import CacheFigures
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GIB = 2**30
+_EXECUTORS = "autoglm_serving.engines.vllm_executor"
 
 # Read by vLLM when it is imported. An operator's own setting wins.
 _ENVIRONMENT = {
@@ -59,11 +60,12 @@ class VllmEngine(TextEngine):
         self._options = parse_options(VllmOptions, config.engine)
         self._llm: AsyncLLM | None = None
         self._end_ids: frozenset[int] = frozenset()
+        self._tower_whole = False
 
     @override
     async def _start(self, folder: ModelFolder) -> None:
         self._check_window(folder)
-        self._check_ranks()
+        self._tower_whole = _tower_is_whole(folder, self.config.engine.tensor_parallel)
         self._end_ids = frozenset(folder.end_ids)
         self._llm = await asyncio.to_thread(self._make, folder)
 
@@ -87,12 +89,6 @@ class VllmEngine(TextEngine):
                 "whole prompt, and vLLM takes a window from a model's own configuration only; remove the option"
             )
 
-    def _check_ranks(self) -> None:
-        if (ranks := self.config.engine.tensor_parallel) > 1:
-            raise EngineOptionsInvalid(
-                f"{FIELD} {ranks}: tensor parallelism {ranks} is not supported yet, set it to 1, or use the transformers engine"
-            )
-
     def _arguments(self, folder: ModelFolder) -> dict[str, Any]:
         from vllm.platforms import current_platform
 
@@ -114,7 +110,9 @@ class VllmEngine(TextEngine):
             # Sampling is set for each request; defaults of the model folder must not slip in.
             "generation_config": "vllm",
             "disable_log_stats": True,
-            "distributed_executor_backend": "autoglm_serving.engines.vllm_executor.SupervisedExecutor",
+            "tensor_parallel_size": engine.tensor_parallel,
+            "mm_encoder_tp_mode": "data" if self._tower_whole else "weights",
+            "distributed_executor_backend": f"{_EXECUTORS}.{_executor(engine.tensor_parallel)}",
         }
         if options.quantization:
             arguments["quantization"] = options.quantization
@@ -214,6 +212,17 @@ class VllmEngine(TextEngine):
         if self._llm is None:
             return "vLLM is not running"
         return "vLLM's engine core has died" if self._llm.errored else None
+
+
+def _executor(ranks: int) -> str:
+    return "SupervisedExecutor" if ranks == 1 else "SupervisedGang"
+
+
+def _tower_is_whole(folder: ModelFolder, ranks: int) -> bool:
+    """Whether each rank has to hold the vision tower whole; raises EngineOptionsInvalid when the rest does not divide."""
+    sizes = ModelSizes.read(folder.config())
+    check_text(sizes, ranks)
+    return not tower_divides(sizes, ranks)
 
 
 def _check_quantization(options: VllmOptions) -> None:

@@ -1,4 +1,4 @@
-"""How vLLM's engine core runs the model: in its own process, which ends when the process that started it ends.
+"""How vLLM's engine core runs the model: in its own process or in one for each rank, which end when their parent ends.
 
 vLLM names executors by import path, so this module is imported in the engine core alone.
 """
@@ -9,9 +9,14 @@ import threading
 from multiprocessing.process import BaseProcess
 
 from typing_extensions import override
+from vllm.platforms import current_platform
+from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
+from autoglm_serving.engines.gang.seat import meet_on_this_machine
+
 EXIT_PARENT_GONE = 75
+THREADS = "OMP_NUM_THREADS"
 
 
 class SupervisedExecutor(UniProcExecutor):  # type: ignore[misc]  # mypy does not follow vllm
@@ -23,10 +28,28 @@ class SupervisedExecutor(UniProcExecutor):  # type: ignore[misc]  # mypy does no
 
     @override
     def _init_executor(self) -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            threading.Thread(target=_end_with, args=(parent,), name="autoglm-parent", daemon=True).start()
+        _end_with_parent()
         super()._init_executor()
+
+
+class SupervisedGang(MultiprocExecutor):  # type: ignore[misc]  # mypy does not follow vllm
+    """One process for each rank below the engine core. vLLM itself ends them with it, and it with any of them."""
+
+    @override
+    def _init_executor(self) -> None:
+        _end_with_parent()
+        meet_on_this_machine()
+        if current_platform.is_cpu():
+            # Each rank would take all threads that the replica has, and wait for them spinning.
+            threads = int(os.environ.get(THREADS, os.cpu_count() or 1))
+            os.environ[THREADS] = str(max(1, threads // self.parallel_config.tensor_parallel_size))
+        super()._init_executor()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), name="autoglm-parent", daemon=True).start()
 
 
 def _end_with(parent: BaseProcess) -> None:

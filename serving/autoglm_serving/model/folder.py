@@ -21,6 +21,10 @@ class ModelFolder:
     image_token_id: int
     max_positions: int
 
+    def config(self) -> dict[str, Any]:
+        """What its config.json says."""
+        return _read_json(self.path / "config.json")
+
 
 def check_folder(path: Path) -> ModelFolder:
     """Raise ModelInvalid, with the file and the reason, unless every part of a glm4v model is there."""

@@ -62,9 +62,7 @@ class Seat:
 
         if dist.is_initialized():  # a gang that this process led before
             dist.destroy_process_group()
-        if sys.platform == "linux":
-            for name in _INTERFACES:
-                os.environ.setdefault(name, "lo")
+        meet_on_this_machine()
         if device.type != "cpu":
             torch.get_device_module(device.type).set_device(device)
         dist.init_process_group(
@@ -74,3 +72,10 @@ class Seat:
             world_size=self.ranks,
             timeout=timedelta(seconds=self.patience_s),
         )
+
+
+def meet_on_this_machine() -> None:
+    """From now on gloo and NCCL listen on the loopback interface, unless the environment names another one."""
+    if sys.platform == "linux":
+        for name in _INTERFACES:
+            os.environ.setdefault(name, "lo")

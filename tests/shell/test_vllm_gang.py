@@ -1,0 +1,75 @@
+"""vLLM over two ranks: the tokens of one process, and processes that end together."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoglm_serving.engines.factory import create_engine
+from support.models import answer, engine_config, request, screenshot
+from support.processes import Process, runs, wait_until
+from support.vllm_gang_scenario import RANKS, TEXT
+
+pytest.importorskip("vllm", reason="vLLM is an extra")
+# Seven processes import vLLM, some of them one after the other, on a machine that may be ten times slower.
+pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(2400)]
+
+TESTS = Path(__file__).parents[1]
+DEADLINE_S = 2000.0
+
+
+@pytest.fixture(scope="module")
+def process(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """The script's process, with its result written: one gang's life, and a second gang that runs."""
+    place = tmp_path_factory.mktemp("vllm")
+    result = place / "result.json"
+    command: list[str | Path] = [sys.executable, "-m", "support.vllm_gang_scenario", folder, result]
+    with Process("vllm", command, log=place / "log", env={"PYTHONPATH": str(TESTS)}) as started:
+        started.wait_for(result.exists, "the scenario is over", DEADLINE_S)
+        yield started
+
+
+@pytest.fixture(scope="module")
+def results(process: Process) -> dict[str, Any]:
+    outcome: dict[str, Any] = json.loads((process.log.parent / "result.json").read_text())
+    return outcome
+
+
+async def test_two_ranks_give_the_tokens_of_one_process(results: dict[str, Any], folder: Path) -> None:
+    # The transformers engine stands for one process: vLLM with one rank gives its tokens too (test_vllm_engine).
+    asked = [request(TEXT, None, 32), request(TEXT, screenshot(), 32), request(TEXT, screenshot(seed=3), 32)]
+    engine = create_engine(engine_config(folder))
+    try:
+        await engine.start()
+        expected = [(await answer(engine, each))[0] for each in asked]
+    finally:
+        await engine.close()
+    assert results["ranks"] == RANKS
+    told = [results["text"], results["image"], *results["together"]]
+    assert [each["text"] for each in told] == [*expected, expected[0]]
+    assert all(each["completion_tokens"] > 4 for each in told), "the answers are too short to tell anything"
+
+
+def test_a_killed_rank_ends_the_open_answer_and_the_whole_gang(results: dict[str, Any]) -> None:
+    killed = results["killed"]
+    assert killed["killed"] == 1
+    assert (killed["open"]["error"], killed["check"], killed["next"]["error"]) == ("EngineDead",) * 3
+    assert results["left"] == 0
+
+
+def test_a_gang_can_be_started_again_after_one_has_died(results: dict[str, Any]) -> None:
+    assert results["second"]["text"] == results["text"]["text"]
+
+
+def test_a_killed_replica_leaves_no_rank_behind(process: Process, results: dict[str, Any]) -> None:
+    engines: list[int] = results["engines"]
+    assert len(engines) == 1 + RANKS
+    assert all(runs(pid) for pid in engines)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    wait_until(lambda: not any(runs(pid) for pid in engines), "the engine core and its ranks have ended")
