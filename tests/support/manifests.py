@@ -222,10 +222,10 @@ REFUSED_DEPLOYMENTS = (
         "an unknown engine", {"spec.engine.name": "tgi"}, "spec.engine.name", 'supported values: "transformers", "vllm"'
     ),
     _d(
-        "three shards with transformers",
+        "three shards",
         {"spec.engine.parallelism": {"tensor": 3}, "spec.worker.accelerator": _GPU},
         "spec.engine.parallelism.tensor",
-        "must be 1, 2, 4 or 8 with the transformers engine: set it to one of them",
+        "must be 1, 2, 4 or 8: set it to one of them",
     ),
     _d(
         "shards of a variant",
@@ -241,10 +241,10 @@ REFUSED_DEPLOYMENTS = (
         "must have auto, cpu, cuda or npu as device with tensor parallelism, which takes several devices: remove device",
     ),
     _d(
-        "tensor parallel with vllm",
-        {"spec.engine": {"name": "vllm", "parallelism": {"tensor": 2}}, "spec.worker.accelerator": _GPU},
+        "three shards with vllm",
+        {"spec.engine": {"name": "vllm", "parallelism": {"tensor": 3}}, "spec.worker.accelerator": _GPU},
         "spec.engine.parallelism.tensor",
-        "must be 1 with the vllm engine: set it to 1, or spec.engine.name to transformers",
+        "must be 1, 2, 4 or 8: set it to one of them",
     ),
     _d(
         "no tensor parallel",
@@ -528,6 +528,11 @@ ACCEPTED = (
         "tensor parallel on cpu",
         "deployment",
         {"spec.engine": {"parallelism": {"tensor": 2}, "options": {"variant": "none", "device": "cpu"}}},
+    ),
+    Accepted(
+        "tensor parallel with vllm",
+        "deployment",
+        {"spec.engine": {"name": "vllm", "parallelism": {"tensor": 2}}, "spec.worker.accelerator": _GPU},
     ),
     Accepted("named sites", "deployment", {"spec.sites.names": ["region-1", "store-17"]}),
     Accepted("selected sites", "deployment", {"spec.sites.selector.matchLabels": {"fleet": "phones"}}),

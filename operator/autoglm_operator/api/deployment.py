@@ -88,15 +88,9 @@ class EngineSpec(Model):
 
     rules = (
         Rule(
-            "self.name != 'vllm' || self.parallelism.tensor == 1",
-            lambda engine: engine.name != "vllm" or engine.parallelism.tensor == 1,
-            "must be 1 with the vllm engine: set it to 1, or spec.engine.name to transformers",
-            "parallelism.tensor",
-        ),
-        Rule(
-            "self.name != 'transformers' || self.parallelism.tensor in [1, 2, 4, 8]",
-            lambda engine: engine.name != "transformers" or engine.parallelism.tensor in (1, 2, 4, 8),
-            "must be 1, 2, 4 or 8 with the transformers engine: set it to one of them",
+            "self.parallelism.tensor in [1, 2, 4, 8]",
+            lambda engine: engine.parallelism.tensor in (1, 2, 4, 8),
+            "must be 1, 2, 4 or 8: set it to one of them",
             "parallelism.tensor",
         ),
         Rule(
