@@ -15,7 +15,8 @@ from autoglm_serving.model.folder import check_folder
 from autoglm_serving.model.load import load_weights
 from autoglm_serving.screens.records import Screen, write_line
 from autoglm_serving.training import natural
-from autoglm_serving.training.ablation import ways
+from autoglm_serving.training.ablation import ways, zoom
+from autoglm_serving.training.ablation.memory import Memory
 from autoglm_serving.training.ablation.table import Table
 from autoglm_serving.training.ablation.table import markdown as table_page
 from autoglm_serving.training.ablation.tuning import Plan, Tuner
@@ -24,12 +25,13 @@ from autoglm_serving.training.commands import evaluate, train
 from autoglm_serving.training.dataset import open_screens
 from autoglm_serving.training.network import write_start
 from autoglm_serving.training.recipe import PRESETS
-from autoglm_serving.training.replies import Replier, Seen
+from autoglm_serving.training.replies import Replier, Reply, Seen
 from autoglm_serving.training.starts import start_positions
 from autoglm_serving.training.study.data import Study
 from autoglm_serving.training.study.page import page
 from autoglm_serving.training.study.picture import picture
 from autoglm_serving.vision import flops
+from autoglm_serving.vision.boxes import Box
 from autoglm_serving.vision.modules.flops import count_flops
 from autoglm_serving.vision.modules.variant import FusedVariant
 from autoglm_serving.vision.modules.variants import Options, build_variant
@@ -140,21 +142,25 @@ def test_learning_new_weights_leaves_the_model_alone_and_lowers_the_loss(
 def test_a_table_has_every_chosen_technique_with_its_steps(
     tuned: Path, model: Path, data: Path, sessions: Path, tmp_path: Path
 ) -> None:
-    only = "stretched,padded frame,stitched,content,tiles-2x2-concat-middle,scales-weights,queries,grid-nearest,crop,region"
+    seen = "stretched,padded frame,stitched,content,crop,zoom,region"
+    only = f"{seen},tiles-2x2-concat-middle,tiles-by,scales-weights,grid-nearest"
     command = ["tiny", str(data), "--model", model.as_uri(), "--techniques", str(tmp_path), "--only", only]
     options = ["--sessions", str(sessions), "--variants", str(tuned), "--side", "112", "--limit", "2"]
     result = CliRunner().invoke(evaluate, [*command, *options])
     assert result.exit_code == 0, result.output
     table = Table.model_validate_json((tmp_path / "techniques.json").read_text(encoding="utf-8"))
     rows = {row.name: row for row in table.rows}
-    assert {"baseline", "crop-question", "crop-tower", "grid-nearest, beyond", "scales-weights-middle"} <= set(rows)
-    assert (rows["scales-weights"].steps, rows["scales-weights-middle"].steps) == (3, 0)
+    assert {"baseline", "crop-question", "crop-tower", "grid-nearest, beyond", "zoom", "tiles-by-edge-concat"} <= set(
+        rows
+    )
+    assert rows["scales-weights"].steps == 3
+    assert "scales-weights-middle" not in rows
+    assert ("scales-weights-middle", "not trained") in {(each.name, each.measured) for each in table.findings}
     assert all(row.gflops > 0 and row.latency_ms > 0 for row in table.rows)
     changed = rows["region by flow, changed part"].total
     assert 1 <= changed < 12
     assert {row.total for row in table.rows if "changed part" not in row.name} == {12}
     assert rows["crop-tower"].image_tokens <= 0.63 * rows["baseline"].image_tokens
-    assert rows["queries"].image_tokens == 72
     assert (tmp_path / "techniques.md").read_text(encoding="utf-8") == table_page(table)
 
 
@@ -189,6 +195,76 @@ def test_a_name_that_is_no_technique_is_told(data: Path, model: Path, tmp_path: 
     assert "no technique's name begins with 'nonsense'" in CliRunner().invoke(evaluate, command).output
     result = CliRunner().invoke(train, ["variant", "nonsense", str(data), str(tmp_path), "--from", model.as_uri()])
     assert "'nonsense' is no technique" in result.output
+
+
+def test_what_is_remembered_of_a_picture_gives_the_same_answers_and_is_made_once(
+    replier: Replier, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about, memory = asked(data), Memory()
+    for name in ("attention-channel", "tiles-2x2-weights"):
+        variant = build_variant(name, replier.model, Options())
+        assert isinstance(variant, FusedVariant)
+        fresh = ways.by_variant(variant)(*replier.pixels(about.picture, about.max_pixels))
+        kept = ways.by_variant(variant, memory)
+        first = kept(*replier.pixels(about.picture, about.max_pixels))
+        with monkeypatch.context() as patched:
+            patched.setattr(variant.tower, "begin", None)  # whoever asks the tower again fails
+            again = kept(*replier.pixels(about.picture, about.max_pixels))
+        for seen in (first, again):
+            torch.testing.assert_close(seen.tokens, fresh.tokens)
+            assert torch.equal(seen.grid, fresh.grid)
+
+
+def test_another_picture_of_the_same_size_is_not_taken_for_a_remembered_one(replier: Replier, data: Path) -> None:
+    about, memory = asked(data), Memory()
+    see = memory.remembered("plain", replier.see)
+    turned = about.picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    here = see(*replier.pixels(about.picture, about.max_pixels)).tokens
+    there = see(*replier.pixels(turned, about.max_pixels)).tokens
+    assert not torch.allclose(here, there)
+
+
+def test_a_question_looks_at_every_image_token_with_attention_that_is_the_models_own(
+    replier: Replier, data: Path
+) -> None:
+    about = asked(data)
+    seen = ways.Plain().first_look(replier, about)
+    together = replier.looks(seen, about.instructions)
+    assert together.shape == (2, len(seen.tokens))
+    assert bool((together > 0).all())
+    assert bool((together.sum(1) < 1).all())
+    alone = replier.looks(seen, about.instructions[:1])  # without the filling that the shorter prompt gets
+    torch.testing.assert_close(together[:1], alone, atol=1e-5, rtol=1e-3)
+
+
+def test_a_part_around_a_place_stays_on_the_screen_and_its_points_go_back(data: Path) -> None:
+    assert zoom.part_around((200, 400), (0.5, 0.5), (0.5, 0.25)) == Box(50, 150, 150, 250)
+    assert zoom.part_around((200, 400), (0.0, 1.0), (0.5, 0.25)) == Box(0, 300, 100, 400)
+    about = asked(data)
+    width, height = about.picture.size
+    shown = ways.cut_out(about, Box(0, height // 2, width // 2, height), closer=2)
+    assert shown.picture.size == (112, 224)  # half of a screen of 112 x 224, twice as large
+    assert shown.back((500, 500)) == pytest.approx((250, 750))
+
+
+def test_a_zoom_asks_about_a_closer_part_and_taps_on_the_whole_screen(
+    replier: Replier, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = asked(data)
+    shown: list[int] = []
+
+    def answers_about(seen: Seen, instructions: tuple[str, ...], max_new_tokens: int = 48) -> list[Reply]:
+        shown.append(len(seen.tokens))
+        text = 'do(action="Tap", element=[500,500])' if len(shown) > 1 else 'do(action="Tap", element=[1,1])'
+        return [Reply(each, 1.0, len(seen.tokens)) for each in (text, 'finish(message="On")')[: len(instructions)]]
+
+    monkeypatch.setattr(replier, "answers_about", answers_about)
+    monkeypatch.setattr(zoom, "looked_at", lambda *_: [(0.0, 0.0), (0.0, 0.0)])
+    tapped, told = zoom.Zoomed(zoom.ZoomRule(wide=0.5, tall=0.5, close=2.0)).answers(replier, about)
+    assert tapped.text == 'do(action="Tap", element=[250,250])'
+    assert tapped.image_tokens == sum(shown)
+    assert told.text == 'finish(message="On")'
+    assert (told.image_tokens, len(shown)) == (shown[0], 2)
 
 
 def test_keeping_every_token_is_seeing_the_whole_picture(replier: Replier, data: Path) -> None:
@@ -280,4 +356,4 @@ def test_without_the_package_that_has_the_pictures_it_is_named(tmp_path: Path, m
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     result = CliRunner().invoke(evaluate, ["natural", str(tmp_path)])
     assert result.exit_code == 1
-    assert "pip install scikit-learn" in result.output
+    assert "autoglm[natural]" in result.output

@@ -22,6 +22,9 @@ SCHEMES = (BUILTIN_TINY, BUILTIN_TRAINED, "file:///absolute/path", "hf://organis
 TRAINED = Path(__file__).parent / "trained"
 """AutoGLM-Tiny after its training: a checkpoint that comes with this package. docs/results says how good it is."""
 
+TRAINED_SIDE = 448
+"""Short side in pixels of the largest screens that it learned from."""
+
 _UNFINISHED = ".unfinished-"
 _HF_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HF_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]

@@ -91,7 +91,13 @@ def evaluate() -> None:
 @click.argument("data", type=_DATA)
 @click.option("--model", "uri", default="builtin://autoglm-tiny", show_default=True, help="The model's URI.")
 @click.option("--sizes", default="168,252,336,448,560", show_default=True, help="Short sides in pixels.")
-@click.option("--screens", "--limit", "most", type=click.IntRange(min=1), help="Only so many screens, the first ones.")
+@click.option(
+    "--screens",
+    "--limit",
+    "most",
+    type=click.IntRange(min=1),
+    help="Only so many screens, the first ones (16 with --techniques, else all).",
+)
 @click.option("--out", type=_FOLDER, help="A folder for the tables and for every verdict.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--techniques", type=_FOLDER, help="Measure every technique instead; the table goes into this folder.")
@@ -100,9 +106,12 @@ def evaluate() -> None:
 @click.option("--variants", type=_DATA, help="With --techniques: what `autoglm train variant` wrote.")
 @click.option("--side", type=click.IntRange(min=56), default=336, show_default=True, help="With --techniques.")
 @click.option(
+    "--trained", type=click.IntRange(min=56), help="With --techniques: the largest size that the model was trained at."
+)
+@click.option(
     "--beyond",
     type=click.IntRange(min=56),
-    help="With --techniques: a size never trained; else half more than the largest.",
+    help="With --techniques: a size never trained; else a quarter more than the largest.",
 )
 @click.option("--study", type=_FOLDER, help="Make the resolution study instead; its pages go into this folder.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes side by side.")

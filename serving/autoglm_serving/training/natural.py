@@ -58,7 +58,7 @@ def digits() -> Pictures:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise NoPictures("the pictures are in scikit-learn: install it (pip install scikit-learn)") from error
+        raise NoPictures("the pictures are in scikit-learn: install autoglm[natural]") from error
     found = load_digits()
     grey = np.clip(np.rint(found.images * (255 / 16)), 0, 255).astype(np.uint8)
     return Pictures(grey, found.target.astype(np.int64))

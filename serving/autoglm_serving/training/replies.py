@@ -15,7 +15,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from autoglm_serving.model.folder import check_folder
 from autoglm_serving.model.load import ModelImages, ModelTokenizer, load_weights
+from autoglm_serving.training.gaze import looking_layer
 from autoglm_serving.training.prompts import Prompts
+from autoglm_serving.vision.modules.attention.maps import eager
 
 _PADDING = 0
 
@@ -91,6 +93,30 @@ class Replier:
         texts, confidences = self._decode(cache, position, prompts, max_new_tokens)
         return [Reply(text, sure, seen.image_tokens) for text, sure in zip(texts, confidences, strict=True)]
 
+    @torch.inference_mode()
+    def looks(self, seen: Seen, instructions: Sequence[str]) -> torch.Tensor:
+        """[instructions, image tokens]: the attention that the end of each question gives to the picture.
+
+        It is that of the layer which is taught to look at the element asked for (`gaze`), the mean over its heads.
+        """
+        cache, position = self._prefix(seen)
+        first = len(self._prompts.before(0))
+        prompts = [self._prompts.after(instruction) for instruction in instructions]
+        cache.batch_repeat_interleave(len(prompts))
+        ids, mask, positions = self._filled(cache, position, prompts)
+        text = self.model.model.language_model
+        with eager(self.model.config.text_config, text.config):
+            attention = self.model(
+                input_ids=ids,
+                position_ids=positions.expand(3, -1, -1),
+                attention_mask=mask,
+                past_key_values=cache,
+                output_attentions=True,
+                logits_to_keep=1,
+            ).attentions[looking_layer(text.layers)]
+        found: torch.Tensor = attention[:, :, -1, first : first + len(seen.tokens)].mean(1)
+        return found
+
     def prompt(self, instruction: str, image_tokens: int) -> torch.Tensor:
         """[1, length]: the whole prompt of one question."""
         ids = [*self._prompts.before(image_tokens), *self._prompts.after(instruction)]
@@ -127,17 +153,7 @@ class Replier:
     def _decode(
         self, cache: DynamicCache, position: int, prompts: Sequence[Sequence[int]], max_new_tokens: int
     ) -> tuple[list[str], list[float]]:
-        """Shorter prompts are filled up at the left, where nothing looks; their positions are as without it."""
-        longest = max(map(len, prompts))
-        gaps = torch.tensor([longest - len(prompt) for prompt in prompts], device=self._device).unsqueeze(1)
-        ids = torch.tensor(
-            [[_PADDING] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=self._device
-        )
-        places = torch.arange(longest, device=self._device).unsqueeze(0)
-        seen = torch.cat(
-            [torch.ones(len(prompts), cache.get_seq_length(), device=self._device).long(), (places >= gaps).long()], 1
-        )
-        positions = (position + places - gaps).clamp(min=0)
+        ids, seen, positions = self._filled(cache, position, prompts)
         written: list[torch.Tensor] = []
         ended = torch.zeros(len(prompts), dtype=torch.bool, device=self._device)
         logs = torch.zeros(len(prompts), device=self._device)
@@ -161,6 +177,24 @@ class Replier:
             seen = torch.cat([seen, torch.ones(len(prompts), 1, device=self._device).long()], 1)
         texts = [self._text(row) for row in torch.stack(written, 1).tolist()]
         return texts, logs.exp().tolist()
+
+    def _filled(
+        self, cache: DynamicCache, position: int, prompts: Sequence[Sequence[int]]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Ids, what may be looked at, and positions of prompts that follow the cache.
+
+        Shorter prompts are filled up at the left, where nothing looks; their positions are as without it.
+        """
+        longest = max(map(len, prompts))
+        gaps = torch.tensor([longest - len(prompt) for prompt in prompts], device=self._device).unsqueeze(1)
+        ids = torch.tensor(
+            [[_PADDING] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=self._device
+        )
+        places = torch.arange(longest, device=self._device).unsqueeze(0)
+        seen = torch.cat(
+            [torch.ones(len(prompts), cache.get_seq_length(), device=self._device).long(), (places >= gaps).long()], 1
+        )
+        return ids, seen, (position + places - gaps).clamp(min=0)
 
     def _text(self, ids: Sequence[int]) -> str:
         return b"".join(self._tokenizer.pieces[index] for index in ids if index >= 0).decode(errors="replace")

@@ -8,12 +8,13 @@ from typing import Any
 import click
 import torch
 
-from autoglm_serving.model.locate import locate
+from autoglm_serving.model.locate import BUILTIN_TRAINED, TRAINED_SIDE, locate
 from autoglm_serving.training import natural
 from autoglm_serving.training.ablation import run as ablation
 from autoglm_serving.training.ablation.findings import findings
 from autoglm_serving.training.ablation.measure import Settings, default_beyond
 from autoglm_serving.training.ablation.plan import chosen
+from autoglm_serving.training.ablation.table import Row
 from autoglm_serving.training.ablation.tuning import Plan, Tuner, tunable
 from autoglm_serving.training.dataset import open_screens
 from autoglm_serving.training.recipe import LARGEST_SIDE
@@ -56,18 +57,42 @@ def measure_techniques(common: Common, out: Path, how: Mapping[str, Any], tell: 
         techniques = chosen(how["only"])
     except KeyError as error:
         raise click.BadParameter(f"no technique's name begins with {error}") from error
-    side = int(how["side"])
-    beyond = int(how["beyond"] or default_beyond())
-    if beyond <= LARGEST_SIDE:
-        raise click.BadParameter(
-            f"{beyond} pixels are trained: name a size above {LARGEST_SIDE}", param_hint="--beyond"
+    settings = _settings(common, how)
+    limit = common.limit or USUAL_SCREENS
+    job = ablation.Job(locate(common.uri), common.data, how["sessions"], limit, settings, common.device)
+    source = _techniques_source(common, out, how)
+    done: list[str] = []
+
+    def keep(name: str, rows: tuple[Row, ...]) -> None:
+        """A run that is stopped leaves the rows that it had."""
+        done.append(name)
+        ablation.write(
+            out, rows, (), common.uri, f"{source} (stopped after {len(done)} of {len(techniques)} techniques)"
         )
-    settings = Settings(short_side=side, beyond=beyond, variants=how["variants"])
-    job = ablation.Job(locate(common.uri), common.data, how["sessions"], common.limit, settings, common.device)
-    rows = ablation.run(job, techniques, common.jobs, tell)
+        tell(len(done), len(techniques), name)
+
+    rows = ablation.run(job, techniques, common.jobs, keep)
     found = findings(job, _study_beside(out)) if how["only"] is None else ()
-    source = common.source("--techniques", out.name, f"--side {side}")
-    return ablation.write(out, rows, found, common.uri, source)
+    return ablation.write(out, rows, (*ablation.not_trained(techniques, rows), *found), common.uri, source)
+
+
+USUAL_SCREENS = 16
+"""Of the test split and of the sessions: about 150 tasks of one and 110 of the other, in minutes on two cores."""
+
+
+def _settings(common: Common, how: Mapping[str, Any]) -> Settings:
+    trained = int(how["trained"] or (TRAINED_SIDE if common.uri == BUILTIN_TRAINED else LARGEST_SIDE))
+    beyond = int(how["beyond"] or default_beyond(trained))
+    if beyond <= trained:
+        raise click.BadParameter(f"{beyond} pixels are trained: name a size above {trained}", param_hint="--beyond")
+    return Settings(short_side=int(how["side"]), trained=trained, beyond=beyond, variants=how["variants"])
+
+
+def _techniques_source(common: Common, out: Path, how: Mapping[str, Any]) -> str:
+    """The command, with what was named on it."""
+    named = [f"--{name} {how[name]}" for name in ("side", "trained", "beyond", "only") if how[name]]
+    folders = [f"--{name} {how[name].name}" for name in ("sessions", "variants") if how[name]]
+    return common.source("--techniques", out.name, f"--model {common.uri}", *named, *folders)
 
 
 def measure_natural(out: Path, uri: str, sides: Sequence[int], limit: int | None) -> str:

@@ -4,17 +4,18 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import median
 
 import torch
 
 from autoglm_serving.screens.records import Screen, Task
 from autoglm_serving.screens.scoring import score
 from autoglm_serving.training.ablation import ways
+from autoglm_serving.training.ablation.memory import Memory
 from autoglm_serving.training.ablation.paired import compare
 from autoglm_serving.training.ablation.plan import Technique
 from autoglm_serving.training.ablation.table import Row
 from autoglm_serving.training.ablation.weights import Tuned, load_new
+from autoglm_serving.training.ablation.zoom import Zoomed, ZoomRule
 from autoglm_serving.training.dataset import Screens
 from autoglm_serving.training.recipe import LARGEST_SIDE
 from autoglm_serving.training.replies import Replier
@@ -26,9 +27,13 @@ from autoglm_serving.vision.modules.variants import VARIANTS, Options, build_var
 from autoglm_serving.vision.sizing import TOKEN_SIDE, at_short_side
 
 
-def default_beyond() -> int:
-    """Half more than the largest trained size, in whole image tokens."""
-    return round(1.5 * LARGEST_SIDE / TOKEN_SIDE) * TOKEN_SIDE
+def default_beyond(trained: int = LARGEST_SIDE) -> int:
+    """A quarter more than the largest trained size, in whole image tokens: half more would cost five times the work."""
+    return round(1.25 * trained / TOKEN_SIDE) * TOKEN_SIDE
+
+
+ZOOMS = {"zoom": ZoomRule(), "zoom-small": ZoomRule(glance=2 / 3, wide=0.5, tall=0.2)}
+"""Ways to look twice. The second one is meant to cost less than one look at everything."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +41,12 @@ class Settings:
     """What all techniques have in common. Sides in pixels."""
 
     short_side: int = 336
+    trained: int = LARGEST_SIDE
+    """The largest size that the model was trained at."""
     beyond: int = default_beyond()
-    probes: int = 4
+    beyond_screens: int = 8
+    """Above the trained sizes no more screens than these are asked: each costs five times as much."""
+    probes: int = 2
     """Screens on which work and time are measured."""
     repeats: int = 2
     variants: Path | None = None
@@ -57,7 +66,7 @@ class Settings:
     @property
     def options(self) -> Options:
         """Rotary positions are squeezed into the longest side that the largest trained size has on a phone of 9:20."""
-        long = at_short_side(1080, 2400, LARGEST_SIDE)[1]
+        long = at_short_side(1080, 2400, self.trained)[1]
         return Options(trained_pixels=long, crop=self.crop)
 
 
@@ -76,12 +85,16 @@ class Measured:
     steps: int = 0
 
 
-def measure(technique: Technique, replier: Replier, data: Screens, settings: Settings) -> Measured:
-    """Ask everything, then probe a few screens for work and time."""
-    way, tuned = way_of(technique, replier, settings)
+def measure(
+    technique: Technique, replier: Replier, data: Screens, settings: Settings, memory: Memory | None = None
+) -> Measured:
+    """Ask everything, then probe a few screens for work and time, for which nothing is remembered."""
+    way, tuned = way_of(technique, replier, settings, memory)
     side = settings.side_of(technique)
     outcomes: dict[str, bool] = {}
     tokens = 0
+    if technique.data == "beyond":
+        data = replace(data, items=data.items[: settings.beyond_screens])
     asked = list(questions(technique, data, side))
     for each in asked:
         replies = way.answers(replier, each.asked(data))
@@ -89,7 +102,8 @@ def measure(technique: Technique, replier: Replier, data: Screens, settings: Set
             outcomes[f"{each.screen.id} {task.id}"] = score(each.screen, task, reply.text).right
             tokens += reply.image_tokens
     probed = asked[:: max(1, len(asked) // max(1, settings.probes))][: settings.probes]
-    gflops, latency = _probe(way, replier, [each.asked(data) for each in probed], settings)
+    bare = way_of(technique, replier, settings)[0]
+    gflops, latency = _probe(bare, replier, [each.asked(data) for each in probed], settings)
     return Measured(
         technique=technique,
         outcomes=outcomes,
@@ -100,6 +114,12 @@ def measure(technique: Technique, replier: Replier, data: Screens, settings: Set
         new_weights=tuned.new_weights,
         steps=tuned.steps,
     )
+
+
+def is_untrained(technique: Technique, replier: Replier, settings: Settings) -> bool:
+    """Whether a technique adds weights and none of them were learned."""
+    tuned = way_of(technique, replier, settings)[1]
+    return tuned.new_weights > 0 and not tuned.steps
 
 
 def row_of(measured: Measured, reference: Measured) -> Row:
@@ -124,12 +144,15 @@ def row_of(measured: Measured, reference: Measured) -> Row:
     )
 
 
-def way_of(technique: Technique, replier: Replier, settings: Settings) -> tuple[ways.Way, Tuned]:
+def way_of(
+    technique: Technique, replier: Replier, settings: Settings, memory: Memory | None = None
+) -> tuple[ways.Way, Tuned]:
     """How a technique asks, and what was learned for it. Raises KeyError for a way that there is not."""
     nothing = Tuned(0, 0)
+    see = replier.see if memory is None else memory.remembered("plain", replier.see)
     match technique.way:
         case "plain":
-            return ways.Plain(), nothing
+            return ways.Plain(see), nothing
         case "stretched":
             return ways.Viewed(ways.stretched), nothing
         case "padded-frame":
@@ -141,7 +164,9 @@ def way_of(technique: Technique, replier: Replier, settings: Settings) -> tuple[
         case "changed":
             return ways.Viewed(ways.changed), nothing
         case "detailed":
-            return ways.Detailed(), nothing
+            return ways.Detailed(see), nothing
+        case way if way in ZOOMS:
+            return Zoomed(ZOOMS[way], see), nothing
         case "crop-tower":
             return ways.Plain(ways.by_tower_crop(replier, settings.crop)), nothing
         case "crop-question":
@@ -152,7 +177,7 @@ def way_of(technique: Technique, replier: Replier, settings: Settings) -> tuple[
         case name if name in VARIANTS:
             variant = build_variant(name, replier.model, settings.options)
             assert isinstance(variant, FusedVariant)
-            return ways.Plain(ways.by_variant(variant.eval())), load_new(variant, name, settings.variants)
+            return ways.Plain(ways.by_variant(variant.eval(), memory)), load_new(variant, name, settings.variants)
         case other:
             raise KeyError(other)
 
@@ -196,17 +221,21 @@ def _about_changes(found: Questions, data: Screens) -> tuple[Task, ...]:
 
 
 def _probe(way: ways.Way, replier: Replier, asked: Sequence[ways.Asked], settings: Settings) -> tuple[float, float]:
-    """Mean GFLOP, and median milliseconds of processor time, until the first token of an answer."""
+    """GFLOP and milliseconds of processor time until the first token of an answer, means over the screens.
+
+    Of several runs the quickest counts: what else the machine does only adds to the time.
+    """
     if not asked:
         return 0.0, 0.0
     work = [count_flops(lambda each=each: _first_token(way, replier, each)) for each in asked]  # type: ignore[misc]
-    times = []
-    for _ in range(settings.repeats):
-        for each in asked:
-            started = time.process_time()
-            _first_token(way, replier, each)
-            times.append(time.process_time() - started)
-    return sum(work) / len(work) / 1e9, 1000 * median(times)
+    times = [min(_timed(way, replier, each) for _ in range(settings.repeats)) for each in asked]
+    return sum(work) / len(work) / 1e9, 1000 * sum(times) / len(times)
+
+
+def _timed(way: ways.Way, replier: Replier, asked: ways.Asked) -> float:
+    started = time.process_time()
+    _first_token(way, replier, asked)
+    return time.process_time() - started
 
 
 def _first_token(way: ways.Way, replier: Replier, asked: ways.Asked) -> None:

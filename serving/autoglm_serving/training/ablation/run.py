@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -13,10 +13,12 @@ import torch
 
 from autoglm_serving.training.ablation import measure as measuring
 from autoglm_serving.training.ablation.measure import Measured, Settings, row_of
+from autoglm_serving.training.ablation.memory import Memory
 from autoglm_serving.training.ablation.plan import Technique
 from autoglm_serving.training.ablation.table import Finding, Row, Table, markdown, to_json
 from autoglm_serving.training.dataset import Screens, open_screens
 from autoglm_serving.training.replies import Replier
+from autoglm_serving.vision.modules.variants import VARIANTS
 
 TABLE, PAGE = "techniques.json", "techniques.md"
 
@@ -39,26 +41,51 @@ class Bench:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._replier = Replier(job.model, job.device)
+        self._memory = Memory()
         self._screens = _limited(open_screens(job.screens), job.limit)
         self._sessions = None if job.sessions is None else _limited(open_screens(job.sessions), job.limit)
 
     def measure(self, technique: Technique) -> Measured | None:
-        """None for a technique on sessions when there are none."""
+        """None for a technique on sessions when there are none, and for one whose new weights were not trained."""
         data = self._sessions if technique.data in ("sessions", "changed") else self._screens
-        return None if data is None else measuring.measure(technique, self._replier, data, self._job.settings)
+        if data is None or measuring.is_untrained(technique, self._replier, self._job.settings):
+            return None
+        return measuring.measure(technique, self._replier, data, self._job.settings, self._memory)
 
 
-def run(job: Job, techniques: Sequence[Technique], jobs: int, tell: Callable[[int, int, str], None]) -> tuple[Row, ...]:
-    """A row for each technique that could be measured, in their order."""
+def run(
+    job: Job, techniques: Sequence[Technique], jobs: int, tell: Callable[[str, tuple[Row, ...]], None]
+) -> tuple[Row, ...]:
+    """A row for each technique that could be measured, in their order. `tell` hears who is done, and the rows so far."""
     found: dict[str, Measured] = {}
-    for done, (technique, measured) in enumerate(_measured(job, techniques, jobs), 1):
+    for technique, measured in _measured(job, techniques, jobs):
         if measured is not None:
             found[technique.name] = measured
-        tell(done, len(techniques), technique.name)
+        tell(technique.name, _rows(techniques, found))
+    return _rows(techniques, found)
+
+
+def _rows(techniques: Sequence[Technique], found: Mapping[str, Measured]) -> tuple[Row, ...]:
     return tuple(
         row_of(found[each.name], found[each.against])
         for each in techniques
         if each.name in found and each.against in found
+    )
+
+
+def not_trained(techniques: Sequence[Technique], rows: Sequence[Row]) -> tuple[Finding, ...]:
+    """Techniques with new weights that nobody has trained beside this model: said, not measured."""
+    named = {row.name for row in rows}
+    return tuple(
+        Finding(
+            group=each.group,
+            name=each.name,
+            measured="not trained",
+            compared_with="",
+            verdict=f"says nothing before `autoglm train variant {each.way}`",
+        )
+        for each in techniques
+        if each.name not in named and each.way in VARIANTS
     )
 
 

@@ -27,7 +27,7 @@ NOTABLE = 0.05
 GOAL_SAVED = 0.37
 """Of the image tokens: what a crop by attention has to save at the same accuracy."""
 
-CROPS = ("crop-", "region")
+CROPS = ("crop-", "region", "zoom")
 """Names of rows that have this goal begin so."""
 
 
@@ -52,7 +52,7 @@ class Row(_Part):
     gflops: float
     """Until the first token of an answer, mean over the probed screens."""
     latency_ms: float
-    """The same, median: processor time of one thread."""
+    """The same: processor time of one thread."""
     steps: int = 0
     """Steps in which new weights were learned; the model's own stay as they are."""
     new_weights: int = 0
@@ -89,8 +89,6 @@ def verdict(row: Row, reference: Row) -> str:
     """What a row's figures say, in words that follow from the figures alone."""
     if row.is_reference:
         return "reference"
-    if row.new_weights and not row.steps:
-        return f"its {row.new_weights:,} new weights were not trained: says nothing yet"
     paired = Paired(row.total, row.gained, row.lost)
     work = _work(row.gflops, reference.gflops)
     if paired.differs and paired.points > 0:

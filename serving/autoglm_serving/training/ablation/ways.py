@@ -11,6 +11,7 @@ from PIL import Image
 
 from autoglm_serving.screens.actions import Tap, read_reply, tap
 from autoglm_serving.screens.records import RELATIVE
+from autoglm_serving.training.ablation.memory import Memory
 from autoglm_serving.training.replies import Replier, Reply, See, Seen
 from autoglm_serving.vision.boxes import Box
 from autoglm_serving.vision.modules.crop import CropRule
@@ -62,12 +63,18 @@ class Plain:
         return (self._see or replier.see)(*replier.pixels(asked.picture, asked.max_pixels))
 
 
-def by_variant(variant: FusedVariant) -> See:
-    """As a fused variant sees."""
+def by_variant(variant: FusedVariant, memory: Memory | None = None) -> See:
+    """As a fused variant sees. What the memory keeps of a picture is taken up to where the variant's own weights begin."""
+    tower, visual = variant.tower, variant.model.model.visual
+    shared = memory is not None and tower.plan.place == "late" and tower.normalise is None
 
     @torch.inference_mode()
     def see(pixels: torch.Tensor, grid: torch.Tensor) -> Seen:
-        encoded = variant.pictures(pixels, grid)[0]
+        if shared and memory is not None:
+            begun = memory.recall(tower.plan, pixels, grid, lambda: tower.begin(visual, pixels, grid).without_pixels())
+            encoded = tower.finish(visual, begun)[0]
+        else:
+            encoded = variant.pictures(pixels, grid)[0]
         side = variant.model.model.visual.spatial_merge_size
         rows, columns = encoded.grid
         return Seen(encoded.tokens, grid.new_tensor([[1, rows * side, columns * side]]))
@@ -116,12 +123,15 @@ class ByQuestion:
 class Detailed:
     """Image tokens of plain tiles are dropped; tiles with detail, and their neighbours, stay (content-aware tiles)."""
 
+    def __init__(self, see: See | None = None) -> None:
+        self._see = see
+
     def answers(self, replier: Replier, asked: Asked) -> list[Reply]:
         return replier.answers_about(self.first_look(replier, asked), asked.instructions)
 
     def first_look(self, replier: Replier, asked: Asked) -> Seen:
         pixels, grid = replier.pixels(asked.picture, asked.max_pixels)
-        seen = replier.see(pixels, grid)
+        seen = (self._see or replier.see)(pixels, grid)
         side = replier.model.config.vision_config.spatial_merge_size
         rows, columns = (int(patches) // side for patches in grid[0, 1:])
         shown = asked.picture.resize((columns * TOKEN_SIDE, rows * TOKEN_SIDE), Image.Resampling.BICUBIC)
@@ -152,7 +162,7 @@ class Viewed:
     def answers(self, replier: Replier, asked: Asked) -> list[Reply]:
         shown = self._view(asked)
         replies = replier.answers(shown.picture, asked.instructions, shown.max_pixels)
-        return [replace(reply, text=_mapped(reply.text, shown.back)) for reply in replies]
+        return [replace(reply, text=mapped(reply.text, shown.back)) for reply in replies]
 
     def first_look(self, replier: Replier, asked: Asked) -> Seen:
         shown = self._view(asked)
@@ -220,8 +230,13 @@ def changed(asked: Asked) -> Reframed:
     box = changed_box(asked)
     if box is None:
         return Reframed(asked.picture, asked.max_pixels)
+    return cut_out(asked, box)
+
+
+def cut_out(asked: Asked, box: Box, closer: float = 1.0) -> Reframed:
+    """A part of the screen as a picture of its own, so many times as large as the whole screen would show it."""
     whole_width, whole_height = asked.picture.size
-    scale = min(1.0, asked.short_side / min(whole_width, whole_height))
+    scale = closer * min(1.0, asked.short_side / min(whole_width, whole_height))
     size = max(TOKEN_SIDE, round(box.width * scale)), max(TOKEN_SIDE, round(box.height * scale))
     part = asked.picture.resize(size, Image.Resampling.BICUBIC, box=(box.left, box.top, box.right, box.bottom))
 
@@ -248,7 +263,8 @@ def _grown(start: int, end: int, whole: int) -> tuple[int, int]:
     return first, first + wanted
 
 
-def _mapped(reply: str, back: Callable[[Point], Point]) -> str:
+def mapped(reply: str, back: Callable[[Point], Point]) -> str:
+    """A reply about a view as one about the screen: taps go back, all else stays."""
     given = read_reply(reply)
     if not isinstance(given, Tap):
         return reply

@@ -1,7 +1,7 @@
 """A `glm4v` vision tower with a fusion early, in the middle or late. The tower's weights are used as they are."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -55,6 +55,14 @@ class Begun:
     hidden: Tensor
     """[P, C], or one row for each image token when the fusion is late."""
     pictures: tuple[Views, ...]
+
+    def without_pixels(self) -> "Begun":
+        """The same without the pieces' own patches, which nothing needs any more: for keeping many."""
+        pictures = [
+            replace(views, pieces=tuple(replace(piece, patches=piece.patches[:0].clone()) for piece in views.pieces))
+            for views in self.pictures
+        ]
+        return replace(self, pictures=tuple(pictures))
 
 
 class FusedTower(nn.Module):

@@ -16,6 +16,7 @@ from autoglm_serving.vision.modules.layout import (
     resize_patches,
 )
 from autoglm_serving.vision.modules.tower import Run
+from autoglm_serving.vision.tiling import by_long_edge
 
 Grid = tuple[int, int]
 """Rows and columns."""
@@ -77,15 +78,33 @@ class Tiles(Source):
         return self.rows * self.columns
 
     def views(self, patches: Tensor, grid: Grid, merge: int, shape: PatchShape) -> Views:  # noqa: ARG002
-        cut = equal_tiles((grid[0] // merge, grid[1] // merge), self.rows, self.columns)
-        cells = patches.unflatten(0, (-1, merge * merge))  # [cells, m*m, D]
-        size = (cut.tile[0] * merge, cut.tile[1] * merge)
-        pieces = []
-        for index in cut.cells:
-            first = int(index[0])
-            origin = (first // cut.whole[1] * merge, first % cut.whole[1] * merge)
-            pieces.append(Piece(cells[index.to(patches.device)].flatten(0, 1), size, origin, grid))
-        return Views(tuple(pieces), cut, scales=False)
+        return _tiled(patches, grid, merge, self.rows, self.columns)
+
+
+@dataclass(frozen=True)
+class TilesByEdge(Source):
+    """As many tiles as the picture's long edge asks for: of 512 pixels above 1024, of 384 above 512, else the whole."""
+
+    @property
+    def count(self) -> int:
+        """Differs from picture to picture: nothing that needs one weight for each tile goes with it."""
+        return 1
+
+    def views(self, patches: Tensor, grid: Grid, merge: int, shape: PatchShape) -> Views:
+        cut = by_long_edge(grid[1] * shape.side, grid[0] * shape.side)
+        return _tiled(patches, grid, merge, cut.rows, cut.columns)
+
+
+def _tiled(patches: Tensor, grid: Grid, merge: int, rows: int, columns: int) -> Views:
+    cut = equal_tiles((grid[0] // merge, grid[1] // merge), rows, columns)
+    cells = patches.unflatten(0, (-1, merge * merge))  # [cells, m*m, D]
+    size = (cut.tile[0] * merge, cut.tile[1] * merge)
+    pieces = []
+    for index in cut.cells:
+        first = int(index[0])
+        origin = (first // cut.whole[1] * merge, first % cut.whole[1] * merge)
+        pieces.append(Piece(cells[index.to(patches.device)].flatten(0, 1), size, origin, grid))
+    return Views(tuple(pieces), cut, scales=False)
 
 
 @dataclass(frozen=True)

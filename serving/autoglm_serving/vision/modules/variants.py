@@ -29,7 +29,7 @@ from autoglm_serving.vision.modules.fusion import (
 from autoglm_serving.vision.modules.look import LookByQuestion, look_by_tower
 from autoglm_serving.vision.modules.pictures import Model
 from autoglm_serving.vision.modules.positions import DynamicNormalisation, GridMethod
-from autoglm_serving.vision.modules.sources import Scales, Source, Tiles
+from autoglm_serving.vision.modules.sources import Scales, Source, Tiles, TilesByEdge
 from autoglm_serving.vision.modules.tower import Positions
 from autoglm_serving.vision.modules.variant import Baseline, CroppedVariant, FusedVariant, Variant
 
@@ -76,6 +76,7 @@ VARIANTS: dict[str, Recipe | None] = {
     "tiles-2x2-concat": Recipe(_FOUR),
     "tiles-3x3-concat": Recipe(_NINE),
     "tiles-4x1-concat": Recipe(_STRIPS),
+    "tiles-by-edge-concat": Recipe(TilesByEdge()),
     "tiles-2x2-concat-middle": Recipe(_FOUR, place="middle"),
     "tiles-2x2-concat-early": Recipe(_FOUR, place="early"),
     "tiles-2x2-cross": Recipe(_FOUR, "cross"),
