@@ -12,7 +12,9 @@ FIGURE_LIMIT = timedelta(seconds=60)
 """No condition is True because of a figure older than this."""
 
 PROGRESSING = timedelta(seconds=2)
+WAITING = timedelta(seconds=10)
 STEADY = timedelta(seconds=20)
+AT_REST = timedelta(minutes=5)
 LONGEST_BACKOFF = timedelta(seconds=60)
 
 

@@ -22,7 +22,7 @@ from autoglm_operator import (
     routes,
     views,
 )
-from autoglm_operator.ages import PROGRESSING, STEADY, backoff
+from autoglm_operator.ages import AT_REST, PROGRESSING, STEADY, WAITING, backoff
 from autoglm_operator.api import AutoGLMDeployment, DeploymentCondition, DeploymentStatus, GatewayTable
 from autoglm_operator.state import (
     FINALIZER,
@@ -278,9 +278,20 @@ def _events(subject: Subject, written: tuple[DeploymentCondition, ...]) -> tuple
 
 
 def _again(subject: Subject, verdicts: conditions.Verdicts, changes: bool) -> timedelta:
+    """When to look again though nobody wakes us: soon where time itself decides, else late.
+
+    A site or gateway that changes, falls silent or answers again wakes the deployment, and so does a word of a gateway that
+    became too old. But a silence has to last before it is called so.
+    """
     if subject.observed.failures:
         return backoff(subject.observed.failures)
-    return PROGRESSING if changes or verdicts["Progressing"].status == "True" else STEADY
+    moving = changes or verdicts["Progressing"].status == "True"
+    if subject.lead is not None or subject.allocated is not None:
+        return PROGRESSING if moving else STEADY
+    if moving:
+        return WAITING
+    silent = any(site.error for site in subject.chosen) or any(gateway.error for gateway in subject.observed.gateways)
+    return STEADY if silent or verdicts["Ready"].status != "True" else AT_REST
 
 
 def _count(selected: Sequence[SiteOutcome]) -> str:

@@ -8,7 +8,7 @@ from autoglm_operator.ages import CONNECTED_FOR, FIGURE_LIMIT, STALE_FOR, is_fre
 from autoglm_operator.api import DeploymentSiteStatus, Reason, SitePhase, TtftStatus
 from autoglm_operator.state import ApplicationView, GatewayView, Published, SiteView, Verdict
 from autoglm_serving.measurements import added
-from autoglm_serving.routing_table import Admission
+from autoglm_serving.routing_table import Admission, GatewayReport
 
 TTFT_SAMPLES = 20
 """Fewest answers of which a 95th percentile is told: with fewer it is the slowest one."""
@@ -167,6 +167,11 @@ def admission(view: GatewayView, target: Target, now: datetime) -> Verdict:
 def is_admitted(gateways: Iterable[GatewayView], target: Target, now: datetime) -> bool:
     """Whether at least one gateway that reports has admitted the target."""
     return any(admission(view, target, now).status == "True" for view in reporting(gateways, now))
+
+
+def outdated(report: GatewayReport, now: datetime) -> frozenset[str]:
+    """Deployments about which a gateway that reports has a word that is too old to be believed."""
+    return frozenset(one.deployment for one in report.admissions if not is_fresh(one.observed_at, now, FIGURE_LIMIT))
 
 
 def _gateway_problem(view: GatewayView, needs: Admissible, now: datetime) -> Verdict | None:

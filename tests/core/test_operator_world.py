@@ -328,6 +328,19 @@ def test_a_link_that_flaps_for_minutes_deploys_nothing_and_writes_next_to_nothin
     play(act)
 
 
+def test_words_of_a_gateway_that_grow_old_are_noticed_though_it_reports_and_so_are_young_ones() -> None:
+    async def act(world: World) -> None:
+        await asyncio.sleep(600)
+        world.probes_until = world.now()
+        await asyncio.sleep(50)
+        assert world.is_ready(PHONES), "they are young enough"
+        await world.wait(lambda: world.condition(PHONES) == ("Unknown", "Stale"), "they are too old", 20)
+        world.probes_until = None
+        await world.wait(lambda: world.is_ready(PHONES), "it probes again", 10)
+
+    play(act)
+
+
 # Namespaces and tokens
 
 

@@ -250,8 +250,11 @@ def test_deletion_does_not_wait_for_a_site_that_never_had_the_application() -> N
 
 
 def test_passes_come_fast_while_something_moves_and_slow_when_nothing_does() -> None:
-    assert reconcile(OF, GOOD, NOW).requeue_after == timedelta(seconds=20)
-    assert reconcile(OF, site_b(has()), NOW).requeue_after == timedelta(seconds=2)
+    """Changes wake it; only what time alone decides, as that a silence lasts, needs a look of its own."""
+    assert reconcile(OF, GOOD, NOW).requeue_after == timedelta(minutes=5)
+    assert reconcile(OF, site_b(has()), NOW).requeue_after == timedelta(seconds=10)
+    lost = replace(GOOD, sites=(GOOD.sites[0], replace(GOOD.sites[1], error=SiteError("Unreachable", "none"))))
+    assert reconcile(OF, lost, NOW).requeue_after == timedelta(seconds=20)
     pauses = [
         reconcile(OF, replace(GOOD, failures=n), NOW).requeue_after.total_seconds() for n in (1, 2, 3, 4, 5, 6, 99)
     ]

@@ -21,6 +21,7 @@ from autoglm_operator.gateway_client import GatewayClient, GatewayFailed
 from autoglm_operator.state import GatewayError, GatewayView, Published
 from autoglm_operator.store import ObjectKey
 from autoglm_operator.telemetry import log
+from autoglm_operator.views import outdated
 from autoglm_serving.routing_table import Admission, GatewayReport, Route, RoutingTable, SignedTable, sign
 
 Generation = tuple[int, int]
@@ -39,6 +40,8 @@ class _Gateway:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     admissions: dict[str, tuple[Admission, ...]] = field(default_factory=dict)
     """Those of the last report, by deployment."""
+    outdated: frozenset[str] = frozenset()
+    """Deployments about which its last word was too old to be believed."""
 
     def view_of(self, deployment: str) -> GatewayView:
         """What it last said about one deployment."""
@@ -214,6 +217,7 @@ class Publisher:
             joining = not gateway.joined and _takes_requests(gateway.view, self._generation)
             gateway.joined = gateway.joined or joining
             self._tell(before, gateway.view, joining)
+            self._tell_outdated(gateway)
             try:
                 async with asyncio.timeout(self._pace.gateway_poll_s):
                     await gateway.wake.wait()
@@ -254,6 +258,13 @@ class Publisher:
             changed |= self._published_after(_generation(before.report))
         if changed:
             self._on_change(frozenset(changed))
+
+    def _tell_outdated(self, gateway: _Gateway) -> None:
+        """Deployments of which a word became too old though the gateway reports, or young again."""
+        before, report = gateway.outdated, gateway.view.report
+        gateway.outdated = frozenset() if report is None else outdated(report, self._now())
+        if before != gateway.outdated:
+            self._on_change(before ^ gateway.outdated)
 
 
 def _takes_requests(view: GatewayView, generation: Generation) -> bool:
