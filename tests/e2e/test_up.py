@@ -110,8 +110,17 @@ def test_status_shows_deployment_site_and_gateway(run: Run) -> None:
     assert re.search(r"^NAME +READY +REPLICAS +SITES +MODEL", text, re.MULTILINE)
     assert re.search(r"^default/quickstart +True +1/1 +1/1 +autoglm-phone-9b +Answering", text, re.MULTILINE)
     # What is free of the machine's processors, the price, and one application.
-    assert re.search(r"^local +True +cloud +Connected +\d+/\d+ cpu +0 +1 ", text, re.MULTILINE), text
+    assert re.search(r"^local +True +cloud +Connected +[\d.]+/[\d.]+ cpu +0 +1 ", text, re.MULTILINE), text
     assert re.search(r"^gateway http://127.0.0.1:\d+: envoy yes, table yes", text, re.MULTILINE)
+
+
+def test_status_soon_shows_that_the_replica_holds_some_of_the_processors(run: Run) -> None:
+    def free() -> tuple[float, float]:
+        found = re.search(r"Connected +([\d.]+)/([\d.]+) cpu", run.autoglm("status").stdout)
+        assert found is not None
+        return float(found[1]), float(found[2])
+
+    wait_until(lambda: free()[0] < free()[1], "fewer processors are free than there are", 240, poll=2.0)
 
 
 def test_status_as_json_is_what_kubernetes_would_store(run: Run) -> None:
