@@ -58,7 +58,6 @@ def main() -> None:
                 rows = go_through(arm, present, size, wanted.steady_s)
                 names = [row[0] for row in rows]
                 columns[f"{arm.title}, {size}"] = [row[1] for row in rows]
-                print(f"{arm.title}, {size}: {rows}, load {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
             present = size
     print(f"{machine}; {SITES} sites, each deployment at {SITES_EACH} of them, {CLIENTS} clients create\n")
     lines = [[name, *(column[number] for column in columns.values())] for number, name in enumerate(names)]

@@ -1,7 +1,9 @@
 """What an operator goes through: a burst of new objects, changes one by one, a time in which nothing happens, a restart."""
 
+import os
 import random
 import statistics
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -63,12 +65,25 @@ class Arm(Protocol):
 
 
 def go_through(arm: Arm, present: int, size: int, steady_s: float) -> list[list[str]]:
-    """From `present` objects to `size` of them, and all phases with these: rows of a name and a figure."""
+    """From `present` objects to `size` of them, and all phases with these: rows of a name and a figure.
+
+    Each phase is told when it is over: the last one may take an hour, or not end.
+    """
     arm.start()
     until(arm, arm.leads, "it leads")
     until(arm, arm.settled, "it has told what it found")  # what a start takes is measured by the restart
     time.sleep(QUIET_S)
-    rows = burst(arm, present, size) + changes(arm, size) + steady(arm, steady_s) + restart(arm)
+    phases: list[Callable[[], list[list[str]]]] = [
+        lambda: burst(arm, present, size),
+        lambda: changes(arm, size),
+        lambda: steady(arm, steady_s),
+        lambda: restart(arm),
+    ]
+    rows: list[list[str]] = []
+    for phase in phases:
+        rows += (found := phase())
+        told = "; ".join(f"{name}: {figure}" for name, figure in found)
+        print(f"{arm.title}, {size}: {told}; load {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
     arm.process.terminate(grace=60)
     return rows
 
