@@ -18,13 +18,15 @@ Body = dict[str, Any]
 
 @dataclass(frozen=True)
 class Answered:
-    """One request: seconds to the first text and to the end, tokens of the answer by its usage. `kind` is the caller's."""
+    """One request: seconds to the first text and to the end, tokens of the answer by its usage, and the pieces of text that
+    it came in. `kind` is the caller's."""
 
     kind: str
     first_s: float
     whole_s: float
     tokens: int
     ok: bool
+    pieces: int
 
 
 def screen(rng: random.Random, width: int, height: int) -> str:
@@ -56,18 +58,19 @@ def body(model: str, text: str, tokens: int, picture: str | None = None) -> Body
 
 async def ask(http: httpx.AsyncClient, url: str, kind: str, wanted: Body) -> Answered:
     begun = time.perf_counter()
-    first, tokens = 0.0, 0
+    first, tokens, pieces = 0.0, 0, 0
     async with http.stream("POST", url, json=wanted) as answer:
         async for line in answer.aiter_lines():
             if not line.startswith("data: {"):
                 continue
             event = json.loads(line.removeprefix("data: "))
             choices = event.get("choices") or [{}]
-            if not first and choices[0].get("delta", {}).get("content"):
-                first = time.perf_counter() - begun
+            if choices[0].get("delta", {}).get("content"):
+                first = first or time.perf_counter() - begun
+                pieces += 1
             tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
     whole = time.perf_counter() - begun
-    return Answered(kind, first or whole, whole, tokens, answer.status_code == 200 and tokens > 0)
+    return Answered(kind, first or whole, whole, tokens, answer.status_code == 200 and tokens > 0, pieces)
 
 
 @dataclass(frozen=True)
