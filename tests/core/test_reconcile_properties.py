@@ -240,7 +240,8 @@ def test_every_reason_is_in_the_closed_list_and_every_text_fits(situation: tuple
         assert condition.observed_generation == of.metadata.generation
         assert len(condition.message.encode()) <= 1024
     assert all(event.reason in REASONS for event in plan.events)
-    assert timedelta(seconds=2) <= plan.requeue_after <= timedelta(seconds=60)
+    rests = plan.status.conditions[0].status == "True" and not any(site.error for site in observed.sites)
+    assert timedelta(seconds=2) <= plan.requeue_after <= timedelta(minutes=5 if rests else 1)
     assert with_status(of, plan).status == plan.status, "the status survives being stored"
 
 
