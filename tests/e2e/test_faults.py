@@ -67,6 +67,24 @@ def test_killed_replicas_cost_no_request(steady: WholePath, ray_head: RayCluster
     load.account.expect_none_lost(80)
 
 
+def test_replicas_that_go_and_come_under_load_cost_no_request(steady: WholePath, ray_head: RayCluster) -> None:
+    name = steady.application(NAME)
+    ended: set[int] = set()
+    with traffic(steady) as load:
+        load.wait_answered(20)
+        for _ in range(3):
+            before = set(ray_head.processes(name))
+            steady.patch(NAME, {"replicas": 1})
+            steady.wait(lambda: len(ray_head.processes(name)) == 1, "one replica runs")
+            ended |= before - set(ray_head.processes(name))
+            load.wait_answered(20)
+            steady.patch(NAME, {"replicas": 2})
+            steady.wait(lambda: len(ray_head.processes(name)) == 2, "two replicas run")
+            load.wait_answered(20)
+    assert len(ended) == 3, "each time one was taken away"
+    load.account.expect_none_lost(140)
+
+
 def test_a_gateway_that_is_told_to_stop_finishes_what_it_has(steady: WholePath) -> None:
     process = steady.gateways[1].process
     with traffic(steady) as load:
