@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoglm_serving.training.recipe import PRESETS, Recipe, plan_step, resolution_weight, scaled
+from autoglm_serving.training.recipe import LEAST_STEPS, PRESETS, Recipe, plan_step, resolution_weight, scaled
 
 NIGHT = PRESETS["night"]
 
@@ -30,7 +30,8 @@ def test_stages_follow_each_other_and_fill_the_run(recipe: Recipe) -> None:
     expected = [stage.name for stage in recipe.stages for _ in range(stage.steps)]
     assert names == expected
     told = [] if recipe.name == "hour" else ["telling"]
-    assert [stage.name for stage in recipe.stages] == [*told, "reading", "looking", "fixed", "scales", "groups"]
+    sorts = ["reading", "gathering", "sorting"]
+    assert [stage.name for stage in recipe.stages] == [*told, *sorts, "looking", "fixed", "scales", "groups"]
     for outside in (-1, recipe.steps):
         with pytest.raises(IndexError):
             plan_step(recipe, outside)
@@ -58,18 +59,20 @@ def test_only_random_scales_are_weighted() -> None:
 
 def test_a_seed_gives_the_same_scales_and_another_seed_others() -> None:
     other = replace(NIGHT, seed=1)
-    steps = range(36_500, 36_600)
+    steps = range(39_000, 39_100)
     assert [plan_step(NIGHT, n) for n in steps] == [plan_step(NIGHT, n) for n in steps]
     assert [plan_step(NIGHT, n).short_side for n in steps] != [plan_step(other, n).short_side for n in steps]
 
 
-def test_the_learning_rate_warms_up_and_falls_three_times() -> None:
-    """While upper layers learn to tell places, while the tower learns to read, and once after that for all."""
+def test_the_learning_rate_warms_up_and_falls_four_times() -> None:
+    """While upper layers learn to tell places, the tower to read, its last MLP to sort, and once after that for all."""
     rates = [
         plan_step(NIGHT, number).learning_rate / plan_step(NIGHT, number).stage.rate for number in range(NIGHT.steps)
     ]
-    telling, reading = (stage.steps for stage in NIGHT.stages[:2])
-    for part in (rates[:telling], rates[telling : telling + reading], rates[telling + reading :]):
+    telling, reading, gathering, sorting = (stage.steps for stage in NIGHT.stages[:4])
+    gathered = telling + reading + gathering
+    parts = (rates[:telling], rates[telling : telling + reading], rates[gathered : gathered + sorting])
+    for part in (*parts, rates[gathered + sorting :]):
         assert part[0] == pytest.approx(NIGHT.learning_rate / NIGHT.warmup)
         assert max(part) == part[NIGHT.warmup - 1] == pytest.approx(NIGHT.learning_rate)
         assert all(later <= earlier for earlier, later in pairwise(part[NIGHT.warmup - 1 :]))
@@ -77,7 +80,7 @@ def test_the_learning_rate_warms_up_and_falls_three_times() -> None:
         assert part[-1] == pytest.approx(0.02 * NIGHT.learning_rate)
 
 
-@given(st.integers(6, 100_000), st.sampled_from(sorted(PRESETS)))
+@given(st.integers(LEAST_STEPS, 100_000), st.sampled_from(sorted(PRESETS)))
 def test_another_number_of_steps_keeps_every_stage(steps: int, name: str) -> None:
     recipe = scaled(PRESETS[name], steps)
     assert recipe.steps == steps
@@ -87,3 +90,27 @@ def test_another_number_of_steps_keeps_every_stage(steps: int, name: str) -> Non
 def test_too_few_steps_for_the_stages_are_refused() -> None:
     with pytest.raises(ValueError, match="too few"):
         scaled(NIGHT, 3)
+
+
+@pytest.mark.parametrize("recipe", PRESETS.values(), ids=PRESETS.keys())
+def test_what_was_gathered_is_in_memory_until_the_sorting_ends(recipe: Recipe) -> None:
+    gathering = [n for n in range(recipe.steps) if plan_step(recipe, n).stage.name == "gathering"]
+    first, last, end = gathering[0], gathering[-1], recipe.sorting.stop
+    assert recipe.sorting.start == last + 1
+    assert not recipe.gathered_by(first)
+    assert list(recipe.gathered_by(last)) == gathering[:-1]
+    for number in (last + 1, end - 1):
+        assert list(recipe.gathered_by(number)) == gathering
+    assert not recipe.gathered_by(end)
+    assert not recipe.gathered_by(0)
+
+
+def test_a_recipe_without_sorting_gathers_nothing() -> None:
+    plain = replace(NIGHT, stages=NIGHT.stages[:2])
+    assert not plain.sorting
+    assert not any(plain.gathered_by(number) for number in (0, 100, plain.steps))
+
+
+def test_a_recipe_that_sorts_what_it_has_not_gathered_is_refused() -> None:
+    with pytest.raises(ValueError, match="right after it has gathered"):
+        replace(NIGHT, stages=NIGHT.stages[3:])

@@ -38,7 +38,7 @@ from autoglm_serving.training.network import (
 from autoglm_serving.training.prompts import Prompts
 from autoglm_serving.training.recipe import PRESETS, Network, Recipe, Stage, plan_step
 from autoglm_serving.training.replies import Replier
-from autoglm_serving.training.spelling import patch_spelling, place_codes
+from autoglm_serving.training.spelling import patch_signs, place_codes, told
 from autoglm_serving.training.starts import start, start_patches
 from autoglm_serving.training.trainer import Machine
 from autoglm_serving.training.trainer import train as run_training
@@ -93,7 +93,7 @@ def test_a_smoke_run_goes_through_all_stages_and_leaves_everything(trained: Path
     assert list(dict.fromkeys(line["stage"] for line in lines)) == [stage.name for stage in SMOKE.stages]
     assert all(line["looks"] > 0 for line in lines if line["stage"] in ("fixed", "scales", "groups"))
     assert all(0 <= line["found"] <= 1 for line in lines)
-    assert sorted(path.name for path in (trained / "checkpoints").iterdir()) == ["step-00000012", "step-00000014"]
+    assert sorted(path.name for path in (trained / "checkpoints").iterdir()) == ["step-00000016", "step-00000017"]
     assert (trained / "curves.svg").read_text().startswith("<svg")
     assert sorted(path.name for path in trained.iterdir()) == [
         "checkpoints",
@@ -119,6 +119,8 @@ def test_processes_make_the_batches_that_a_thread_makes(trained: Path, data: Pat
             assert torch.equal(batch.ids, same.ids)
             assert batch.asks == same.asks
             assert all(torch.equal(one, two) for one, two in zip(batch.letters, same.letters, strict=True))
+            assert torch.equal(batch.told.patches, same.told.patches)
+            assert torch.equal(batch.told.signs, same.told.signs)
 
 
 def test_the_trained_model_is_a_whole_folder_with_other_weights_than_it_began_with(
@@ -155,7 +157,7 @@ async def test_the_engine_answers_as_the_evaluation_does(trained: Path, data: Pa
         await engine.close()
 
 
-KILLED_AFTER = 6
+KILLED_AFTER = 10
 KILLED_RUN = f"""
 import os, signal, sys
 from pathlib import Path
@@ -179,16 +181,16 @@ def test_a_run_that_is_killed_goes_on_from_its_checkpoint(data: Path, tmp_path: 
     assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()[-2000:]
     killed = losses_of(out)
     assert len(killed) == KILLED_AFTER
-    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000004"]
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step-00000004", "step-00000008"]
     with (out / "log.jsonl").open("a") as log:
         log.write('{"step": 99, "lo')  # as a kill within a write leaves it
     result = CliRunner().invoke(train, ["tiny", str(data), str(out), "--smoke", "--resume", "--threads", "1"])
     assert result.exit_code == 0, result.output
     resumed = losses_of(out)
     assert [step for step, *_ in resumed] == list(range(SMOKE.steps))
-    assert resumed[:4] == killed[:4], "the steps before the checkpoint are not done again"
+    assert resumed[:8] == killed[:8], "the steps before the checkpoint are not done again"
     # Rounding differs from run to run, and every step makes more of it: the first one from the checkpoint tells.
-    for (_, *after), (_, *before) in zip(resumed[4:5], killed[4:5], strict=True):
+    for (_, *after), (_, *before) in zip(resumed[8:9], killed[8:9], strict=True):
         assert after == pytest.approx(before, rel=1e-3)
 
 
@@ -197,7 +199,7 @@ def test_a_folder_with_another_run_is_not_touched(trained: Path, data: Path) -> 
     plain = CliRunner().invoke(train, ["tiny", str(data), str(trained), "--smoke"])
     assert plain.exit_code == 1
     assert "--resume" in plain.output
-    other = CliRunner().invoke(train, ["tiny", str(data), str(trained), "--smoke", "--steps", "6", "--resume"])
+    other = CliRunner().invoke(train, ["tiny", str(data), str(trained), "--smoke", "--steps", "9", "--resume"])
     assert other.exit_code == 1
     assert "another recipe" in other.output
     assert losses_of(trained) == before
@@ -386,7 +388,7 @@ def test_a_fresh_language_model_looks_where_the_name_that_it_is_asked_for_is_wri
     for number in range(6):
         card = draw_card(Dice("look", number), 0.5).screen
         window = windows.whole(card, min(card.width, card.height))
-        shown = patch_spelling(letters(card, window), [], card.width // 28, 7, 256)
+        shown = patch_signs(letters(card, window), [], card.width // 28, 7)
         questions = [
             Asked(tuple(prompts.after(f"Tap {each.text}")), (prompts.end_id,), (1.0,), window.cells(each.box))
             for each in card.elements[:12]
@@ -395,7 +397,7 @@ def test_a_fresh_language_model_looks_where_the_name_that_it_is_asked_for_is_wri
         batch = replace(
             collate([row], [1.0], torch.zeros(0), torch.tensor([[1, card.height // 7, card.width // 7]])),
             codes=place_codes(card.width // 28, card.height // 28, 256),
-            spelled=(torch.tensor(list(shown)), torch.stack(list(shown.values()))),
+            told=told(shown),
         )
         with torch.no_grad():
             found += student(batch, perfect=True).found * len(questions)

@@ -16,12 +16,15 @@ from autoglm_serving.training.spelling import (
     direction_of,
     free_directions,
     letter_directions,
-    patch_spelling,
+    patch_signs,
     place_codes,
     place_directions,
     spelling,
-    symbol_spelling,
+    start_codes,
+    symbol_signs,
+    told,
 )
+from autoglm_serving.training.symbols import symbols_of
 from autoglm_serving.training.windows import Window, to_read
 
 
@@ -35,9 +38,15 @@ def token_spelling(card: Card) -> torch.Tensor:
     """[image tokens, 256]: the sums of what a card's patches of 7 pixels show."""
     across, along = card.screen.width // 28, card.screen.height // 28
     found = torch.zeros(across * along, 256)
-    for patch, spelled in patch_spelling(shown(card), [], across, 7, 256).items():
-        found[patch // 16] += spelled
-    return found
+    signs = told(patch_signs(shown(card), [], across, 7))
+    spelled = signs.spelled(start_codes(256)) @ letter_directions(256)
+    return found.index_add(0, signs.patches // 16, spelled)
+
+
+def symbol_spelling(name: str) -> torch.Tensor:
+    """[256]: what a symbol tells."""
+    signs = told({0: symbol_signs(name)})
+    return (signs.spelled(start_codes(256)) @ letter_directions(256))[0]
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -153,30 +162,30 @@ def icon_screen() -> Screen:
 
 def test_symbols_are_icons_and_keys_whose_names_are_not_written() -> None:
     shown = icon_screen()
-    found = symbols(shown, Window((50, 50, 610, 610), 280, 280))
+    found = symbols(symbols_of(shown), Window((50, 50, 610, 610), 280, 280))
     assert [(each.name, each.x, each.y) for each in found] == [("Camera", 45.0, 45.0), ("Backspace", 245.0, 45.0)]
-    assert symbols(shown, Window((150, 50, 450, 350), 280, 280)) == []
-    assert symbols(replace(shown, texts=()), Window((50, 50, 610, 610), 280, 280)) == [], (
+    assert symbols(symbols_of(shown), Window((150, 50, 450, 350), 280, 280)) == []
+    assert symbols(symbols_of(replace(shown, texts=())), Window((50, 50, 610, 610), 280, 280)) == [], (
         "nothing is known to be unwritten"
     )
 
 
 def test_a_symbol_tells_its_name_in_both_languages() -> None:
     def alike(name: str, text: str) -> float:
-        return float(torch.cosine_similarity(symbol_spelling(name, 256), spelling(text, 256), 0))
+        return float(torch.cosine_similarity(symbol_spelling(name), spelling(text, 256), 0))
 
     assert alike("Camera", "camera") > 0.5
     assert alike("Camera", "相机") > 0.5
-    assert torch.allclose(symbol_spelling("Camera", 256), symbol_spelling("相机", 256), atol=1e-6)
+    assert torch.allclose(symbol_spelling("Camera"), symbol_spelling("相机"), atol=1e-6)
     assert alike("Backspace", "Backspace") == pytest.approx(1, abs=1e-5)
-    only = patch_spelling([], [Symbol("Camera", 45.0, 10.0)], 10, 7, 256)
+    only = patch_signs([], [Symbol("Camera", 45.0, 10.0)], 10, 7)
     assert list(only) == [16 + 4 + 2], "the second image token, its second row of patches, its third column"
-    assert torch.equal(only[22], symbol_spelling("Camera", 256))
+    assert only[22] == symbol_signs("Camera")
 
 
 def test_windows_to_read_are_small_or_as_full_as_a_whole_screen_and_often_around_symbols() -> None:
     shown = icon_screen()
-    found = [to_read(shown, 448, Dice("read", number)) for number in range(400)]
+    found = [to_read(shown, symbols_of(shown), 448, Dice("read", number)) for number in range(400)]
     grids = [(each.width // 28, each.height // 28) for each in found]
     large = [grid for grid in grids if grid[0] >= 9 and grid[1] >= 9]
     small = [grid for grid in grids if grid[0] <= 9 and grid[1] <= 7]
@@ -190,14 +199,16 @@ def test_windows_to_read_are_small_or_as_full_as_a_whole_screen_and_often_around
         assert each.width / (right - left) == pytest.approx(448 / 1080, rel=0.01)
         assert each.height / (bottom - top) == pytest.approx(448 / 1080, rel=0.01)
     far = replace(shown, elements=(*shown.elements[:1], *(replace(shown.elements[3], box=(0, 2300, 50, 2350)),) * 9))
-    around = [to_read(far, 448, Dice("far", number)).holds((139, 139, 141, 141)) for number in range(400)]
+    around = [
+        to_read(far, symbols_of(far), 448, Dice("far", number)).holds((139, 139, 141, 141)) for number in range(400)
+    ]
     assert 130 < sum(around) < 230, "35 % for the only symbol, and 65 % among ten elements"
 
 
 def test_a_screen_smaller_than_a_window_to_read_is_shown_as_far_as_it_goes() -> None:
     shown = replace(icon_screen(), width=224, height=448, elements=())
     for number in range(20):
-        window = to_read(shown, 112, Dice("small", number))
+        window = to_read(shown, symbols_of(shown), 112, Dice("small", number))
         assert window.width <= 112
         assert window.height <= 224
         assert window.box[2] <= 224

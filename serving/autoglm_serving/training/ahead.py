@@ -39,7 +39,7 @@ def ahead(ingredients: Ingredients, workers: int) -> Iterator[Callable[[int], Fu
     if workers == 0:
         maker = ingredients.maker()
         with ThreadPoolExecutor(1, "batches") as thread:
-            yield lambda number: thread.submit(_make, maker, ingredients.recipe, number)
+            yield lambda number: thread.submit(made, maker, ingredients.recipe, number)
         return
     screens = replace(ingredients.screens, cache_bytes=ingredients.screens.cache_bytes // workers)
     context = multiprocessing.get_context("spawn")
@@ -47,7 +47,8 @@ def ahead(ingredients: Ingredients, workers: int) -> Iterator[Callable[[int], Fu
         yield lambda number: processes.submit(_make_here, ingredients.recipe, number)
 
 
-def _make(maker: BatchMaker, recipe: Recipe, number: int) -> Made:
+def made(maker: BatchMaker, recipe: Recipe, number: int) -> Made:
+    """The batches of one step."""
     step = plan_step(recipe, number)
     return step, [maker.batch(step, part) for part in range(recipe.accumulate)]
 
@@ -64,4 +65,4 @@ def _begin(ingredients: Ingredients) -> None:
 
 
 def _make_here(recipe: Recipe, number: int) -> Made:
-    return _make(_here[0], recipe, number)
+    return made(_here[0], recipe, number)

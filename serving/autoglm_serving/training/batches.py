@@ -11,7 +11,7 @@ from PIL import Image
 from autoglm_serving.model.load import ImageSize, ModelImages, ModelTokenizer
 from autoglm_serving.screens.actions import Tap, read_reply
 from autoglm_serving.screens.dice import Dice
-from autoglm_serving.screens.records import Screen
+from autoglm_serving.screens.records import Element, Screen
 from autoglm_serving.training import windows
 from autoglm_serving.training.cards import LETTERS, draw_card
 from autoglm_serving.training.dataset import Screens
@@ -19,7 +19,8 @@ from autoglm_serving.training.examples import FRAME_WEIGHT, Asked, Question, Row
 from autoglm_serving.training.letters import Letter, letters, symbols
 from autoglm_serving.training.prompts import Prompts
 from autoglm_serving.training.recipe import Recipe, Stage, Step, resolution_weight
-from autoglm_serving.training.spelling import patch_of, patch_spelling, place_codes
+from autoglm_serving.training.spelling import Signs, Told, patch_of, patch_signs, place_codes, told
+from autoglm_serving.training.symbols import symbols_of
 from autoglm_serving.training.windows import Window
 from autoglm_serving.vision.sizing import TOKEN_SIDE
 
@@ -51,8 +52,8 @@ class Batch:
     """(image tokens, width): where each is in its picture."""
     read: torch.Tensor
     """The image tokens of pictures whose texts are known: cards, and screens that know theirs."""
-    spelled: tuple[torch.Tensor, torch.Tensor]
-    """(patch of the batch; spelling of the letters and symbols whose middle it shows: (patches, width)); some of none too."""
+    told: Told
+    """The signs of the letters and symbols whose middle a patch of the batch shows; some patches that show none too."""
     letters: tuple[torch.Tensor, torch.Tensor]
     """(slot of the batch, number of the letter in its middle or NO_LETTER). A patch has SLOTS slots."""
 
@@ -64,7 +65,7 @@ class Batch:
             field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("asks", "tokens")
         }
         moved: dict[str, Any] = {
-            name: value.to(device) if isinstance(value, torch.Tensor) else tuple(each.to(device) for each in value)
+            name: tuple(each.to(device) for each in value) if isinstance(value, tuple) else value.to(device)
             for name, value in values.items()
         }
         return replace(self, **moved)
@@ -89,7 +90,8 @@ class BatchMaker:
     def batch(self, step: Step, part: int = 0) -> Batch:
         """One of the batches whose gradients a step adds up."""
         rows, pictures, grids, shown, codes, scales = [], [], [], [], [], []
-        for number, (screen, window, drawn) in enumerate(self._pictures(step, part)):
+        for number, picture in enumerate(self._pictures(step, part)):
+            screen, window = picture.screen, picture.window
             dice = Dice(self._recipe.seed, "questions", step.number, part, number)
             asked = self._questions(step.stage, screen, window, dice)
             scales.append(
@@ -98,21 +100,21 @@ class BatchMaker:
             seen = 0 if step.stage.name == "telling" else window.tokens
             rows.append(pack(self._prompts.before(seen), [self._asked(each, window) for each in asked]))
             if step.stage.draws:
-                pictures.append(drawn if drawn is not None else self._screens.picture(screen, window))
+                pictures.append(picture.drawn or self._screens.picture(screen, window))
             grids.append([1, window.height // self._patch_side, window.width // self._patch_side])
-            shown.append(self._shown(screen, window, dice))
+            shown.append(self._shown(picture, dice))
             codes.append(place_codes(window.width // TOKEN_SIDE, window.height // TOKEN_SIDE, self._width))
         pixels = [self._images.pixels(each, _ANY_SIZE)[0] for each in pictures]
         return replace(
             collate(rows, scales, torch.cat([torch.zeros(0), *pixels]), torch.tensor(grids)),
             tokens=tuple(each.tokens for each in shown),
             codes=torch.cat(codes),
-            **_known(shown, self._per_token, self._width),
+            **_known(shown, self._per_token),
         )
 
     def _questions(self, stage: Stage, screen: Screen, window: Window, dice: Dice) -> list[Question]:
         """What a stage asks about a window: nothing, only for places, or anything."""
-        if stage.name == "reading":
+        if stage.name in _ONLY_READ:
             return []
         asked = questions(screen, window, self._recipe.questions, dice)
         if stage.name != "telling":
@@ -129,25 +131,26 @@ class BatchMaker:
             cells=window.cells(question.box) if question.box is not None else (),
         )
 
-    def _shown(self, screen: Screen, window: Window, dice: Dice) -> "_Shown":
+    def _shown(self, picture: "_Picture", dice: Dice) -> "_Shown":
         """What can be read, and as often as four letters a place that shows none."""
+        screen, window = picture.screen, picture.window
         if not screen.texts:
-            return _Shown(window.tokens, known=False, letters={}, spelled={})
+            return _Shown(window.tokens, known=False, letters={}, signs={})
         side, across, count = self._patch_side, window.width // TOKEN_SIDE, window.tokens * self._per_token
         found = letters(screen, window)
         slots = {_slot(letter, side, across): letter.number for letter in found}
         numbers = {slot: number for slot, number in slots.items() if number is not None}
-        spelled = patch_spelling(found, symbols(screen, window), across, side, self._width)
+        signs = patch_signs(found, symbols(picture.symbols, window), across, side)
         for _ in range(max(1, len(found) // _LETTERS_TO_NONE)):
             empty = dice.below(count * SLOTS)
             if empty not in slots:
                 numbers.setdefault(empty, NO_LETTER)
-            spelled.setdefault(dice.below(count), torch.zeros(self._width))
-        return _Shown(window.tokens, known=True, letters=numbers, spelled=spelled)
+            signs.setdefault(dice.below(count), [])
+        return _Shown(window.tokens, known=True, letters=numbers, signs=signs)
 
-    def _pictures(self, step: Step, part: int) -> list[tuple[Screen, Window, Image.Image | None]]:
+    def _pictures(self, step: Step, part: int) -> "list[_Picture]":
         """As many windows and cards as fit the budget; each screen comes once in a round through all of them."""
-        found: list[tuple[Screen, Window, Image.Image | None]] = []
+        found: list[_Picture] = []
         tokens = 0
         for number in range(self._recipe.batch_limit):
             dice = Dice(self._recipe.seed, "window", step.number, part, number)
@@ -155,9 +158,11 @@ class BatchMaker:
             if dice.chance(step.stage.cards_percent):
                 card = draw_card(dice, step.variety)
                 screen, picture = card.screen, card.picture
+            shown = symbols_of(screen)
+            if picture is not None:
                 window = Window((0, 0, screen.width, screen.height), screen.width, screen.height)
-            elif step.stage.name == "reading":
-                window = windows.to_read(screen, step.short_side, dice)
+            elif step.stage.name in _ONLY_READ:
+                window = windows.to_read(screen, shown, step.short_side, dice)
             elif dice.chance(step.stage.whole_percent):
                 window = windows.whole(screen, step.short_side)
             else:
@@ -165,7 +170,7 @@ class BatchMaker:
             tokens += window.tokens
             if found and tokens > step.stage.token_budget:
                 break
-            found.append((screen, window, picture))
+            found.append(_Picture(screen, window, picture, shown))
         return found
 
     def _screen(self, step: Step, part: int, number: int) -> Screen:
@@ -182,13 +187,28 @@ def _slot(letter: Letter, patch_side: int, across: int) -> int:
 
 
 @dataclass(frozen=True)
+class _Picture:
+    """What one picture of a batch shows: a window of a screen, or a card that is `drawn` already."""
+
+    screen: Screen
+    window: Window
+    drawn: Image.Image | None
+    symbols: tuple[Element, ...]
+    """All of the screen's."""
+
+
+@dataclass(frozen=True)
 class _Shown:
-    """What is known of one picture's texts: numbers of letters by slot, spellings by patch."""
+    """What is known of one picture's texts: numbers of letters by slot, signs by patch."""
 
     tokens: int
     known: bool
     letters: dict[int, int]
-    spelled: dict[int, torch.Tensor]
+    signs: dict[int, Signs]
+
+
+_ONLY_READ = ("reading", "gathering", "sorting")
+"""Stages that ask nothing, and have windows of their own."""
 
 
 SLOTS = 2
@@ -232,7 +252,7 @@ def collate(rows: Sequence[Row], scales: Sequence[float], pixels: torch.Tensor, 
         asks=tuple((number, place, cells) for number, row in enumerate(rows) for place, cells in row.asks),
         tokens=(),
         codes=torch.zeros(0, 0),
-        **_known((), 1, 0),
+        **_known((), 1),
     )
 
 
@@ -248,24 +268,23 @@ def _padded(rows: Sequence[Sequence[int]], length: int, filler: int) -> torch.Te
     return torch.tensor([[*row, *[filler] * (length - len(row))] for row in rows])
 
 
-def _known(pictures: Sequence[_Shown], per_token: int, width: int) -> dict[str, Any]:
-    """A batch's `read`, `spelled` and `letters`; an image token has `per_token` patches."""
+def _known(pictures: Sequence[_Shown], per_token: int) -> dict[str, Any]:
+    """A batch's `read`, `told` and `letters`; an image token has `per_token` patches."""
     begins = starts([each.tokens for each in pictures])
-    read, spelled = [torch.zeros(0, dtype=torch.long)], [torch.zeros(0, width)]
-    patches: list[int] = []
+    read = [torch.zeros(0, dtype=torch.long)]
+    signs: dict[int, Signs] = {}
     slots: list[int] = []
     numbers: list[int] = []
     for start, each in zip(begins, pictures, strict=False):
         if each.known:
             read.append(torch.arange(start, start + each.tokens))
-        patches += [start * per_token + patch for patch in each.spelled]
-        spelled += [one.unsqueeze(0) for one in each.spelled.values()]
+        signs.update({start * per_token + patch: found for patch, found in each.signs.items()})
         slots += [start * per_token * SLOTS + slot for slot in each.letters]
         numbers += each.letters.values()
     long = torch.long
     return {
         "read": torch.cat(read),
-        "spelled": (torch.tensor(patches, dtype=long), torch.cat(spelled)),
+        "told": told(signs),
         "letters": (torch.tensor(slots, dtype=long), torch.tensor(numbers, dtype=long)),
     }
 

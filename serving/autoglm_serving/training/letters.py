@@ -1,10 +1,11 @@
 """Which signs and symbols a picture shows, and where: of cards, and of windows of screens that know their texts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autoglm_serving.screens.records import Screen
+from autoglm_serving.screens.records import Element, Screen
 from autoglm_serving.training.cards import LETTERS
-from autoglm_serving.training.symbols import middle, symbols_of
+from autoglm_serving.training.symbols import middle
 from autoglm_serving.training.windows import Window
 
 
@@ -51,12 +52,12 @@ def letters(screen: Screen, window: Window) -> list[Letter]:
     return found
 
 
-def symbols(screen: Screen, window: Window) -> list[Symbol]:
-    """The symbols whose middle is in the window, in pixels of the picture that the model sees."""
+def symbols(elements: Sequence[Element], window: Window) -> list[Symbol]:
+    """Those of a screen's symbols (`symbols_of`) whose middle is in the window, in pixels of the picture that is seen."""
     left, top = window.box[:2]
     across, along = _scale(window)
     found = []
-    for element in symbols_of(screen):
+    for element in elements:
         x, y = middle(element)
         at = Symbol(element.text.strip(), (x - left) * across, (y - top) * along)
         if 0 <= at.x < window.width and 0 <= at.y < window.height:

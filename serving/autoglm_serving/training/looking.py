@@ -54,15 +54,28 @@ def start_looking(model: Glm4vForConditionalGeneration, tokenizer: ModelTokenize
         attended, thought = _ADDED[min(number, len(_ADDED) - 1)] if len(layers) >= _LAYERS else _ADDED_BY_FEW
         layer.post_self_attn_layernorm.weight.fill_(attended)
         layer.post_mlp_layernorm.weight.fill_(thought)
-    width = model.config.text_config.hidden_size
-    if len(layers) < _LAYERS or len(free_directions(width)) <= _MARKS:
+    if not has_room(model):
         return
-    marks = _Marks(width)
-    _embed(model.get_input_embeddings().weight, tokenizer, marks)
+    marks = _Marks(model.config.text_config.hidden_size)
+    _embed(model.get_input_embeddings().weight, tokenizer, marks, None)
     attentions = [_Heads(layer.self_attn) for layer in layers]
     _gather(attentions[LOOKING_LAYER - 1], marks)
     _look(attentions[LOOKING_LAYER], marks)
     _take_over(attentions[LOOKING_LAYER + 1], marks)
+
+
+def has_room(model: Glm4vForConditionalGeneration) -> bool:
+    """Whether a model has the layers and the directions that the way needs."""
+    enough = len(free_directions(model.config.text_config.hidden_size)) > _MARKS
+    return enough and len(model.model.language_model.layers) >= _LAYERS
+
+
+@torch.no_grad()
+def spell_words(model: Glm4vForConditionalGeneration, tokenizer: ModelTokenizer, codes: torch.Tensor) -> None:
+    """Let the embeddings of words begin anew, spelled with other codes of SIGNS. Nothing where there is no room for the way."""
+    if has_room(model):
+        marks = _Marks(model.config.text_config.hidden_size)
+        _embed(model.get_input_embeddings().weight, tokenizer, marks, codes.cpu())
 
 
 _LAYERS = LOOKING_LAYER + 2
@@ -132,17 +145,19 @@ class _Heads:
         self.key.weight[row] = marks.first * loud * 0.8
 
 
-def _embed(embeddings: torch.Tensor, tokenizer: ModelTokenizer, marks: _Marks) -> None:
-    width = embeddings.shape[1]
-    embeddings.copy_(torch.randn_like(embeddings) * _SPREAD @ marks.others.T @ marks.others)
+def _embed(weight: torch.Tensor, tokenizer: ModelTokenizer, marks: _Marks, codes: torch.Tensor | None) -> None:
+    width = weight.shape[1]
+    # Made on the CPU, where the directions are.
+    embeddings = torch.randn(weight.shape) * _SPREAD @ marks.others.T @ marks.others
     prompts = Prompts(tokenizer)
     framing = _framing(tokenizer, prompts)
     for index, content in tokenizer.pieces.items():
         if index < len(embeddings):
             loud = _FRAMING if index in framing else _EMBEDDED
-            embeddings[index] += loud * spelling(content.decode(errors="ignore"), width) + _WORD * marks.word
+            embeddings[index] += loud * spelling(content.decode(errors="ignore"), width, codes) + _WORD * marks.word
     embeddings[prompts.before(0)[0]] = 2 * marks.first
     embeddings[prompts.answer_id] = _WORD * marks.word + 2 * marks.end
+    weight.copy_(embeddings)
 
 
 def _framing(tokenizer: ModelTokenizer, prompts: Prompts) -> set[int]:

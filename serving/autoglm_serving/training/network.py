@@ -15,7 +15,7 @@ from autoglm_serving.training.batches import Batch
 from autoglm_serving.training.gaze import looking_layer, looks
 from autoglm_serving.training.read import LetterReader, Read, nothing_read
 from autoglm_serving.training.recipe import Network, Recipe
-from autoglm_serving.training.spelling import reader
+from autoglm_serving.training.spelling import letter_directions, reader, start_codes
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,8 @@ class Student(nn.Module):
         self.spelling = nn.Linear(recipe.network.vision_width, width)
         with torch.no_grad():
             self.spelling.weight.copy_(reader(recipe.network.vision_width, width))
+            self.codes = nn.Parameter(start_codes(width))
+        self._directions = letter_directions(width)
         self._seen: dict[str, torch.Tensor] = {}
         compute_as_products(model, self._seen)
 
@@ -168,22 +170,26 @@ class Student(nn.Module):
         answer, right = self._answers(batch, output.last_hidden_state)
         return Losses(answer, **nothing.figures(), answer=float(answer.detach()), right=right)
 
+    def _spelled(self, batch: Batch) -> torch.Tensor:
+        """[patches, width]: how what each patch of `batch.told` shows is spelled. The codes learn in their own stage only."""
+        return batch.told.spelled(self.codes.detach()) @ self._directions.to(self.codes.device)
+
     def _read(self, batch: Batch, features: torch.Tensor) -> Read:
         if not len(batch.read):
             return nothing_read(features)
-        patches, spelled = batch.spelled
+        patches, spelled = batch.told.patches, self._spelled(batch)
         # A patch owes its part of its image token's code too: the merger begins as the sum of its patches.
         beside = spelled + batch.codes[patches // self._per_token] / self._per_token
         told = self.spelling(self._seen["patches"][patches]).float()
         return Read(
             letters=self._letters(batch, features),
             spelling=(told - beside).square().sum(1).mean(),
-            tokens=self._tokens(batch, features.float()),
+            tokens=self._tokens(batch, features.float(), spelled),
         )
 
     def _perfect(self, batch: Batch) -> torch.Tensor:
         """[image tokens, width]: spellings and codes of places, with slips: letters taken for others, and noise."""
-        patches, spelled = batch.spelled
+        patches, spelled = batch.told.patches, self._spelled(batch)
         # Drawn where a checkpoint keeps the generator's state: on the CPU.
         slips = torch.rand(len(spelled)) < _SLIPS * torch.rand(1)
         others = spelled[torch.randperm(len(spelled)).to(spelled.device)]
@@ -191,10 +197,10 @@ class Student(nn.Module):
         whole = torch.zeros_like(batch.codes).index_add(0, patches // self._per_token, said)
         return whole + batch.codes + _NOISE * torch.randn(whole.shape).to(whole.device)
 
-    def _tokens(self, batch: Batch, features: torch.Tensor) -> torch.Tensor:
+    def _tokens(self, batch: Batch, features: torch.Tensor, spelled: torch.Tensor) -> torch.Tensor:
         """How far image tokens are from the sums of their patches' spellings and their places' codes, and in direction."""
-        patches, spelled = batch.spelled
-        whole = torch.zeros_like(features).index_add(0, patches // self._per_token, spelled)[batch.read]
+        tokens = batch.told.patches // self._per_token
+        whole = torch.zeros_like(features).index_add(0, tokens, spelled)[batch.read]
         beside = features[batch.read] - batch.codes[batch.read]
         loss = (beside - whole).square().sum(1).mean() / _USUAL_SPELLING
         full = whole.norm(dim=1) > _SAYS_SOMETHING

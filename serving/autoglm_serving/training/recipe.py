@@ -1,8 +1,9 @@
 """What a training run is: sizes, stages, schedules. Everything that happens at a step follows from the recipe and its number.
 
 First the upper layers of the language model alone learn to tell a place that is given to them, without any picture. Then the
-vision tower alone learns to read on cards full of texts, from plain to varied ones, and on windows of screens. Then the
-language model alone learns to look things up, in what a perfect reader would see. Three stages bring both together: one
+vision tower alone learns to read on cards full of texts, from plain to varied ones, and on windows of screens; what it then
+tells of many patches is gathered, signs get codes that it can tell apart, and its last MLP learns them. Then the language
+model alone learns to look things up, in what a perfect reader would see. Three stages bring both together: one
 fixed resolution, random scales with the resolution-aware loss weight, and tuning by groups of resolutions. Screens are shown
 whole or in windows.
 """
@@ -15,7 +16,7 @@ from typing import Any, Literal
 from autoglm_serving.screens.dice import Dice
 from autoglm_serving.vision.sizing import TOKEN_SIDE
 
-StageName = Literal["telling", "reading", "looking", "fixed", "scales", "groups"]
+StageName = Literal["telling", "reading", "gathering", "sorting", "looking", "fixed", "scales", "groups"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Stage:
     """A part of the run. `short_sides` in pixels: one for "fixed", the groups for "groups", else the bounds.
 
     A window shows between `least_window` and all of each side of a screen; `whole_percent` of the screens are shown whole.
-    The stage of reading has windows of its own instead (`windows.to_read`).
+    The stages of reading and gathering have windows of their own instead (`windows.to_read`).
     `cards_percent` of all pictures are cards instead of screens.
     """
 
@@ -74,8 +75,8 @@ class Stage:
 
     @property
     def draws(self) -> bool:
-        """Whether pictures are made: what is told needs none."""
-        return not self.perfect and self.name != "telling"
+        """Whether pictures are made: what is told, or was gathered before, needs none."""
+        return not self.perfect and self.name not in ("telling", "sorting")
 
 
 @dataclass(frozen=True)
@@ -101,9 +102,34 @@ class Recipe:
     checkpoint_every: int = 200
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for a recipe that sorts what it has not gathered."""
+        names = [stage.name for stage in self.stages]
+        if names.count("sorting") > 1 or any(
+            name == "sorting" and before != "gathering" for before, name in zip(["", *names], names, strict=False)
+        ):
+            raise ValueError("a recipe sorts at most once, right after it has gathered")
+
     @property
     def steps(self) -> int:
         return sum(stage.steps for stage in self.stages)
+
+    @property
+    def sorting(self) -> range:
+        """The steps in which codes are learned; empty in a recipe without them."""
+        return self._numbers("sorting")
+
+    def gathered_by(self, number: int) -> range:
+        """The steps whose patches are in memory when this one begins: none before they are gathered or after the sorting."""
+        gathering = self._numbers("gathering")
+        if number >= max(gathering.stop, self.sorting.stop):
+            return range(0)
+        return range(gathering.start, min(number, gathering.stop))
+
+    def _numbers(self, name: StageName) -> range:
+        begins = [0, *itertools.accumulate(stage.steps for stage in self.stages)]
+        found = [number for number, stage in enumerate(self.stages) if stage.name == name]
+        return range(begins[found[0]], begins[found[0] + 1]) if found else range(0)
 
     @property
     def needs_texts(self) -> bool:
@@ -206,7 +232,7 @@ def _part_at(recipe: Recipe, number: int) -> tuple[int, int]:
 
 def _alone(stage: Stage) -> str:
     """The name of a stage in which one part of the model learns for itself; "" for all others."""
-    return stage.name if stage.name in ("telling", "reading") else ""
+    return stage.name if stage.name in ("telling", "reading", "sorting") else ""
 
 
 _FALLING = 0.45
@@ -219,12 +245,23 @@ _SMOKE_NETWORK = Network(
     text_mlp_width=192,
 )  # fmt: skip
 
+
+def _sorted(gathered: int, learned: int) -> tuple[Stage, Stage]:
+    """So many steps of gathering patches, and of learning their codes."""
+    return (
+        Stage("gathering", gathered, (308, 560), 0, cards_percent=40, token_budget=170),
+        Stage("sorting", learned, (308,), 0, cards_percent=100, token_budget=1, rate=5 / 3),
+    )
+
+
 PRESETS: dict[str, Recipe] = {
     "smoke": Recipe(
         name="smoke",
         stages=(
             Stage("telling", 2, (84, 140), 50, token_budget=64),
             Stage("reading", 2, (84, 112), 0, cards_percent=60, token_budget=64),
+            Stage("gathering", 1, (84, 112), 0, cards_percent=60, token_budget=64),
+            Stage("sorting", 2, (84,), 0, cards_percent=100, token_budget=1),
             Stage("looking", 2, (84, 140), 50, cards_percent=60, token_budget=64, perfect=True),
             Stage("fixed", 2, (112,), 50, cards_percent=25, token_budget=64),
             Stage("scales", 4, (84, 140), 50, token_budget=64),
@@ -240,7 +277,8 @@ PRESETS: dict[str, Recipe] = {
     "hour": Recipe(
         name="hour",
         stages=(
-            Stage("reading", 2500, (308, 560), 0, cards_percent=40, token_budget=170),
+            Stage("reading", 2300, (308, 560), 0, cards_percent=40, token_budget=170),
+            *_sorted(200, 600),
             Stage("looking", 1500, (308, 448), 30, 0.15, token_budget=420, perfect=True),
             Stage("fixed", 500, (336,), 20, token_budget=360, tower=False),
             Stage("scales", 300, (280, 448), 35, token_budget=360, tower=False),
@@ -254,6 +292,7 @@ PRESETS: dict[str, Recipe] = {
         stages=(
             Stage("telling", 2000, (280, 504), 30, 0.15, token_budget=1024),
             Stage("reading", 20000, (280, 560), 0, cards_percent=40, token_budget=170),
+            *_sorted(700, 2000),
             Stage("looking", 12000, (280, 504), 30, 0.15, token_budget=420, perfect=True),
             Stage("fixed", 2000, (336,), 20, cards_percent=10, token_budget=480, tower=False),
             Stage("scales", 4000, (252, 504), 35, cards_percent=10, token_budget=480),
@@ -266,6 +305,7 @@ PRESETS: dict[str, Recipe] = {
         stages=(
             Stage("telling", 1500, (280, 560), 40, 0.15, token_budget=4096),
             Stage("reading", 6000, (280, 560), 0, cards_percent=40, token_budget=1024),
+            *_sorted(700, 2000),
             Stage("looking", 4000, (280, 560), 40, 0.15, token_budget=2048, perfect=True),
             Stage("fixed", 3000, (336,), 20, cards_percent=20, token_budget=2048),
             Stage("scales", 4000, (252, 560), 40, cards_percent=10, token_budget=2048),

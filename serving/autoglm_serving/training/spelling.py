@@ -9,13 +9,16 @@ All letters share 64 directions and all places 64 others, because a patch tells 
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 
 from autoglm_serving.screens.words import in_other_language
 from autoglm_serving.training.letters import Letter, Symbol
+from autoglm_serving.training.signs import SIGNS, USUAL, number_of, numbers_of
 from autoglm_serving.vision.sizing import TOKEN_SIDE
 
 LETTER_DIRECTIONS = 64
@@ -30,49 +33,93 @@ PLACE = 1.5
 PLACE_WAVES = 16
 """Frequencies of a place's code for each axis, from half a wave a picture to five and a half."""
 
-_USUAL = "abcdefghijklmnopqrstuvwxyz0123456789"
-"""Signs whose directions are at right angles to each other; all others have random ones among the same 64."""
 
+def spelling(text: str, width: int, codes: torch.Tensor | None = None) -> torch.Tensor:
+    """[width]: the sum of the directions of a text's letters. Capitals are their small letters; gaps are nothing.
 
-def spelling(text: str, width: int) -> torch.Tensor:
-    """[width]: the sum of the directions of a text's letters. Capitals are their small letters; gaps are nothing."""
+    `codes` are those of SIGNS where they are not the start's; signs that are not among them keep their directions.
+    """
     found = torch.zeros(width)
     for sign in text:
-        if sign.strip():
+        number = number_of(sign) if codes is not None else None
+        if codes is not None and number is not None:
+            found += codes[number] @ letter_directions(width)
+        elif sign.strip():
             found += direction_of(sign.lower(), width)
     return found
 
 
-def symbol_spelling(name: str, width: int) -> torch.Tensor:
-    """[width]: what a symbol tells, which is its name in both languages: nothing on the screen says which one is asked for."""
+def start_codes(width: int) -> torch.Tensor:
+    """[signs, directions]: the codes of SIGNS before a tower has any of its own."""
+    return torch.stack([direction_of(sign, width) for sign in SIGNS]) @ letter_directions(width).T
+
+
+Signs = list[tuple[int, float]]
+"""Numbers of signs, and how loud each is told."""
+
+
+def symbol_signs(name: str) -> Signs:
+    """What a symbol tells, which is its name in both languages: nothing on the screen says which one is asked for."""
     other = in_other_language(name)
-    found = torch.zeros(width)
+    found: Signs = []
     for each in (name,) if other in (None, name) else (name, other):
-        found += torch.nn.functional.normalize(spelling(str(each), width), dim=0)
-    return found * SYMBOL
+        counted = Counter(numbers_of(str(each)))
+        length = math.sqrt(sum(count * count for count in counted.values()))
+        found += [(number, SYMBOL * count / length) for number, count in counted.items()]
+    return found
 
 
 @lru_cache(maxsize=65536)
 def direction_of(sign: str, width: int) -> torch.Tensor:
     """The direction of a sign, of length 1: the same everywhere, and at right angles to every place's code."""
     among = letter_directions(width)
-    if sign in _USUAL and len(among) == LETTER_DIRECTIONS:
-        return _usual_codes()[_USUAL.index(sign)] @ among
+    if sign in USUAL and len(among) == LETTER_DIRECTIONS:
+        return _usual_codes()[USUAL.index(sign)] @ among
     seed = int.from_bytes(hashlib.sha256(sign.encode()).digest()[:7], "big")
     drawn = torch.randn(len(among), generator=torch.Generator().manual_seed(seed))
     return torch.nn.functional.normalize(drawn, dim=0) @ among
 
 
-def patch_spelling(
-    letters: Sequence[Letter], symbols: Sequence[Symbol], across: int, patch_side: int, width: int
-) -> dict[int, torch.Tensor]:
-    """By patch, in the order of the merged patches: [width] of all whose middle is there. `across` in image tokens."""
-    told = [(patch_of(each.x, each.y, across, patch_side), direction_of(each.sign.lower(), width)) for each in letters]
-    told += [(patch_of(each.x, each.y, across, patch_side), symbol_spelling(each.name, width)) for each in symbols]
-    found: dict[int, torch.Tensor] = {}
-    for patch, spelled in told:
-        found[patch] = found[patch] + spelled if patch in found else spelled
+def patch_signs(letters: Sequence[Letter], symbols: Sequence[Symbol], across: int, patch_side: int) -> dict[int, Signs]:
+    """By patch, in the order of the merged patches: the signs of all whose middle is there. `across` in image tokens."""
+    found: dict[int, Signs] = {}
+    for each in letters:
+        number = number_of(each.sign)
+        if number is not None:
+            found.setdefault(patch_of(each.x, each.y, across, patch_side), []).append((number, 1.0))
+    for symbol in symbols:
+        found.setdefault(patch_of(symbol.x, symbol.y, across, patch_side), []).extend(symbol_signs(symbol.name))
     return found
+
+
+@dataclass(frozen=True)
+class Told:
+    """What patches should tell: `patches` of a batch, of which the one at `places` shows a sign, so loud."""
+
+    patches: torch.Tensor
+    places: torch.Tensor
+    signs: torch.Tensor
+    loud: torch.Tensor
+
+    def to(self, device: torch.device) -> "Told":
+        """The same on another device."""
+        return Told(*(each.to(device) for each in vars(self).values()))
+
+    def spelled(self, codes: torch.Tensor) -> torch.Tensor:
+        """[patches, directions]: the sums of the codes of their signs."""
+        nothing = codes.new_zeros(len(self.patches), codes.shape[1])
+        return nothing.index_add(0, self.places, codes[self.signs] * self.loud.unsqueeze(1))
+
+
+def told(signs: Mapping[int, Signs]) -> Told:
+    """From signs by patch."""
+    flat = [(place, number, loud) for place, each in enumerate(signs.values()) for number, loud in each]
+    return Told(
+        patches=torch.tensor(list(signs), dtype=torch.long),
+        places=torch.tensor([place for place, _, _ in flat], dtype=torch.long),
+        signs=torch.tensor([number for _, number, _ in flat], dtype=torch.long),
+        loud=torch.tensor([loud for _, _, loud in flat], dtype=torch.float),
+    )
 
 
 def patch_of(x: float, y: float, across: int, patch_side: int) -> int:
@@ -98,10 +145,14 @@ def waves(across: int, along: int, count: int) -> torch.Tensor:
 
 
 def reader(patch_width: int, width: int) -> torch.Tensor:
-    """[width, patch_width]: directions at right angles, by which what a patch tells begins as a part of its image token."""
-    drawn = torch.randn(max(width, patch_width), patch_width, generator=torch.Generator().manual_seed(12))
-    found: torch.Tensor = torch.linalg.qr(drawn)[0][:width].contiguous()
-    return found
+    """[width, patch_width]: directions at right angles, by which what a patch tells begins as a part of its image token.
+
+    They lie among those of letters and places: what a patch says elsewhere would mean nothing.
+    """
+    used = torch.cat([letter_directions(width), place_directions(width)])
+    drawn = torch.randn(max(len(used), patch_width), patch_width, generator=torch.Generator().manual_seed(12))
+    found: torch.Tensor = used.T @ torch.linalg.qr(drawn)[0][: len(used)]
+    return found.contiguous()
 
 
 @lru_cache

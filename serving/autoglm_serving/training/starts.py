@@ -56,18 +56,24 @@ _QUIET, _LOUD = 0.01, 10
 """Components that vary less than a hundredth of the tenth one are noise: they are not made as loud as the others."""
 
 
-@torch.no_grad()
 def start_merger(model: Glm4vForConditionalGeneration) -> None:
-    """Let an image token begin as the sum of what its patches tell.
+    """Let an image token begin as the sum of what its patches tell."""
+    out, width = model.model.visual.downsample.weight.shape[:2]
+    write_merger(model, reader(width, out), torch.zeros(out))
+
+
+@torch.no_grad()
+def write_merger(model: Glm4vForConditionalGeneration, weight: torch.Tensor, bias: torch.Tensor) -> None:
+    """Let an image token be the sum of what `weight` [out, width] and `bias` [out] read in each of its patches.
 
     Every patch tells its part in the same directions. The merger's norm and GELU keep what is small beside a level that all
     numbers share, and its gate begins open: all of it together is nearly linear, and takes nothing away.
     """
     tower = model.model.visual
     kernel = tower.downsample.weight  # [out, width, side, side]
-    out, width = kernel.shape[:2]
-    kernel.copy_(reader(width, out)[:, :, None, None].expand_as(kernel))
-    tower.downsample.bias.zero_()
+    out = len(kernel)
+    kernel.copy_(weight[:, :, None, None].expand_as(kernel))
+    tower.downsample.bias.copy_(bias * kernel.shape[2] * kernel.shape[3])
     merger = tower.merger
     merger.proj.weight.copy_(torch.eye(out))
     merger.post_projection_norm.weight.fill_(_SMALL)

@@ -17,12 +17,13 @@ from autoglm_serving.engines.vision_tower import device
 from autoglm_serving.model.folder import ModelFolder, check_folder
 from autoglm_serving.model.load import ModelImages, ModelTokenizer, load_weights
 from autoglm_serving.training import checkpoints
-from autoglm_serving.training.ahead import Ingredients, ahead
+from autoglm_serving.training.ahead import Ingredients, ahead, made
 from autoglm_serving.training.batches import Batch
 from autoglm_serving.training.curves import write_curves
 from autoglm_serving.training.dataset import DatasetInvalid, Screens
 from autoglm_serving.training.network import Losses, Student, parameters_of, write_start
-from autoglm_serving.training.recipe import Recipe, Stage, Step, to_json
+from autoglm_serving.training.recipe import Recipe, Step, to_json
+from autoglm_serving.training.sorting import Sorter
 from autoglm_serving.training.starts import start
 
 MODEL, CHECKPOINTS, LOG, RECIPE, CURVES = "model", "checkpoints", "log.jsonl", "recipe.json", "curves.svg"
@@ -69,6 +70,7 @@ def train(
         torch.set_num_threads(machine.threads)
     run = _Run(recipe, screens, out, machine, begins=state is None)
     first = run.restore(state) if state is not None else 0
+    run.gather_before(first)
     checkpoints.cut_log(out / LOG, first)
     with (out / LOG).open("a", encoding="utf-8") as lines:
         for step, parts in run.batches(first):
@@ -121,6 +123,8 @@ class _Run:
         self._autocast = _autocast(machine.precision, self._device)
         self._machine = machine
         self._ingredients = Ingredients(recipe, screens, folder.path)
+        self._tokenizer = ModelTokenizer(folder)
+        self._sorter = Sorter(self._student, recipe.seed)
 
     def restore(self, state: dict[str, Any]) -> int:
         """Go back to a checkpoint; returns the step that comes next."""
@@ -128,6 +132,16 @@ class _Run:
         self._optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"])
         return int(state["step"])
+
+    def gather_before(self, step: int) -> None:
+        """Gather again what a run that goes on in the middle of the sorting has in no checkpoint."""
+        again = self._recipe.gathered_by(step)
+        if not again:
+            return
+        maker = self._ingredients.maker()
+        for number in again:
+            for batch in made(maker, self._recipe, number)[1]:
+                self._sorter.gather(batch.to(self._device))
 
     def save(self, step: int) -> None:
         state = {
@@ -159,12 +173,17 @@ class _Run:
     def step(self, step: Step, parts: list[Batch]) -> dict[str, Any]:
         """Learn from one step's batches; the line of the log."""
         started = time.perf_counter()
+        sorting = self._recipe.sorting
+        if sorting and step.number == sorting.start:
+            self._sorter.begin()
         for group in self._optimizer.param_groups:
             group["lr"] = step.learning_rate
         self._optimizer.zero_grad(set_to_none=True)
-        losses = [self._backward(batch.to(self._device), len(parts), step.stage) for batch in parts]
+        losses = [self._backward(batch.to(self._device), len(parts), step) for batch in parts]
         norm = torch.nn.utils.clip_grad_norm_(self._student.parameters(), self._recipe.clip)
         self._optimizer.step()
+        if sorting and step.number == sorting.stop - 1:
+            self._sorter.settle(self._tokenizer)
         return {
             "step": step.number,
             "stage": step.stage.name,
@@ -178,13 +197,24 @@ class _Run:
             "seconds": round(time.perf_counter() - started, 3),
         }
 
-    def _backward(self, batch: Batch, parts: int, stage: Stage) -> Losses:
+    def _backward(self, batch: Batch, parts: int, step: Step) -> Losses:
         with self._autocast():
-            student, tells = self._student, stage.name == "telling"
-            losses: Losses = student.tell(batch) if tells else student(batch, stage.tower, stage.perfect)
+            losses = self._losses(batch, step)
         if losses.total.requires_grad:  # a window may show nothing to ask about, and then there is nothing to learn
             (losses.total / parts).backward()  # type: ignore[no-untyped-call]
         return losses
+
+    def _losses(self, batch: Batch, step: Step) -> Losses:
+        match step.stage.name:
+            case "telling":
+                return self._student.tell(batch)
+            case "gathering":
+                return self._sorter.gather(batch)
+            case "sorting":
+                return self._sorter.loss(step.number)
+            case _:
+                losses: Losses = self._student(batch, step.stage.tower, step.stage.perfect)
+                return losses
 
 
 def _written(folder: Path, recipe: Recipe) -> ModelFolder:

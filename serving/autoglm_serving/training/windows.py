@@ -1,10 +1,10 @@
 """The part of a screen that a training picture shows, and where its elements are then."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autoglm_serving.screens.dice import Dice
 from autoglm_serving.screens.records import Box, Element, Screen
-from autoglm_serving.training.symbols import symbols_of
 from autoglm_serving.vision.sizing import MAX_PIXELS, TOKEN_SIDE, at_short_side, fitted
 
 _GRAIN = 1 << 20
@@ -71,8 +71,8 @@ def choose(screen: Screen, short_side: int, least: float, dice: Dice) -> Window:
 _FULL_WIDTH_PERCENT = 60
 
 
-def to_read(screen: Screen, short_side: int, dice: Dice) -> Window:
-    """A window to learn reading from, in the scale of `choose`, around a symbol or around any element.
+def to_read(screen: Screen, symbols: Sequence[Element], short_side: int, dice: Dice) -> Window:
+    """A window to learn reading from, in the scale of `choose`, around one of the screen's symbols or around any element.
 
     Large ones have as many patches as a whole screen: the tower shall have seen so many beside each other.
     """
@@ -80,9 +80,9 @@ def to_read(screen: Screen, short_side: int, dice: Dice) -> Window:
     side = TOKEN_SIDE * min(screen.width, screen.height) / short_side  # of an image token, in pixels of the screen
     across = _between(dice.between(*columns), 1, int(screen.width / side))
     along = _between(dice.between(*rows), 1, int(screen.height / side))
-    shown, around = symbols_of(screen), screen.elements
-    if shown and dice.chance(_SYMBOL_PERCENT):
-        around = shown
+    around: Sequence[Element] = screen.elements
+    if symbols and dice.chance(_SYMBOL_PERCENT):
+        around = symbols
     middle = _middle(dice.pick(around)) if around else (screen.width // 2, screen.height // 2)
     width, height = round(across * side), round(along * side)
     left = _between(middle[0] - dice.below(width), 0, screen.width - width)
