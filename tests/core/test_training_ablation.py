@@ -101,10 +101,15 @@ def test_a_choice_brings_the_rows_that_it_is_compared_with() -> None:
 
 def test_the_page_says_whether_a_crop_reaches_its_goal() -> None:
     made = table()
-    crops = (row(name="crop-tower", image_tokens=180), row(name="region by flow", image_tokens=200))
+    crops = (
+        row(name="crop-tower", image_tokens=180),
+        row(name="region by flow", image_tokens=200),
+        row(name="zoom", image_tokens=390),
+    )
     page = markdown(made.model_copy(update={"rows": (REFERENCE, *crops)}))
     assert "40 % fewer image tokens, the goal is reached |" in page
     assert "33 % fewer image tokens, the goal is missed |" in page
+    assert "30 % more image tokens, the goal is missed |" in page
 
 
 def table() -> Table:

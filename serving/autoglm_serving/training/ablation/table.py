@@ -163,7 +163,8 @@ def _goal(row: Row, reference: Row) -> str:
     """Crops have a goal of their own."""
     if not row.name.startswith(CROPS):
         return ""
-    saved = f"{100 * saved_tokens(row, reference):.0f} % fewer image tokens"
+    share = saved_tokens(row, reference)
+    saved = f"{abs(100 * share):.0f} % {'fewer' if share >= 0 else 'more'} image tokens"
     return f"{saved}, the goal is {'reached' if reaches_crop_goal(row, reference) else 'missed'}"
 
 
