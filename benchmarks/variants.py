@@ -1,11 +1,13 @@
 """Size, latency and accuracy of the quantised variants of a model: `python -m benchmarks variants [--model FOLDER]`.
 
 Accuracy is that of `autoglm eval tiny` on the committed test screens. Each variant is loaded anew in this process; the
-latencies are medians over the same screens for all.
+latencies are medians over the same screens for all. `--layer` times one linear layer of each variant instead, in processor
+time, for one token and for the many of a prompt.
 """
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -40,6 +42,39 @@ def latencies(replier: Replier, picture: Image.Image, limit: int, runs: int) -> 
     return statistics.median(firsts[1:]), statistics.median(rests[1:])
 
 
+LAYER = (256, 1024)
+"""Inputs and outputs."""
+LEAST_S = 0.06
+
+
+def layer() -> list[list[str]]:
+    """One linear layer by variant: microseconds of processor time for some numbers of tokens."""
+    rows = []
+    for dtype in (torch.float32, torch.bfloat16):
+        for variant in VARIANTS:
+            if variant == "int8-dynamic" and dtype is not torch.float32:
+                continue
+            model = torch.nn.Sequential(torch.nn.Linear(*LAYER, bias=False)).to(dtype)
+            quantise(model, variant)
+            times = [_processor_us(model, torch.randn(tokens, LAYER[0], dtype=dtype)) for tokens in (1, 8, 64)]
+            rows.append([str(dtype).removeprefix("torch."), variant, *(f"{each:.0f} us" for each in times)])
+    return rows
+
+
+@torch.inference_mode()
+def _processor_us(model: torch.nn.Module, inputs: torch.Tensor) -> float:
+    """The best of three means."""
+    model(inputs)
+    found = []
+    for _ in range(3):
+        begun, times = time.process_time(), 0
+        while time.process_time() - begun < LEAST_S:
+            model(inputs)
+            times += 1
+        found.append((time.process_time() - begun) / times)
+    return 1e6 * min(found)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", default="builtin://autoglm-tiny", help="folder or URI of the model")
@@ -47,9 +82,14 @@ def main() -> None:
     parser.add_argument("--screens", type=int, default=0, help="how many screens, 0 for all")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--layer", action="store_true", help="time one layer of each variant instead")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     machine = describe()
+    if asked.layer:
+        print(f"{machine}; a layer of {LAYER[0]} inputs and {LAYER[1]} outputs, {asked.threads} thread(s)\n")
+        print(table(["computes in", "variant", "1 token", "8 tokens", "64 tokens"], layer()))
+        return
     uri = asked.model if "://" in asked.model else Path(asked.model).resolve().as_uri()
     screens = open_screens(SCREENS)
     if asked.screens:
@@ -69,6 +109,7 @@ def main() -> None:
             first, rest = latencies(replier, picture, asked.short_side**2 * 2, asked.runs)
             found = [each.right for each in verdicts(replier, screens, [asked.short_side], lambda *_: None)]
             rows.append(_row(variant, size, first, rest, found, rows))
+            print(" ".join(rows[-1]), file=sys.stderr, flush=True)
     print(f"{machine}; {asked.model}, short side {asked.short_side}, {asked.threads} thread(s), {asked.runs} runs\n")
     print(table(["variant", "weights", "first token", "each further token", "right (95 % interval)"], rows))
 
