@@ -13,6 +13,7 @@ from autoglm_operator.api import (
     DeploymentSiteStatus,
     DeploymentStatus,
     DiscoveredAccelerator,
+    GatewayTable,
     PlacementStatus,
     RolloutStatus,
     SiteCapacity,
@@ -50,7 +51,9 @@ def of_deployment(before: DeploymentStatus | None, after: DeploymentStatus, now:
         "ttft": before.ttft if not _ttft_is_news(before.ttft, after.ttft, now) else after.ttft,
         "placement": before.placement if _same_placement(before.placement, after.placement) else after.placement,
         "rollout": before.rollout if _same_rollout(before.rollout, after.rollout) else after.rollout,
-        "gateway_table": before.gateway_table if before.gateway_table and after.gateway_table else after.gateway_table,
+        "gateway_table": before.gateway_table
+        if _same_table(before.gateway_table, after.gateway_table)
+        else after.gateway_table,
     }
     return before if after.model_copy(update=moving) == before else after
 
@@ -77,10 +80,17 @@ def _with_old_times(before: DeploymentStatus, after: DeploymentStatus) -> Deploy
     rows = {row.name: row for row in before.sites}
     table, old = after.gateway_table, before.gateway_table
     if table is not None and old is not None and (table.epoch, table.version) == (old.epoch, old.version):
-        table = old
+        table = old if old.since is not None else table
     return after.model_copy(
         update={"sites": tuple(_with_old_time(rows.get(row.name), row) for row in after.sites), "gateway_table": table}
     )
+
+
+def _same_table(before: GatewayTable | None, after: GatewayTable | None) -> bool:
+    """Another number with the same in it is no news; that a gateway holds it for the first time is."""
+    if before is None or after is None:
+        return before is after
+    return before.since is not None or after.since is None
 
 
 def _with_old_time(before: DeploymentSiteStatus | None, after: DeploymentSiteStatus) -> DeploymentSiteStatus:

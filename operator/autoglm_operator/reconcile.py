@@ -86,7 +86,7 @@ def _serve(spec: Subject, rollout: rolling.Rolling | None) -> Plan:
         status = status.model_copy(update={"revision": spec.config.revision, "rollout": rollout.status})
     return Plan(
         status=news.of_deployment(before, status, subject.now),
-        requeue_after=_again(subject, verdicts, bool(changes)),
+        requeue_after=_again(subject, selected, verdicts, bool(changes)),
         applications=changes,
         add_finalizer=FINALIZER not in meta.finalizers,
         events=_events(subject, written) if rollout is None else _events_of_rollout(subject, written, rollout),
@@ -277,11 +277,14 @@ def _events(subject: Subject, written: tuple[DeploymentCondition, ...]) -> tuple
     return (rollout, *(event for event in told if event.reason != "RollingOut"))
 
 
-def _again(subject: Subject, verdicts: conditions.Verdicts, changes: bool) -> timedelta:
+def _again(
+    subject: Subject, selected: Sequence[SiteOutcome], verdicts: conditions.Verdicts, changes: bool
+) -> timedelta:
     """When to look again though nobody wakes us: soon where time itself decides, else late.
 
     A site or gateway that changes, falls silent or answers again wakes the deployment, and so does a word of a gateway that
-    became too old. But a silence has to last before it is called so.
+    became too old. But a silence has to last before it is called so, and what failed is tried again: where a quorum is Ready,
+    the sites beside it still have to get there.
     """
     if subject.observed.failures:
         return backoff(subject.observed.failures)
@@ -291,7 +294,8 @@ def _again(subject: Subject, verdicts: conditions.Verdicts, changes: bool) -> ti
     if moving:
         return WAITING
     silent = any(site.error for site in subject.chosen) or any(gateway.error for gateway in subject.observed.gateways)
-    return STEADY if silent or verdicts["Ready"].status != "True" else AT_REST
+    settled = verdicts["Ready"].status == "True" and all(found.status.state == "Ready" for found in selected)
+    return AT_REST if settled and not silent else STEADY
 
 
 def _count(selected: Sequence[SiteOutcome]) -> str:

@@ -7,6 +7,7 @@ from autoglm_operator.ages import PROGRESSING, age, backoff
 from autoglm_operator.api import AcceleratorType, DiscoveredAccelerator, SiteCapacity, SiteCondition, SiteStatus
 from autoglm_operator.state import (
     FINALIZER,
+    STILL_LISTED,
     ApplicationView,
     Capacity,
     DeleteApplication,
@@ -159,8 +160,14 @@ def _status(site: SiteView, fleet: Fleet, verdict: Verdict, now: datetime) -> Si
         capacity=_capacity(site.capacity) or (before.capacity if before else ()),
         accelerators=_accelerators(site.capacity) or (before.accelerators if before else ()),
         capacity_observed_at=_second(_capacity_at(site)) or (before.capacity_observed_at if before else None),
-        capacity_message=clip(site.capacity_unknown),
+        capacity_message=_capacity_message(site, before),
     )
+
+
+def _capacity_message(site: SiteView, before: SiteStatus | None) -> str:
+    if site.capacity_unknown == STILL_LISTED and before is not None and before.capacity_observed_at is not None:
+        return before.capacity_message
+    return clip(site.capacity_unknown)
 
 
 def _since(site: SiteView) -> datetime | None:

@@ -141,6 +141,10 @@ class Capacity:
     models: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
+STILL_LISTED = "nodes and pods are still being listed for the first time"
+"""Why a site that was not looked at for long has no capacity yet. What an earlier operator told of it holds meanwhile."""
+
+
 @dataclass(frozen=True)
 class SiteView:
     """What is known about one site. `applications` and `observed_at` belong to the last observation that succeeded.

@@ -40,11 +40,15 @@ class Told:
 
     since: datetime | None = None
     live: bool = False
+    served: bool = False
+    """Whether the site was given replicas, so that somebody must have seen it. A status of before 0116 has no `since`."""
 
 
 def told(row: DeploymentSiteStatus | None) -> Told:
     """What a row says of its site."""
-    return Told() if row is None else Told(row.since, live=row.state not in ("Stale", "Unreachable"))
+    if row is None:
+        return Told()
+    return Told(row.since, live=row.state not in ("Stale", "Unreachable"), served=row.desired > 0)
 
 
 def heard(view: SiteView, told: Told) -> datetime | None:
@@ -52,8 +56,10 @@ def heard(view: SiteView, told: Told) -> datetime | None:
 
     A status is not written anew while nothing changes. One that called the site live held until somebody asked in vain.
     """
-    if view.observed_at is not None or told.since is None:
+    if view.observed_at is not None:
         return view.observed_at
+    if told.since is None:
+        return view.silent_since if told.served else None
     return max(told.since, view.silent_since) if told.live and view.silent_since is not None else told.since
 
 
@@ -169,9 +175,13 @@ def is_admitted(gateways: Iterable[GatewayView], target: Target, now: datetime) 
     return any(admission(view, target, now).status == "True" for view in reporting(gateways, now))
 
 
-def outdated(report: GatewayReport, now: datetime) -> frozenset[str]:
-    """Deployments about which a gateway that reports has a word that is too old to be believed."""
-    return frozenset(one.deployment for one in report.admissions if not is_fresh(one.observed_at, now, FIGURE_LIMIT))
+def outdated(report: GatewayReport, now: datetime) -> frozenset[Target]:
+    """The admissions of which a gateway that reports has a word that is too old to be believed."""
+    return frozenset(
+        Target(one.deployment, one.site, one.wanted)
+        for one in report.admissions
+        if not is_fresh(one.observed_at, now, FIGURE_LIMIT)
+    )
 
 
 def _gateway_problem(view: GatewayView, needs: Admissible, now: datetime) -> Verdict | None:

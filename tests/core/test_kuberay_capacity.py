@@ -11,10 +11,10 @@ from autoglm_operator.api import KubeRayBackend
 from autoglm_operator.backend import ClusterView
 from autoglm_operator.fitting import fitting
 from autoglm_operator.kube import Call, KubeApi, KubeRaySite
-from autoglm_operator.kube.kuberay import FEW_NODES, STILL_LISTED
+from autoglm_operator.kube.kuberay import FEW_NODES
 from autoglm_operator.kuberay.capacity import capacity, head_need, taken, worker_need
 from autoglm_operator.kuberay.quantity import number
-from autoglm_operator.state import Capacity
+from autoglm_operator.state import STILL_LISTED, Capacity
 from support import fleet, kube, virtual_time
 from support.kube import node, pod
 

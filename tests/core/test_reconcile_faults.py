@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
+from autoglm_operator import views
+from autoglm_operator.api import DeploymentSiteStatus
 from autoglm_operator.reconcile import reconcile
 from autoglm_operator.state import GatewayError, Observed, Published, SiteError, SiteView
 from support.fleet import (
@@ -277,3 +279,46 @@ def test_a_second_name_for_a_cluster_does_not_hold_up_deletion() -> None:
     silent = SiteView(twin, (application(OF),), NOW - timedelta(minutes=9), DOWN, 9)
     gone = deployment(deletionTimestamp="2026-03-01T11:59:00Z")
     assert reconcile(gone, Observed(sites=(view("a"), silent)), NOW).remove_finalizer
+
+
+QUORATE = deployment({"replicas": 1, "sites": {"quorum": 50}})
+
+
+def quorate(b: SiteView, now: datetime = NOW) -> Observed:
+    gateways = (
+        gateway(*admitted(QUORATE, "a", now=now), *admitted(QUORATE, "b", state="ProbeFailed", now=now), now=now),
+    )
+    seen = Observed(sites=(view("a", application(QUORATE), now=now), b), gateways=gateways, deployments=(QUORATE,))
+    return replace(seen, published=published(reconcile(QUORATE, seen, now)))
+
+
+def test_a_site_that_failed_beside_a_quorum_is_tried_again_when_its_time_comes_not_with_the_next_news() -> None:
+    failed = application(QUORATE, "DEPLOY_FAILED", ready=0, message="boom", deployed_at=NOW - timedelta(seconds=5))
+    plan = reconcile(QUORATE, quorate(view("b", failed)), NOW)
+    assert condition(plan, "Ready") == ("True", "Answering")
+    assert plan.applications == ()
+    assert plan.requeue_after <= timedelta(seconds=30)
+    later = NOW + timedelta(seconds=40)
+    again = reconcile(with_status(QUORATE, plan), quorate(view("b", failed, now=later), later), later)
+    assert [type(change).__name__ for change in again.applications] == ["DeleteApplication"]
+
+
+def test_a_table_that_a_gateway_holds_at_last_is_told_with_the_time_since_when() -> None:
+    late = replace(GOOD, gateways=(BEHIND,))
+    plan = reconcile(OF, late, NOW)
+    assert plan.status.gateway_table is not None
+    assert plan.status.gateway_table.since is None
+    then = NOW + timedelta(minutes=1)
+    held = replace(GOOD, sites=(view("a", application(OF), now=then), view("b", application(OF), now=then)))
+    held = replace(held, gateways=(gateway(*admitted(OF, "a", "b", now=then), now=then),))
+    table = reconcile(with_status(OF, plan), held, then).status.gateway_table
+    assert table is not None
+    assert table.since is not None
+
+
+def test_a_site_that_an_older_operator_gave_replicas_is_silent_since_the_first_look_in_vain() -> None:
+    """Its status tells no time: the pause that silence is granted begins anew, instead of being over at once."""
+    older = views.told(DeploymentSiteStatus(name="a", state="Ready", desired=1, ready=1))
+    silent = SiteView(site("a"), error=DOWN, failures=1, silent_since=NOW)
+    assert views.heard(silent, older) == NOW
+    assert views.heard(silent, views.told(DeploymentSiteStatus(name="a", state="Pending"))) is None

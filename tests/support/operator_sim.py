@@ -115,7 +115,7 @@ class World:
         self.clock_shift = timedelta(0)
         self.watch_is_cut = False
         """The watch is silent: no operator hears of a change."""
-        self.probes_until: datetime | None = None
+        self.probes_until: dict[str, datetime] = {}
         """Gateways report, but have probed nothing since then."""
         self._version = 0
         self._uids = 0
@@ -513,5 +513,5 @@ def _admissions(world: World, table: RoutingTable) -> Iterator[Admission]:
                 revision=serving or "",
                 state="Admitted" if serving else "Probing",
                 message="",
-                observed_at=world.probes_until or world.now(),
+                observed_at=world.probes_until.get(end.site, world.now()),
             )

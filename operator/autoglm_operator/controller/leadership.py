@@ -82,7 +82,7 @@ class Leadership:
         """A site was looked at: work on what may have changed by it."""
         self.metrics.set_site_phase(after.name, _phase(after))
         changed = changed_applications(before, after)
-        if reachability_changed(before, after):
+        if reachability_changed(before, after, self.now()):
             self._wake(self.objects.concerned({after.name}))
         self._wake(map(_key_of_application, changed))
         if changed or before is None or before.error != after.error:

@@ -21,7 +21,7 @@ from autoglm_operator.gateway_client import GatewayClient, GatewayFailed
 from autoglm_operator.state import GatewayError, GatewayView, Published
 from autoglm_operator.store import ObjectKey
 from autoglm_operator.telemetry import log
-from autoglm_operator.views import outdated
+from autoglm_operator.views import Target, outdated
 from autoglm_serving.routing_table import Admission, GatewayReport, Route, RoutingTable, SignedTable, sign
 
 Generation = tuple[int, int]
@@ -40,8 +40,8 @@ class _Gateway:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     admissions: dict[str, tuple[Admission, ...]] = field(default_factory=dict)
     """Those of the last report, by deployment."""
-    outdated: frozenset[str] = frozenset()
-    """Deployments about which its last word was too old to be believed."""
+    outdated: frozenset[Target] = frozenset()
+    """Of what its last word was too old to be believed."""
 
     def view_of(self, deployment: str) -> GatewayView:
         """What it last said about one deployment."""
@@ -264,7 +264,7 @@ class Publisher:
         before, report = gateway.outdated, gateway.view.report
         gateway.outdated = frozenset() if report is None else outdated(report, self._now())
         if before != gateway.outdated:
-            self._on_change(before ^ gateway.outdated)
+            self._on_change(frozenset(target.deployment for target in before ^ gateway.outdated))
 
 
 def _takes_requests(view: GatewayView, generation: Generation) -> bool:

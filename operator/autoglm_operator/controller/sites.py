@@ -13,6 +13,7 @@ from autoglm_operator.controller.parts import Parts
 from autoglm_operator.state import ApplicationChange, ApplicationView, DeleteApplication, SiteError, SiteView
 from autoglm_operator.store import NotLeading
 from autoglm_operator.telemetry import log
+from autoglm_operator.views import phase
 
 LONGEST_BACKOFF_S = 60.0
 
@@ -170,8 +171,11 @@ def changed_applications(before: SiteView | None, after: SiteView) -> frozenset[
     return frozenset(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
 
 
-def reachability_changed(before: SiteView | None, after: SiteView) -> bool:
-    """Whether the site began or ceased to answer, or fails for another reason."""
-    return (
-        before is None or before.error != after.error or (before.applications is None) != (after.applications is None)
-    )
+def reachability_changed(before: SiteView | None, after: SiteView, now: datetime) -> bool:
+    """Whether the site began or ceased to answer, or fails for another reason.
+
+    A site that takes so long to answer that its last figures grew old is one that begins to answer.
+    """
+    if before is None or before.error != after.error or (before.applications is None) != (after.applications is None):
+        return True
+    return phase(before, now) != phase(after, now)

@@ -24,7 +24,7 @@ from autoglm_operator.kube.api import (
 )
 from autoglm_operator.kube.pages import each_page, pages
 from autoglm_operator.kuberay import capacity, names, observed
-from autoglm_operator.state import ApplicationChange, ApplyApplication, Capacity, DeleteApplication
+from autoglm_operator.state import STILL_LISTED, ApplicationChange, ApplyApplication, Capacity, DeleteApplication
 from autoglm_operator.store import Conflict, JsonObject, NotFound, NotLeading, StoreError
 
 RAY = "/apis/ray.io/v1"
@@ -44,8 +44,6 @@ WAITED_S = 5.0
 
 PAGE_WITHIN_S = 10.0
 """How long one page of nodes or pods may take. All of them together may take as long as there are pages."""
-
-STILL_LISTED = "nodes and pods are still being listed for the first time"
 
 FEW_NODES = 20
 """Up to so many nodes each is asked for its pods alone, which the API server finds at once; else all pods are read, page by

@@ -16,7 +16,8 @@ Join = Literal["none", "sum", "gather", "lookup"]
 """How the ranks' outputs of a layer become one: not at all, added, put side by side, or the one rank that has the row."""
 
 FIELD = "spec.engine.parallelism.tensor"
-_LARGEST = 64
+_SIZES = (1, 2, 4, 8)
+"""What the field takes."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def check_text(sizes: ModelSizes, ranks: int) -> None:
     with the field and what to set, when heads or the feed-forward width do not divide.
     """
     if not _text_divides(sizes, ranks):
-        fits = [str(size) for size in range(1, _LARGEST + 1) if _text_divides(sizes, size)]
+        fits = [str(size) for size in _SIZES if _text_divides(sizes, size)]
         raise EngineOptionsInvalid(
             f"{FIELD} {ranks} does not divide the model's {sizes.heads} heads, {sizes.key_value_heads} heads of keys and "
             f"values and intermediate_size ({sizes.intermediate}): set it to one of {', '.join(fits)}"
@@ -140,7 +141,7 @@ def _check(sizes: ModelSizes, ranks: int) -> None:
     }
     odd = [f"{name} ({width})" for name, width in widths.items() if width % ranks]
     if odd:
-        fits = [str(size) for size in range(1, _LARGEST + 1) if not any(width % size for width in widths.values())]
+        fits = [str(size) for size in _SIZES if not any(width % size for width in widths.values())]
         raise EngineOptionsInvalid(
             f"{FIELD} {ranks} does not divide the model's {' and '.join(odd)}: set it to one of {', '.join(fits)}"
         )
