@@ -22,6 +22,7 @@ APPLICATION = "team.phones"
 
 def play(act: Callable[[World], Awaitable[None]], *operators: str) -> None:
     """A world with two sites and a deployment that is Ready, then what the test does."""
+    random.seed(11)
 
     async def main() -> None:
         world = World()

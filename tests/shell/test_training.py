@@ -491,6 +491,7 @@ LEARNER = Recipe(
 )  # fmt: skip
 
 
+@pytest.mark.timeout(1500)
 def test_the_loop_learns_sixteen_taps_by_heart(tmp_path: Path) -> None:
     """Four screens with four buttons: the taps come right, or pictures, prompts, loss and decoding do not fit each other.
 

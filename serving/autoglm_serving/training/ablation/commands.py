@@ -1,5 +1,6 @@
 """What the commands `autoglm eval tiny --techniques`, `--study` and `autoglm train variant` do, apart from their options."""
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,17 +65,26 @@ def measure_techniques(common: Common, out: Path, how: Mapping[str, Any], tell: 
     done: list[str] = []
 
     def keep(name: str, rows: tuple[Row, ...]) -> None:
-        """A run that is stopped leaves the rows that it had."""
+        """A run that is stopped leaves the rows that it had, beside the table of an earlier one."""
         done.append(name)
         ablation.write(
-            out, rows, (), common.uri, f"{source} (stopped after {len(done)} of {len(techniques)} techniques)"
+            out / UNFINISHED,
+            rows,
+            (),
+            common.uri,
+            f"{source} (stopped after {len(done)} of {len(techniques)} techniques)",
         )
         tell(len(done), len(techniques), name)
 
     rows = ablation.run(job, techniques, common.jobs, keep)
     found = findings(job, _study_beside(out)) if how["only"] is None else ()
-    return ablation.write(out, rows, (*ablation.not_trained(techniques, rows), *found), common.uri, source)
+    page = ablation.write(out, rows, (*ablation.not_trained(techniques, rows), *found), common.uri, source)
+    shutil.rmtree(out / UNFINISHED, ignore_errors=True)
+    return page
 
+
+UNFINISHED = "unfinished"
+"""The folder, in that of the results, of the rows of a run that is under way or was stopped."""
 
 USUAL_SCREENS = 16
 """Of the test split and of the sessions: about 150 tasks of one and 110 of the other, in minutes on two cores."""
