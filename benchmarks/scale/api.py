@@ -56,11 +56,17 @@ class Client:
         for one in found["items"]:
             yield {"type": "ADDED", "object": one}
         version = found["metadata"]["resourceVersion"]
-        connection = self.connect(timeout=None)  # nothing may happen for long
-        connection.request(
-            "GET", f"{path}?watch=true&resourceVersion={version}&timeoutSeconds=36000", None, self._headers
-        )
-        for line in connection.getresponse():
+        path += f"?watch=true&resourceVersion={version}&timeoutSeconds=36000"
+        while True:
+            connection = self.connect(timeout=None)  # nothing may happen for long
+            connection.request("GET", path, None, self._headers)
+            answer = connection.getresponse()
+            if answer.status != http.client.TOO_MANY_REQUESTS:  # what it says while it gets to know a new kind
+                break
+            connection.close()
+            time.sleep(1.0)
+        assert answer.status == http.client.OK, (path, answer.status, answer.read(500))
+        for line in answer:
             yield json.loads(line)
 
     def writes(self) -> Counter[str]:

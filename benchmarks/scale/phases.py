@@ -70,6 +70,13 @@ def go_through(arm: Arm, present: int, size: int, steady_s: float) -> list[list[
     Each phase is told when it is over: the last one may take an hour, or not end.
     """
     arm.start()
+    try:
+        return _phases(arm, present, size, steady_s)
+    finally:
+        arm.process.terminate(grace=60)
+
+
+def _phases(arm: Arm, present: int, size: int, steady_s: float) -> list[list[str]]:
     until(arm, arm.leads, "it leads")
     until(arm, arm.settled, "it has told what it found")  # what a start takes is measured by the restart
     time.sleep(QUIET_S)
@@ -84,7 +91,6 @@ def go_through(arm: Arm, present: int, size: int, steady_s: float) -> list[list[
         rows += (found := phase())
         told = "; ".join(f"{name}: {figure}" for name, figure in found)
         print(f"{arm.title}, {size}: {told}; load {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
-    arm.process.terminate(grace=60)
     return rows
 
 
