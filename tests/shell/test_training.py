@@ -38,7 +38,7 @@ from autoglm_serving.training.network import (
 from autoglm_serving.training.prompts import Prompts
 from autoglm_serving.training.recipe import PRESETS, Network, Recipe, Stage, plan_step
 from autoglm_serving.training.replies import Replier
-from autoglm_serving.training.spelling import patch_signs, place_codes, told
+from autoglm_serving.training.spelling import patch_signs, place_codes, place_directions, told
 from autoglm_serving.training.starts import start, start_patches
 from autoglm_serving.training.trainer import Machine
 from autoglm_serving.training.trainer import train as run_training
@@ -464,6 +464,16 @@ def test_a_place_that_is_given_teaches_the_layers_after_it_alone_at_the_position
     for at in (place - 1, place):
         assert torch.cosine_similarity(given[row, at], code, 0) > 0.4
     assert int((given.abs().sum(-1) > 0).sum()) == 2 * len(batch.asks)
+
+    as_wanted = torch.zeros_like(given)
+    for number, last, shown_by in batch.asks:
+        begin = sum(batch.tokens[:number])
+        code = batch.codes[[begin + cell for cell in shown_by]].mean(0)
+        as_wanted[number, last - 1], as_wanted[number, last] = 1.9 * code, 1.35 * code
+    beside = torch.nn.functional.normalize(torch.randn(given.shape[-1], given.shape[-1])[0], dim=0)
+    beside -= beside @ place_directions(given.shape[-1]).T @ place_directions(given.shape[-1])
+    assert float(telling.arrived(as_wanted + beside, batch)) == pytest.approx(0, abs=1e-6), "other directions are free"
+    assert float(telling.arrived(given, batch)) < float(telling.arrived(torch.zeros_like(given), batch))
 
     shown = Stage("looking", 1, (112,), 100, perfect=True, token_budget=64)
     seen = maker.batch(replace(plan_step(recipe, 0), stage=shown))

@@ -22,8 +22,8 @@ from autoglm_serving.training.spelling import letter_directions, reader, start_c
 class Losses:
     """`total` is what is minimised; the others are for the log.
 
-    `looks` is how far attention is from the elements asked for, `found` how often it is highest at one, `right` the share of
-    right tokens among those that the picture decides.
+    `looks` is how far attention is from the elements asked for, `found` how often it is highest at one, `places` how far what
+    then arrives is from their places, `right` the share of right tokens among those that the picture decides.
     """
 
     total: torch.Tensor
@@ -33,6 +33,7 @@ class Losses:
     answer: float = 0.0
     looks: float = 0.0
     found: float = 0.0
+    places: float = 0.0
     right: float = 0.0
 
 
@@ -142,16 +143,25 @@ class Student(nn.Module):
             output_hidden_states=True,
         )
         answer, right = self._answers(batch, output.last_hidden_state)
-        before = output.hidden_states[looking_layer(model.language_model.layers)]
-        looked, found = looks(model.language_model, before, positions, batch, is_image)
+        looking = looking_layer(model.language_model.layers)
+        looked, found = looks(model.language_model, output.hidden_states[looking], positions, batch, is_image)
+        places = self._arrived(batch, output.hidden_states, looking)
+        learned = answer + self.recipe.looks_weight * looked + self.recipe.places_weight * places
         return Losses(
-            total=answer + self.recipe.looks_weight * looked + read.total(self.recipe),
+            total=learned + read.total(self.recipe),
             **read.figures(),
             answer=float(answer.detach()),
             looks=float(looked.detach()),
             found=found,
+            places=float(places.detach()),
             right=right,
         )
+
+    def _arrived(self, batch: Batch, states: tuple[torch.Tensor, ...], looking: int) -> torch.Tensor:
+        """Nothing where the looking layer is the last one: what that says is normed, and the answer's already."""
+        if looking + 2 >= len(states) or not len(batch.codes):
+            return states[0].sum() * 0
+        return telling.arrived(states[looking + 1], batch)
 
     def tell(self, batch: Batch) -> Losses:
         """The losses of a batch without pictures, of which only the layers after the looking one learn."""

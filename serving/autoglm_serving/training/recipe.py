@@ -94,6 +94,7 @@ class Recipe:
     weight_decay: float = 0.05
     clip: float = 1.0
     looks_weight: float = 1.0
+    places_weight: float = 0.3
     letters_weight: float = 1.0
     spelling_weight: float = 1.2
     tokens_weight: float = 1.0

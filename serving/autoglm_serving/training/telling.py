@@ -1,7 +1,9 @@
 """The stage of telling: upper layers learn to say a place that is given to them, before the lower ones have learned to find it.
 
 There is no picture and no looking: at the end of each question its element's place is added to what the looking layer says.
-Which digits say a place is learned so in a fraction of the steps, and later every right look is a right answer.
+Which digits say a place is learned so in a fraction of the steps, and later every right look is a right answer, if the places
+of what is looked at arrive there as they were told. That is a loss of its own (`arrived`): from the digits alone, which later
+layers say, it is hardly learned.
 """
 
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ import torch
 from torch import nn
 
 from autoglm_serving.training.batches import Batch, starts
+from autoglm_serving.training.spelling import place_directions
 
 _AT_MARK, _AT_LAST = (1.2, 2.6), (0.3, 2.4)
 """How loud a place is at the mark of the answer, which is the token before the last, and at the last one: between these."""
@@ -40,6 +43,25 @@ def places(batch: Batch) -> torch.Tensor:
             loud = least + (most - least) * float(torch.rand(()))
             found[row, place] = code * loud + _NOISE * torch.randn(len(code)).to(code.device)
     return found
+
+
+def arrived(states: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """How far the places are that the looking layer says at the ends of questions from those asked for, squared and in mean.
+
+    `states` (rows, length, width) are what the layer says. Only the directions of places count.
+    """
+    if not batch.asks:
+        return states.sum() * 0
+    begins = starts(batch.tokens)
+    directions = place_directions(states.shape[-1]).to(states.device)
+    codes = [batch.codes[[begins[row] + cell for cell in cells]].mean(0) for row, _, cells in batch.asks]
+    wanted = torch.stack(codes) @ directions.T
+    rows, lasts = [row for row, _, _ in batch.asks], torch.tensor([last for _, last, _ in batch.asks])
+    loss = states.sum() * 0
+    for places, (least, most) in ((lasts - 1, _AT_MARK), (lasts, _AT_LAST)):
+        said = states[rows, places].float() @ directions.T
+        loss = loss + (said - wanted * (least + most) / 2).square().sum(1).mean()
+    return loss
 
 
 def positions(batch: Batch, merged_side: int) -> torch.Tensor:

@@ -229,7 +229,7 @@ def _written(folder: Path, recipe: Recipe) -> ModelFolder:
 
 
 def _mean(losses: list[Losses]) -> dict[str, float]:
-    names = ("answer", "looks", "found", "letters", "spelling", "tokens", "right")
+    names = ("answer", "looks", "found", "places", "letters", "spelling", "tokens", "right")
     values = {name: round(sum(getattr(each, name) for each in losses) / len(losses), 5) for name in names}
     return {"loss": round(sum(float(each.total.detach()) for each in losses) / len(losses), 5), **values}
 
