@@ -141,7 +141,7 @@ class Sorter:
             letters=float(named.detach()),
             spelling=float(spelling.detach()),
             tokens=float(where.detach()),
-            right=float(right),
+            right=float(right.detach()),
         )
 
     @torch.no_grad()

@@ -131,6 +131,7 @@ def test_the_operator_uses_every_right_that_it_has_and_misses_none(release: Rele
     release.apply()
     release.wait_ready()
     first.process.terminate()
+    first.process.wait(60)
 
     # A second process that tells the same again raises the count of the first one's event.
     release.forget_status()
