@@ -60,6 +60,7 @@ def test_only_tasks_that_both_answered_are_compared_and_the_two_ways_mirror(
         ({"gained": 0, "lost": 20, "gflops": 6.0}, "worse by 20.0 points, 40 % less work"),
         ({"gained": 20, "lost": 0, "gflops": 15.0}, "better by 20.0 points, 50 % more work"),
         ({"gained": 1, "lost": 1, "gflops": 10.1}, "no difference shown, the same work"),
+        ({"total": 19, "right": 9, "gained": 2, "lost": 3, "gflops": 6.0}, "too few tasks to say, 40 % less work"),
         ({"gained": 0, "lost": 20, "new_weights": 1000, "steps": 60}, "worse by 20.0 points, the same work"),
     ],
 )

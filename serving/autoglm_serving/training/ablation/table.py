@@ -85,6 +85,10 @@ class Table(_Part):
     findings: tuple[Finding, ...]
 
 
+FEW = 20
+"""Of fewer tasks no difference is ever shown, and that none is shown says nothing."""
+
+
 def verdict(row: Row, reference: Row) -> str:
     """What a row's figures say, in words that follow from the figures alone."""
     if row.is_reference:
@@ -95,6 +99,8 @@ def verdict(row: Row, reference: Row) -> str:
         return f"better by {paired.points:.1f} points, {work}"
     if paired.differs:
         return f"worse by {-paired.points:.1f} points, {work}"
+    if row.total < FEW:
+        return f"too few tasks to say, {work}"
     if row.gflops < reference.gflops * (1 - NOTABLE):
         return f"pays: no difference shown, {work}"
     if row.gflops > reference.gflops * (1 + NOTABLE):
@@ -161,7 +167,7 @@ def _rows(rows: Sequence[Row], everything: Iterable[Row]) -> str:
 
 def _goal(row: Row, reference: Row) -> str:
     """Crops have a goal of their own."""
-    if not row.name.startswith(CROPS):
+    if not row.name.startswith(CROPS) or row.total < FEW:
         return ""
     share = saved_tokens(row, reference)
     saved = f"{abs(100 * share):.0f} % {'fewer' if share >= 0 else 'more'} image tokens"
