@@ -38,7 +38,6 @@ FAR = 0.25
 FAR_OF_ALL = 0.1
 """Free memory and cores that moved by this share of all there is are news; so is a price that moved by this share."""
 
-_SILENT = ("Stale", "Unreachable")
 _DIGITS = re.compile(r"[0-9][0-9.:TZ-]*")
 
 
@@ -70,11 +69,6 @@ def of_site(before: SiteStatus | None, after: SiteStatus) -> SiteStatus:
     return before if after.model_copy(update={name: getattr(before, name) for name in kept}) == before else after
 
 
-def is_silent(row: DeploymentSiteStatus) -> bool:
-    """Whether a row tells of a site that did not answer."""
-    return row.state in _SILENT
-
-
 def _with_old_times(before: DeploymentStatus, after: DeploymentStatus) -> DeploymentStatus:
     """What is as it was keeps the time since when it is so."""
     rows = {row.name: row for row in before.sites}
@@ -95,7 +89,7 @@ def _same_table(before: GatewayTable | None, after: GatewayTable | None) -> bool
 
 def _with_old_time(before: DeploymentSiteStatus | None, after: DeploymentSiteStatus) -> DeploymentSiteStatus:
     """Of a silent site the time is when it last answered, which the new row knows best."""
-    if before is None or before.since is None or is_silent(after):
+    if before is None or before.since is None or after.is_silent:
         return after
     return before if before == after.model_copy(update={"since": before.since}) else after
 

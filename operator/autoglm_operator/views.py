@@ -48,7 +48,7 @@ def told(row: DeploymentSiteStatus | None) -> Told:
     """What a row says of its site."""
     if row is None:
         return Told()
-    return Told(row.since, live=row.state not in ("Stale", "Unreachable"), served=row.desired > 0)
+    return Told(row.since, live=not row.is_silent, served=row.desired > 0)
 
 
 def heard(view: SiteView, told: Told) -> datetime | None:

@@ -35,6 +35,11 @@ class DeploymentSiteStatus(Reported):
     """Since when these figures are as they are; of a site that is Stale or Unreachable, since when it has not answered. Absent
     means that it was never seen."""
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether the site did not answer."""
+        return self.state in ("Stale", "Unreachable")
+
 
 class GatewayTable(Reported):
     """A routing table that carries this deployment as it is. Later ones, also those of another leader, carry it as well; their

@@ -6,7 +6,7 @@ layer that does not divide is refused, because nothing would be left to gain. Th
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -115,11 +115,11 @@ def check_text(sizes: ModelSizes, ranks: int) -> None:
     with the field and what to set, when heads or the feed-forward width do not divide.
     """
     if not _text_divides(sizes, ranks):
-        fits = [str(size) for size in _SIZES if _text_divides(sizes, size)]
-        raise EngineOptionsInvalid(
-            f"{FIELD} {ranks} does not divide the model's {sizes.heads} heads, {sizes.key_value_heads} heads of keys and "
-            f"values and intermediate_size ({sizes.intermediate}): set it to one of {', '.join(fits)}"
+        what = (
+            f"{sizes.heads} heads, {sizes.key_value_heads} heads of keys and values and "
+            f"intermediate_size ({sizes.intermediate})"
         )
+        raise _refusal(ranks, what, lambda size: _text_divides(sizes, size))
 
 
 def _text_divides(sizes: ModelSizes, ranks: int) -> bool:
@@ -141,10 +141,12 @@ def _check(sizes: ModelSizes, ranks: int) -> None:
     }
     odd = [f"{name} ({width})" for name, width in widths.items() if width % ranks]
     if odd:
-        fits = [str(size) for size in _SIZES if not any(width % size for width in widths.values())]
-        raise EngineOptionsInvalid(
-            f"{FIELD} {ranks} does not divide the model's {' and '.join(odd)}: set it to one of {', '.join(fits)}"
-        )
+        raise _refusal(ranks, " and ".join(odd), lambda size: not any(width % size for width in widths.values()))
+
+
+def _refusal(ranks: int, what: str, divides: Callable[[int], bool]) -> EngineOptionsInvalid:
+    fits = ", ".join(str(size) for size in _SIZES if divides(size))
+    return EngineOptionsInvalid(f"{FIELD} {ranks} does not divide the model's {what}: set it to one of {fits}")
 
 
 _BY_OUTPUT, _BY_INPUT = Cut(0), Cut(1, "sum")

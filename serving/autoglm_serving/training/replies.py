@@ -4,7 +4,7 @@ The pixels, the prompt and the positions are those of the transformers engine, s
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,21 @@ See = Callable[[torch.Tensor, torch.Tensor], Seen]
 """From a picture's patches and their grid to what the language model gets of it."""
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What rows of prompts bring beside their cache: ids and positions (rows, length), and what may be looked at."""
+
+    cache: DynamicCache
+    ids: torch.Tensor
+    seen: torch.Tensor
+    positions: torch.Tensor
+
+    def followed_by(self, chosen: torch.Tensor) -> "_Asked":
+        """One more token (rows) in each row; the cache has what came before."""
+        seen = torch.cat([self.seen, torch.ones_like(chosen).unsqueeze(1)], 1)
+        return replace(self, ids=chosen.unsqueeze(1), seen=seen, positions=self.positions[:, -1:] + 1)
+
+
 class Replier:
     """Answers questions about pictures. `see` may replace the model's own way to see, see `model`."""
 
@@ -87,10 +102,7 @@ class Replier:
     @torch.inference_mode()
     def answers_about(self, seen: Seen, instructions: Sequence[str], max_new_tokens: int = 48) -> list[Reply]:
         """One answer for each instruction about a picture that is seen already."""
-        cache, position = self._prefix(seen)
-        prompts = [self._prompts.after(instruction) for instruction in instructions]
-        cache.batch_repeat_interleave(len(prompts))
-        texts, confidences = self._decode(cache, position, prompts, max_new_tokens)
+        texts, confidences = self._decode(self._asked(seen, instructions), max_new_tokens)
         return [Reply(text, sure, seen.image_tokens) for text, sure in zip(texts, confidences, strict=True)]
 
     @torch.inference_mode()
@@ -99,21 +111,11 @@ class Replier:
 
         It is that of the layer which is taught to look at the element asked for (`gaze`), the mean over its heads.
         """
-        cache, position = self._prefix(seen)
+        asked = self._asked(seen, instructions)
         first = len(self._prompts.before(0))
-        prompts = [self._prompts.after(instruction) for instruction in instructions]
-        cache.batch_repeat_interleave(len(prompts))
-        ids, mask, positions = self._filled(cache, position, prompts)
         text = self.model.model.language_model
         with eager(self.model.config.text_config, text.config):
-            attention = self.model(
-                input_ids=ids,
-                position_ids=positions.expand(3, -1, -1),
-                attention_mask=mask,
-                past_key_values=cache,
-                output_attentions=True,
-                logits_to_keep=1,
-            ).attentions[looking_layer(text.layers)]
+            attention = self._step(asked, output_attentions=True).attentions[looking_layer(text.layers)]
         found: torch.Tensor = attention[:, :, -1, first : first + len(seen.tokens)].mean(1)
         return found
 
@@ -150,31 +152,38 @@ class Replier:
         )
         return cache, following
 
-    def _decode(
-        self, cache: DynamicCache, position: int, prompts: Sequence[Sequence[int]], max_new_tokens: int
-    ) -> tuple[list[str], list[float]]:
-        ids, seen, positions = self._filled(cache, position, prompts)
+    def _asked(self, seen: Seen, instructions: Sequence[str]) -> _Asked:
+        """Questions about one picture, each in a row that follows the same cache."""
+        cache, position = self._prefix(seen)
+        prompts = [self._prompts.after(instruction) for instruction in instructions]
+        cache.batch_repeat_interleave(len(prompts))
+        return _Asked(cache, *self._filled(cache, position, prompts))
+
+    def _step(self, asked: _Asked, **more: Any) -> Any:
+        """One pass of the language model over what its cache does not have yet."""
+        return self.model(
+            input_ids=asked.ids,
+            position_ids=asked.positions.expand(3, -1, -1),
+            attention_mask=asked.seen,
+            past_key_values=asked.cache,
+            use_cache=True,
+            logits_to_keep=1,
+            **more,
+        )
+
+    def _decode(self, asked: _Asked, max_new_tokens: int) -> tuple[list[str], list[float]]:
+        rows = len(asked.ids)
         written: list[torch.Tensor] = []
-        ended = torch.zeros(len(prompts), dtype=torch.bool, device=self._device)
-        logs = torch.zeros(len(prompts), device=self._device)
+        ended = torch.zeros(rows, dtype=torch.bool, device=self._device)
+        logs = torch.zeros(rows, device=self._device)
         for _ in range(max_new_tokens):
-            output = self.model(
-                input_ids=ids,
-                position_ids=positions.expand(3, -1, -1),
-                attention_mask=seen,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            sure, chosen = output.logits[:, -1].float().log_softmax(-1).max(-1)
+            sure, chosen = self._step(asked).logits[:, -1].float().log_softmax(-1).max(-1)
             logs += sure.masked_fill(ended, 0.0)
             ended = ended | torch.isin(chosen, self._end_ids)
             written.append(chosen.masked_fill(ended, -1))
             if bool(ended.all()):
                 break
-            ids = chosen.unsqueeze(1)
-            positions = positions[:, -1:] + 1
-            seen = torch.cat([seen, torch.ones(len(prompts), 1, device=self._device).long()], 1)
+            asked = asked.followed_by(chosen)
         texts = [self._text(row) for row in torch.stack(written, 1).tolist()]
         return texts, logs.exp().tolist()
 

@@ -34,10 +34,8 @@ def given(layer: nn.Module, places: torch.Tensor) -> Iterator[None]:
 
 def places(batch: Batch) -> torch.Tensor:
     """(rows, length, width): the codes of the places that the questions of a batch ask for, at the ends of the questions."""
-    begins = starts(batch.tokens)
     found = batch.codes.new_zeros(*batch.ids.shape, batch.codes.shape[-1])
-    for row, last, cells in batch.asks:
-        code = batch.codes[[begins[row] + cell for cell in cells]].mean(0)
+    for (row, last, _), code in zip(batch.asks, _asked_for(batch), strict=True):
         for place, (least, most) in ((last - 1, _AT_MARK), (last, _AT_LAST)):
             # Drawn where a checkpoint keeps the generator's state: on the CPU.
             loud = least + (most - least) * float(torch.rand(()))
@@ -52,16 +50,20 @@ def arrived(states: torch.Tensor, batch: Batch) -> torch.Tensor:
     """
     if not batch.asks:
         return states.sum() * 0
-    begins = starts(batch.tokens)
     directions = place_directions(states.shape[-1]).to(states.device)
-    codes = [batch.codes[[begins[row] + cell for cell in cells]].mean(0) for row, _, cells in batch.asks]
-    wanted = torch.stack(codes) @ directions.T
+    wanted = torch.stack(_asked_for(batch)) @ directions.T
     rows, lasts = [row for row, _, _ in batch.asks], torch.tensor([last for _, last, _ in batch.asks])
     loss = states.sum() * 0
     for places, (least, most) in ((lasts - 1, _AT_MARK), (lasts, _AT_LAST)):
         said = states[rows, places].float() @ directions.T
         loss = loss + (said - wanted * (least + most) / 2).square().sum(1).mean()
     return loss
+
+
+def _asked_for(batch: Batch) -> list[torch.Tensor]:
+    """[width] for each question: the code of its element's place, the mean over the image tokens that show it."""
+    begins = starts(batch.tokens)
+    return [batch.codes[[begins[row] + cell for cell in cells]].mean(0) for row, _, cells in batch.asks]
 
 
 def positions(batch: Batch, merged_side: int) -> torch.Tensor:
