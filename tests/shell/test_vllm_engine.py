@@ -1,10 +1,8 @@
 """The vLLM engine on the same tiny model, against the transformers engine."""
 
-import json
 import os
 import re
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,30 +13,25 @@ from autoglm_serving.engines.factory import create_engine
 from autoglm_serving.engines.interface import EngineOptionsInvalid
 from support.models import answer, engine_config, request, screenshot
 from support.processes import Process, runs, wait_until
+from support.vllm_process import result_of, scenario
 
 pytest.importorskip("vllm", reason="vLLM is an extra")
 # vLLM is imported three times, one after the other, on a machine that may be ten times slower.
 pytestmark = pytest.mark.timeout(1500)
 
-TESTS = Path(__file__).parents[1]
 DEADLINE_S = 1200.0
 
 
 @pytest.fixture(scope="module")
 def process(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     """The script's process, with its result written: one engine's life, and a second engine that runs."""
-    place = tmp_path_factory.mktemp("vllm")
-    result = place / "result.json"
-    command: list[str | Path] = [sys.executable, "-m", "support.vllm_scenario", folder, result]
-    with Process("vllm", command, log=place / "log", env={"PYTHONPATH": str(TESTS)}) as started:
-        started.wait_for(result.exists, "the scenario is over", DEADLINE_S)
+    with scenario("support.vllm_scenario", folder, tmp_path_factory.mktemp("vllm"), DEADLINE_S) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
 def results(process: Process) -> dict[str, Any]:
-    outcome: dict[str, Any] = json.loads((process.log.parent / "result.json").read_text())
-    return outcome
+    return result_of(process)
 
 
 @pytest.mark.parametrize(("name", "image"), [("text", None), ("image", screenshot())])

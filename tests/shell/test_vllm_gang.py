@@ -1,9 +1,7 @@
 """vLLM over two ranks: the tokens of one process, and processes that end together."""
 
-import json
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,30 +12,25 @@ from autoglm_serving.engines.factory import create_engine
 from support.models import answer, engine_config, request, screenshot
 from support.processes import Process, runs, wait_until
 from support.vllm_gang_scenario import RANKS, TEXT
+from support.vllm_process import result_of, scenario
 
 pytest.importorskip("vllm", reason="vLLM is an extra")
 # Seven processes import vLLM, some of them one after the other, on a machine that may be ten times slower.
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(2400)]
 
-TESTS = Path(__file__).parents[1]
 DEADLINE_S = 2000.0
 
 
 @pytest.fixture(scope="module")
 def process(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     """The script's process, with its result written: one gang's life, and a second gang that runs."""
-    place = tmp_path_factory.mktemp("vllm")
-    result = place / "result.json"
-    command: list[str | Path] = [sys.executable, "-m", "support.vllm_gang_scenario", folder, result]
-    with Process("vllm", command, log=place / "log", env={"PYTHONPATH": str(TESTS)}) as started:
-        started.wait_for(result.exists, "the scenario is over", DEADLINE_S)
+    with scenario("support.vllm_gang_scenario", folder, tmp_path_factory.mktemp("vllm"), DEADLINE_S) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
 def results(process: Process) -> dict[str, Any]:
-    outcome: dict[str, Any] = json.loads((process.log.parent / "result.json").read_text())
-    return outcome
+    return result_of(process)
 
 
 async def test_two_ranks_give_the_tokens_of_one_process(results: dict[str, Any], folder: Path) -> None:
