@@ -1,5 +1,8 @@
 """Our replica router against Ray's own two, on Ray Serve with simulated engines: see tests/support/simulated_engine.
 
+In each round every router gets an application of its own, with empty caches and the same load, while no other runs: together
+their replicas need more processes than a small machine starts in time. Each round begins with another router.
+
 Phone agents work in sessions: each step sends the conversation so far and a new screenshot (old ones are left out, as
 the vendor's client does), waits for the answer, then for the phone. Some steps ask a second question about the same
 screenshot with another system prompt, and on some steps the screen has not changed.
@@ -37,6 +40,7 @@ ANSWER_TOKENS = 20
 SECOND_QUESTION = 0.5
 UNCHANGED = 0.25
 THINK_S = (0.5, 1.5)
+START_S = 600.0
 
 
 @dataclass
@@ -50,7 +54,7 @@ class Load:
 
 @dataclass
 class Seen:
-    """What the clients of one router saw."""
+    """What the clients of one router saw; its replicas are others in each round."""
 
     waits: list[float] = field(default_factory=list)
     image_tokens: int = 0
@@ -138,6 +142,16 @@ def schema(router: str) -> dict[str, Any]:
     }
 
 
+def alone(ray: RayCluster, router: str, load: Load, seen: Seen) -> float:
+    """Seconds that the load took with this router, which no other application runs beside."""
+    each = schema(router)
+    ray.deploy(each, wait=False)
+    ray.wait_running(each["name"], START_S)
+    took = asyncio.run(measure(f"{ray.serve_address}{each['route_prefix']}/v1/chat/completions", load, seen))
+    ray.delete(each["name"])
+    return took
+
+
 def percent(part: int, whole: int) -> str:
     return f"{100 * (1 - part / whole):.0f} %" if whole else "-"
 
@@ -172,15 +186,11 @@ def main() -> None:
         ray = RayCluster(Path(folder) / "ray")
         try:
             ray.start()
-            schemas = {router: schema(router) for router in ROUTERS}
-            ray.deploy(*schemas.values(), wait=False)
-            for each in schemas.values():
-                ray.wait_running(each["name"], 600)
             for number in range(asked.rounds):
-                for router, each in schemas.items():
+                first = number % len(ROUTERS)
+                for router in (*ROUTERS[first:], *ROUTERS[:first]):
                     load = Load(asked.sessions, asked.steps, number)
-                    url = f"{ray.serve_address}{each['route_prefix']}/v1/chat/completions"
-                    seconds[router] += asyncio.run(measure(url, load, seen[router]))
+                    seconds[router] += alone(ray, router, load, seen[router])
         finally:
             ray.stop()
     print(
@@ -188,7 +198,7 @@ def main() -> None:
         f"steps, {asked.rounds} rounds in turns\n"
     )
     columns = ["router", "TTFT p50", "TTFT p95", "image tokens from cache", "prompt tokens from cache"]
-    columns += ["calls/s", "calls by replica", "errors"]
+    columns += ["calls/s", "calls by replica and round", "errors"]
     print(table(columns, [row(router, seen[router], seconds[router]) for router in ROUTERS]))
 
 

@@ -51,16 +51,15 @@ PLAIN = "as it is"
 
 
 class Head(RayHead):
-    """A head whose processes get one more variable."""
+    """A head whose processes get more variables."""
 
-    def __init__(self, folder: Path, variable: str) -> None:
+    def __init__(self, folder: Path, variables: str) -> None:
         super().__init__(folder, CPUS)
-        self._variable = variable
+        self._variables = dict(each.split("=", 1) for each in variables.split(",") if each)
 
     @override
     def _environment(self, temp_dir: Path) -> dict[str, str]:
-        name, given, value = self._variable.partition("=")
-        return {**super()._environment(temp_dir), **({name: value} if given else {})}
+        return {**super()._environment(temp_dir), **self._variables}
 
 
 class Processor:
@@ -119,10 +118,10 @@ class Measured:
     seen: list[Answered]
 
 
-def measure(asked: argparse.Namespace, variable: str) -> list[Measured]:
+def measure(asked: argparse.Namespace, variables: str) -> list[Measured]:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         ray = RayCluster(Path(folder) / "ray")
-        ray.head = Head(Path(folder) / "ray", variable)
+        ray.head = Head(Path(folder) / "ray", variables)
         try:
             ray.start()
             app = application(config(asked.engine), scripted=asked.engine == "scripted")
@@ -147,10 +146,10 @@ def _measured(asked: argparse.Namespace, url: str, root: int, tokens: int) -> Me
     return Measured(tokens, idle, {role: (ms - idle[role] * seconds) / len(seen) for role, ms in used.items()}, seen)
 
 
-def row(variable: str, measured: Measured) -> list[str]:
+def row(variables: str, measured: Measured) -> list[str]:
     firsts = sorted(each.first_s for each in measured.seen if each.ok)
     return [
-        variable or PLAIN,
+        variables.replace(",", ", ") or PLAIN,
         f"{measured.tokens}, in {sum(each.pieces for each in measured.seen) / len(measured.seen):.1f} messages",
         *(f"{measured.used[role]:.0f} ms" for role in ROLES),
         f"{sum(measured.used[role] for role in ROLES):.0f} ms",
@@ -208,7 +207,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--pace-ms", type=float, default=15)
     parser.add_argument("--idle", type=float, default=15, help="seconds in which nobody asks")
-    parser.add_argument("--ray", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--ray", action="append", default=[], metavar="NAME=VALUE[,...]")
     parser.add_argument("--engine", choices=["scripted", "vllm"], default="scripted")
     parser.add_argument("--short-side", type=int, default=180)
     parser.add_argument("--own", action="store_true")
@@ -217,7 +216,7 @@ def main() -> None:
     if asked.own:
         print(f"{machine}; pictures {asked.short_side} wide, {OWN_PIECES} pieces: {own_ms(asked):.2f} ms a request")
         return
-    rows = [row(variable, each) for variable in ("", *asked.ray) for each in measure(asked, variable)]
+    rows = [row(variables, each) for variables in ("", *asked.ray) for each in measure(asked, variables)]
     print(
         f"{machine}; engine {asked.engine}, {asked.clients} clients, one token each {asked.pace_ms:g} ms if scripted, "
         f"{asked.requests} requests for each client, {asked.rounds} rounds\n"
