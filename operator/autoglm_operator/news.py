@@ -17,11 +17,13 @@ from autoglm_operator.api import (
     PlacementStatus,
     RolloutStatus,
     SiteCapacity,
+    SiteLink,
     SiteStatus,
     TtftStatus,
 )
-from autoglm_operator.api.quantities import seconds
+from autoglm_operator.api.quantities import bits_per_second, seconds
 from autoglm_operator.rollout import record
+from autoglm_serving.routing_table import FASTEST_BPS
 
 REFRESH = timedelta(minutes=5)
 """Figures that always move a little are written anew this long after the last ones, at the soonest."""
@@ -34,6 +36,9 @@ CAPACITY_REFRESH = timedelta(minutes=1)
 
 FAR = 0.25
 """A latency that moved by this share is news."""
+
+NEAR_S = 0.005
+"""Round trips that differ by less are the same: so much comes from work of either side."""
 
 FAR_OF_ALL = 0.1
 """Free memory and cores that moved by this share of all there is are news; so is a price that moved by this share."""
@@ -57,12 +62,14 @@ def of_deployment(before: DeploymentStatus | None, after: DeploymentStatus, now:
     return before if after.model_copy(update=moving) == before else after
 
 
-def of_site(before: SiteStatus | None, after: SiteStatus) -> SiteStatus:
+def of_site(before: SiteStatus | None, after: SiteStatus, now: datetime) -> SiteStatus:
     """The status to write: the old one where nothing of the new one is news."""
     if before is None:
         return after
     if before.phase == after.phase == "Connected" and before.since is not None:
         after = after.model_copy(update={"since": before.since})
+    if not _link_is_news(before, after, now):
+        after = after.model_copy(update={"link": before.link})
     if _capacity_is_news(before, after):
         return after
     kept = ("capacity", "accelerators", "capacity_observed_at")
@@ -92,6 +99,26 @@ def _with_old_time(before: DeploymentSiteStatus | None, after: DeploymentSiteSta
     if before is None or before.since is None or after.is_silent:
         return after
     return before if before == after.model_copy(update={"since": before.since}) else after
+
+
+def _link_is_news(before: SiteStatus, after: SiteStatus, now: datetime) -> bool:
+    """The first figures, that there are none any more, and those that moved far. A few milliseconds more or less never are.
+
+    A site that falls silent takes its figures with it when they are old, not with the first one that is missing.
+    """
+    old, new = before.link, after.link
+    if old is None or new is None:
+        return old is not new and (old is None or age(old.observed_at, now) >= REFRESH)
+    if age(old.observed_at, now) < REFRESH:
+        return False
+    rtts, rates = (seconds(old.rtt), seconds(new.rtt)), (_bits(old), _bits(new))
+    return (
+        old.gateways != new.gateways or _moved(*rtts, max(FAR * max(rtts), NEAR_S)) or _moved(*rates, FAR * max(rates))
+    )
+
+
+def _bits(link: SiteLink) -> float:
+    return FASTEST_BPS if link.bandwidth is None else bits_per_second(link.bandwidth)
 
 
 def _ttft_is_news(before: TtftStatus | None, after: TtftStatus | None, now: datetime) -> bool:

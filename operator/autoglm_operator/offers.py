@@ -7,7 +7,7 @@ from functools import cached_property
 
 from autoglm_operator import applications, placing, views
 from autoglm_operator.ages import STALE_FOR, age, is_fresh
-from autoglm_operator.api import AutoGLMDeployment, DeploymentSiteStatus, PlacementSpec, SitePlacement
+from autoglm_operator.api import AutoGLMDeployment, DeploymentSiteStatus, LinkSpec, PlacementSpec, SitePlacement
 from autoglm_operator.api.quantities import bits_per_second, seconds
 from autoglm_operator.fitting import Amounts, fitting
 from autoglm_operator.kuberay.capacity import head_need, worker_need
@@ -210,7 +210,7 @@ class Look:
 
     def _out(self, view: SiteView, row: DeploymentSiteStatus | None, live: bool) -> str:
         """Why a site is not used, whatever it offers."""
-        labels, rtt = view.site.metadata.labels, view.site.spec.link.rtt
+        labels, rtt = view.site.metadata.labels, link(view).rtt
         if self.spec.residency is not None and labels.get(RESIDENCY, "") not in self.spec.residency:
             return f"its label {RESIDENCY} is {labels.get(RESIDENCY, 'missing')}: spec.placement.residency does not allow it"
         if self.spec.max_rtt is not None and rtt is not None and seconds(rtt) > seconds(self.spec.max_rtt):
@@ -224,11 +224,23 @@ class Look:
         return f"it is silent for longer than spec.placement.grace {self.spec.grace}" if silent else ""
 
 
+def link(view: SiteView) -> LinkSpec:
+    """The network to a site: the round trip that gateways measure, and the narrower of the bandwidths.
+
+    What is measured comes from the site's status, which moves when it is news: a placement does not follow every figure.
+    """
+    declared, measured = view.site.spec.link, view.site.status.link if view.site.status else None
+    if measured is None:
+        return declared
+    widths = [width for width in (declared.bandwidth, measured.bandwidth) if width is not None]
+    return LinkSpec(rtt=measured.rtt, bandwidth=min(widths, key=bits_per_second, default=None))
+
+
 def latency_s(view: SiteView) -> float:
-    """Seconds until a screenshot has arrived at a site, by its spec; what the spec does not tell costs nothing."""
-    link = view.site.spec.link
-    upload = SCREENSHOT_BITS / bits_per_second(link.bandwidth) if link.bandwidth else 0.0
-    return (seconds(link.rtt) if link.rtt else 0.0) + upload
+    """Seconds until a screenshot has arrived at a site; what nobody tells costs nothing."""
+    known = link(view)
+    upload = SCREENSHOT_BITS / bits_per_second(known.bandwidth) if known.bandwidth else 0.0
+    return (seconds(known.rtt) if known.rtt else 0.0) + upload
 
 
 def refused(place: Place, now: datetime) -> str:

@@ -43,7 +43,7 @@ def reconcile_site(site: SiteView | InvalidSite, fleet: Fleet, now: datetime) ->
         return _delete(site, fleet, now)
     status = _status(site, fleet, _connected(site, now), now)
     return SitePlan(
-        status=news.of_site(site.site.status, status),
+        status=news.of_site(site.site.status, status, now),
         requeue_after=backoff(site.failures) if site.failures else LOOK_AGAIN,
         deletions=orphans(site, fleet, now),
         add_finalizer=FINALIZER not in site.site.metadata.finalizers,
@@ -99,7 +99,7 @@ def _refuse_duplicate(site: SiteView, other: str, fleet: Fleet, now: datetime) -
     text = f"site {other} already stands for this Ray cluster: delete one of them, or correct spec.backend.ray.address"
     status = _status(site, fleet, Verdict("False", "DuplicateCluster", text), now)
     return SitePlan(
-        status=news.of_site(site.site.status, status.model_copy(update={"applications": 0})),
+        status=news.of_site(site.site.status, status.model_copy(update={"applications": 0}), now),
         requeue_after=LOOK_AGAIN,
         remove_finalizer=FINALIZER in meta.finalizers,
         events=_events(site.site.status, status),
@@ -120,7 +120,7 @@ def _delete(site: SiteView, fleet: Fleet, now: datetime) -> SitePlan:
     status = _status(site, fleet, Verdict(verdict.status, "Deleting", step.message or "nothing is left"), now)
     gave_up = (deletion.gave_up(step, deletion.DEFAULT_DEADLINE),) if held and step.expired else ()
     return SitePlan(
-        status=news.of_site(site.site.status, status),
+        status=news.of_site(site.site.status, status, now),
         requeue_after=PROGRESSING,
         deletions=step.changes if held and drained else (),
         remove_finalizer=held and step.finished,
@@ -157,6 +157,7 @@ def _status(site: SiteView, fleet: Fleet, verdict: Verdict, now: datetime) -> Si
         applications=count if count is not None else (before.applications if before else None),
         ray_version=site.ray_version or (before.ray_version if before else None),
         message=clip(verdict.message) if verdict.status != "True" else "",
+        link=views.link(fleet.gateways, site.name, now),
         capacity=_capacity(site.capacity) or (before.capacity if before else ()),
         accelerators=_accelerators(site.capacity) or (before.accelerators if before else ()),
         capacity_observed_at=_second(_capacity_at(site)) or (before.capacity_observed_at if before else None),

@@ -338,13 +338,15 @@ class Fleet:
     `sites` and `deployments` are all stored ones. `complete` says that `deployments` is the full list, over all namespaces,
     and was read after the site was. Without it no application is taken for an orphan: its owner may merely not have been
     read. `cluster` names the place where they are stored, empty while that is not known: an application that names another
-    place, or none, is not taken for an orphan either, since its owner may be stored there.
+    place, or none, is not taken for an orphan either, since its owner may be stored there. `gateways` tell of the network to
+    the site.
     """
 
     sites: tuple[AutoGLMSite, ...] = ()
     deployments: tuple[AutoGLMDeployment | InvalidDeployment, ...] = ()
     complete: bool = False
     cluster: str = ""
+    gateways: tuple[GatewayView, ...] = ()
 
     @cached_property
     def owners(self) -> frozenset[str]:

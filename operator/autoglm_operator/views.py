@@ -2,13 +2,17 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from autoglm_operator.ages import CONNECTED_FOR, FIGURE_LIMIT, STALE_FOR, is_fresh
-from autoglm_operator.api import DeploymentSiteStatus, Reason, SitePhase, TtftStatus
+from autoglm_operator.api import DeploymentSiteStatus, Reason, SiteLink, SitePhase, TtftStatus
+from autoglm_operator.api.quantities import bandwidth, duration
 from autoglm_operator.state import ApplicationView, GatewayView, Published, SiteView, Verdict
 from autoglm_serving.measurements import added
 from autoglm_serving.routing_table import Admission, GatewayReport
+
+LINK_LIMIT = timedelta(minutes=5)
+"""A gateway tells a round trip for so long, in which it asks the site some fifteen times."""
 
 TTFT_SAMPLES = 20
 """Fewest answers of which a 95th percentile is told: with fewer it is the slowest one."""
@@ -108,12 +112,29 @@ def ttft(gateways: Iterable[GatewayView], deployment: str, now: datetime) -> Ttf
     if p95 is None or sketch.total < TTFT_SAMPLES:
         return None
     oldest = min(at for at, _ in told).replace(microsecond=0)
-    return TtftStatus(p95=_seconds(p95), samples=sketch.total, gateways=len(told), observed_at=oldest)
+    return TtftStatus(p95=duration(p95), samples=sketch.total, gateways=len(told), observed_at=oldest)
 
 
-def _seconds(value: float) -> str:
-    """A duration with two digits, which is as right as it is."""
-    return f"{float(f'{value * 1000:.2g}'):.0f}ms" if value < 0.995 else f"{float(f'{value:.2g}'):g}s"
+def link(gateways: Iterable[GatewayView], site: str, now: datetime) -> SiteLink | None:
+    """The network to a site: of several gateways the one in the middle, and of two the slower one."""
+    told = [
+        (one, min(one.observed_at, now))
+        for view in reporting(gateways, now)
+        if view.report is not None
+        for one in view.report.links
+        if one.site == site and is_fresh(one.observed_at, now, LINK_LIMIT)
+    ]
+    if not told:
+        return None
+    rtts = sorted(one.rtt_s for one, _ in told)
+    rates = sorted((one.bandwidth_bps or float("inf") for one, _ in told), reverse=True)
+    rate = rates[len(rates) // 2]
+    return SiteLink(
+        rtt=duration(rtts[len(rtts) // 2]),
+        bandwidth=None if rate == float("inf") else bandwidth(rate),
+        gateways=len(told),
+        observed_at=min(at for _, at in told).replace(microsecond=0),
+    )
 
 
 def holds(view: GatewayView, published: Published) -> bool:

@@ -21,6 +21,10 @@ AdmissionState = Literal["Probing", "Admitted", "ProbeFailed"]
 Generation = tuple[int, int]
 
 
+FASTEST_BPS = 50e6
+"""A screenshot takes less than a tenth of a second at this rate. What is faster limits nothing, and is not told apart."""
+
+
 class TableRefused(ValueError):
     """A table was not taken. The message says why in words that an operator's status can show."""
 
@@ -170,6 +174,18 @@ class Admission(Told):
     """The revision that the table asks of this endpoint; two revisions at one site are told apart by it."""
 
 
+class LinkReport(Told):
+    """What the gateway measured of the network to one site."""
+
+    site: str
+    rtt_s: float
+    """Round trip of a small request, the shortest of the last few."""
+    bandwidth_bps: float | None = None
+    """What an upload reaches; None while that is not known, or limits nothing."""
+    observed_at: datetime
+    """When the site last answered such a request."""
+
+
 class GatewayReport(Told):
     """A gateway's answer to the operator."""
 
@@ -181,6 +197,8 @@ class GatewayReport(Told):
     """Both revisions of each route that has a canary: the shares that they get now, and what was measured."""
     first_bytes: tuple[FirstBytes, ...] = ()
     """How long answers took to begin lately, for each deployment that had some."""
+    links: tuple[LinkReport, ...] = ()
+    """The network to each site of which something is known."""
 
 
 def sign(table: RoutingTable, key: bytes) -> SignedTable:

@@ -23,6 +23,18 @@ def bits_per_second(text: str) -> float:
     return float(number) * _BITS[unit]
 
 
+def duration(value: float) -> str:
+    """Seconds as text with two digits, which is as right as a measured duration is; at least a tenth of a millisecond."""
+    ms = max(float(f"{value * 1000:.2g}"), 0.1)
+    return f"{ms:g}ms" if ms < 1000 else f"{ms / 1000:g}s"
+
+
+def bandwidth(value: float) -> str:
+    """Bits per second as text with two digits; at least one kbit."""
+    kbit = max(float(f"{value / 1000:.2g}"), 1.0)
+    return f"{kbit:g}kbit" if kbit < 1000 else f"{kbit / 1000:g}Mbit"
+
+
 def cpus(quantity: int | str) -> float:
     """CPU cores of a Kubernetes quantity such as 2, "1.5" or "500m"."""
     number, unit = _split(str(quantity), CPUS, 'CPU cores such as 2, "1.5" or "500m"')

@@ -79,9 +79,9 @@ class LinkSpec(Model):
     """The network between the gateway and this site."""
 
     bandwidth: Bandwidth | None = None
-    """Bandwidth towards the site, such as "100Mbit"; absent means that it does not limit."""
+    """Bandwidth towards the site that is not to be exceeded, such as "100Mbit"; absent leaves it to what gateways measure."""
     rtt: RoundTrip | None = None
-    """Round trip time, such as "20ms"; absent means that it does not matter."""
+    """Round trip time, such as "20ms", until a gateway has measured it."""
 
 
 class SiteAccelerator(Model):
@@ -140,6 +140,19 @@ class DiscoveredAccelerator(Reported):
     """What they are, as Ray or the labels of nodes tell, such as "H100"."""
 
 
+class SiteLink(Reported):
+    """The network to the site as gateways measure it. Of several gateways the one in the middle counts."""
+
+    rtt: RoundTrip
+    """Round trip of a small request to the site."""
+    bandwidth: Bandwidth | None = None
+    """What an upload of the size of half a screenshot reaches; absent while that is not known, or 50Mbit and more."""
+    gateways: Annotated[int, Field(ge=1)]
+    """Gateways that measured it."""
+    observed_at: AwareDatetime
+    """When the figures were seen to be so. They are written anew when one moved by a quarter, at most every five minutes."""
+
+
 class SiteStatus(Reported):
     """What the operator observed. Nothing is written while nothing changes: times tell since when something is so."""
 
@@ -157,6 +170,8 @@ class SiteStatus(Reported):
     """Version of Ray that the cluster runs."""
     message: Annotated[str, Field(max_length=4096)] = ""
     """What is wrong, in a sentence for people; empty when nothing is."""
+    link: SiteLink | None = None
+    """The network to the site; absent while no gateway sends requests there."""
     capacity: Annotated[tuple[SiteCapacity, ...], Field(max_length=64), Unique("resource")] = ()
     """Resources of the site: of its Ray cluster, or of the nodes on which KubeRay may run pods."""
     accelerators: Annotated[tuple[DiscoveredAccelerator, ...], Field(max_length=3), Unique("type")] = ()

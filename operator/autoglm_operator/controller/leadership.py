@@ -322,6 +322,7 @@ class Leadership:
             deployments=tuple(self.objects.deployments.values()),
             complete=self.store.complete,
             cluster=self._cluster,
+            gateways=self.publisher.views(),
         )
 
     # What both have in common

@@ -47,6 +47,7 @@ def create_app(config: AppConfig, backend: Backend, fetcher: ImageFetcher | None
             Route("/v1/chat/completions", _guarded(endpoints.chat), methods=["POST"]),
             Route("/v1/models", _guarded(endpoints.models), methods=["GET"]),
             Route("/health", _guarded(endpoints.health), methods=["GET"]),
+            Route("/v1/link", _guarded(endpoints.link), methods=["POST"]),
         ],
         middleware=[Middleware(_Headers, revision=config.revision)],
         exception_handlers={HTTPException: _http_error},
@@ -70,6 +71,12 @@ class _Endpoints:
         if not await self._backend.healthy():
             raise api_error("not_ready", "no replica of the model answers: try again later")
         return Response(encode({"revision": self._config.revision}), media_type=_JSON)
+
+    async def link(self, request: Request) -> Response:
+        """Takes a body and does nothing with it: gateways measure the way here by how long that takes."""
+        with self._space.hold() as hold:
+            await read_body(request, self._config.limits.max_body_bytes, hold)
+        return Response(status_code=204)
 
     async def chat(self, request: Request) -> Response:
         with self._space.hold() as hold:

@@ -112,13 +112,14 @@ class _Handlers:
         return self._report()
 
     def _report(self) -> web.Response:
-        fleet = self._parts.context.fleet
+        fleet, now = self._parts.context.fleet, time.monotonic()
         report = GatewayReport(
             table_epoch=fleet.table.epoch if fleet.table else 0,
             table_version=fleet.table.version if fleet.table else 0,
             admissions=fleet.admissions(),
             revisions=self._parts.context.tallies.reports(),
-            first_bytes=self._parts.context.recent.reports(time.monotonic()),
+            first_bytes=self._parts.context.recent.reports(now),
+            links=fleet.links(now, datetime.now(UTC)),
             started_at=self._parts.started_at,
         )
         return web.json_response(text=report.model_dump_json(by_alias=True))

@@ -7,13 +7,14 @@ a count cannot outlive its request, and a restarted gateway starts at zero.
 import ipaddress
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 
 from autoglm_serving.gateway import health as transitions
 from autoglm_serving.gateway.health import Health
+from autoglm_serving.links import Figures, Link
 from autoglm_serving.routing import EndpointState, Weights, trusted, typical
-from autoglm_serving.routing_table import Admission, AdmissionState, Canary, Endpoint, Route, RoutingTable
+from autoglm_serving.routing_table import Admission, AdmissionState, Canary, Endpoint, LinkReport, Route, RoutingTable
 
 _BEST_FIRST: tuple[AdmissionState, ...] = ("Admitted", "Probing", "ProbeFailed")
 
@@ -99,6 +100,7 @@ class Fleet:
 
     def __init__(self) -> None:
         self._members: dict[tuple[str, str], Member] = {}
+        self._links: dict[str, Link] = {}
         self.changed: Callable[[], None] = lambda: None
         """Called when addresses may have changed."""
         self.table: RoutingTable | None = None
@@ -113,6 +115,8 @@ class Fleet:
                 member = self._kept_or_new(route.deployment, revision, endpoint, at)
                 kept.setdefault(member.key, member)
         self._members = kept
+        sites = {member.endpoint.site for member in kept.values()}
+        self._links = {site: link for site, link in self._links.items() if site in sites}
         self.table = table
         self.changed()
 
@@ -151,6 +155,38 @@ class Fleet:
         """All addresses that Envoy must know."""
         return frozenset(member.address for member in self.members if member.address is not None)
 
+    @property
+    def sites(self) -> frozenset[str]:
+        """The sites of the current table."""
+        return frozenset(member.endpoint.site for member in self.members)
+
+    def link(self, site: str) -> Link:
+        """What was measured of the network to a site."""
+        return self._links.get(site, Link())
+
+    def set_link(self, site: str, link: Link) -> None:
+        """Take over a measurement, unless the site has left the table meanwhile."""
+        if site in self.sites:
+            self._links[site] = link
+
+    def figures(self, endpoint: Endpoint, now: float) -> Figures:
+        """The network to an endpoint: what was measured, within what the table declares."""
+        return self.link(endpoint.site).figures(now).within(endpoint.rtt_s, endpoint.bandwidth_bps)
+
+    def links(self, now: float, at: datetime) -> tuple[LinkReport, ...]:
+        """What is known of the network to each site. `at` is the time of day at `now`."""
+        known = ((site, link, link.figures(now)) for site, link in sorted(self._links.items()))
+        return tuple(
+            LinkReport(
+                site=site,
+                rtt_s=figures.rtt_s,
+                bandwidth_bps=figures.bandwidth_bps,
+                observed_at=at - timedelta(seconds=now - link.answered_at),
+            )
+            for site, link, figures in known
+            if figures.rtt_s is not None
+        )
+
     def states(self, members: Sequence[Member], now: float) -> list[EndpointState]:
         """The members of one route as the routing core sees them."""
         peers = typical([member.weights for member in members if member.samples])
@@ -158,7 +194,7 @@ class Fleet:
 
     def state(self, member: Member, peers: Weights, now: float) -> EndpointState:
         """One member as the routing core sees it; `peers` are the weights to expect without measurements."""
-        endpoint = member.endpoint
+        endpoint, figures = member.endpoint, self.figures(member.endpoint, now)
         return EndpointState(
             name=member.address or "",
             site=endpoint.site,
@@ -168,8 +204,8 @@ class Fleet:
             breaker_open_until=member.health.breaker_open_until,
             in_flight=len(member.flights),
             queued_work_s=sum(member.flights.values()),
-            bandwidth_bps=endpoint.bandwidth_bps,
-            rtt_s=endpoint.rtt_s,
+            bandwidth_bps=figures.bandwidth_bps,
+            rtt_s=figures.rtt_s,
             price=endpoint.price,
             weights=trusted(member.weights, peers, member.samples, now - member.learned_at),
         )

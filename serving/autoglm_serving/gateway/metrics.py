@@ -1,5 +1,6 @@
 """Prometheus metrics of the gateway."""
 
+import time
 from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -74,6 +75,7 @@ class _FleetCollector(Collector):
             queued.add_metric(values, sum(member.flights.values()))
             admitted.add_metric(values, 1.0 if member.health.state == "Admitted" else 0.0)
         yield from (in_flight, queued, admitted)
+        yield from self._links()
         table = self._fleet.table
         if table is not None:
             yield GaugeMetricFamily("autoglm_gateway_table_epoch", "Epoch of the routing table.", value=table.epoch)
@@ -85,3 +87,17 @@ class _FleetCollector(Collector):
                 "When the operator wrote the routing table.",
                 value=table.written_at.timestamp(),
             )
+
+    def _links(self) -> Iterable[GaugeMetricFamily]:
+        rtt = GaugeMetricFamily("autoglm_gateway_link_rtt_seconds", "Round trip to a site.", labels=["site"])
+        bandwidth = GaugeMetricFamily(
+            "autoglm_gateway_link_bandwidth_bits_per_second",
+            "What an upload to a site reaches; 50 Mbit/s is that or more.",
+            labels=["site"],
+        )
+        for site in sorted(self._fleet.sites):
+            figures = self._fleet.link(site).figures(time.monotonic())
+            for family, value in ((rtt, figures.rtt_s), (bandwidth, figures.at_least_bps)):
+                if value is not None:
+                    family.add_metric([site], value)
+        yield from (rtt, bandwidth)

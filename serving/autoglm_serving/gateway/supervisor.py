@@ -28,6 +28,7 @@ from autoglm_serving.gateway.envoy_calls import discovery, processor
 from autoglm_serving.gateway.envoy_config import BUFFER_BYTES, EnvoySettings
 from autoglm_serving.gateway.envoy_process import EnvoyProcess
 from autoglm_serving.gateway.fleet import Fleet
+from autoglm_serving.gateway.link_prober import LinkProber
 from autoglm_serving.gateway.metrics import Metrics
 from autoglm_serving.gateway.picker import Picker
 from autoglm_serving.gateway.prober import Prober
@@ -79,6 +80,7 @@ class _Gateway:
         self._context = Context(self._fleet, Records(), self._metrics, Tracing.from_environment("autoglm-gateway"))
         self._store = TableStore(settings.state_dir, settings.token_file)
         self._prober = Prober(self._fleet, self._metrics)
+        self._link_prober = LinkProber(self._fleet)
         self._socket = run_dir / "picker.sock"
         host, port = settings.listen
         envoy = EnvoySettings(host, port, self._socket, run_dir / "envoy.sock", settings.body_seconds)
@@ -91,6 +93,7 @@ class _Gateway:
             await self._start_picker(stack)
             await self._start_admin(stack)
             await stack.enter_async_context(self._prober)
+            await stack.enter_async_context(self._link_prober)
             await stack.enter_async_context(self._context.mirror)
             self._load_table()
             envoy = asyncio.create_task(self._envoy.run())
@@ -126,7 +129,7 @@ class _Gateway:
             store=self._store,
             token_file=self._settings.token_file,
             started_at=datetime.now(UTC),
-            table_changed=self._prober.sync,
+            table_changed=self._follow,
             envoy_live=self._envoy.live,
             draining=lambda: self._draining,
         )
@@ -141,7 +144,12 @@ class _Gateway:
         if table is not None:
             _log.info("serving from the table on disk: epoch %d, version %d", table.epoch, table.version)
             self._fleet.apply(table, datetime.now(UTC))
-            self._prober.sync()
+            self._follow()
+
+    def _follow(self) -> None:
+        """The table is another one."""
+        self._prober.sync()
+        self._link_prober.sync()
 
     async def _announce(self) -> None:
         while not await self._envoy.live():  # noqa: ASYNC110 - polls another process
