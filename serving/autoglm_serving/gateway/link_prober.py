@@ -5,6 +5,7 @@ its own and uses it more than once, so that the time to make it is in no figure.
 """
 
 import asyncio
+import logging
 import random
 import time
 from types import TracebackType
@@ -14,6 +15,8 @@ import aiohttp
 
 from autoglm_serving.gateway.fleet import Fleet, Member
 from autoglm_serving.links import Link
+
+_log = logging.getLogger(__name__)
 
 TURN_SECONDS = 20.0
 FIRST_SECONDS = 1.0
@@ -55,8 +58,11 @@ class LinkProber:
     async def _watch(self, site: str) -> None:
         while True:
             member = self._asked(site)
-            if member is not None:
-                self._fleet.set_link(site, await measured(self._fleet.link(site), member))
+            try:
+                if member is not None:
+                    self._fleet.set_link(site, await measured(self._fleet.link(site), member))
+            except Exception:  # noqa: BLE001 - one site's surprise must not end its measuring
+                _log.exception("the link to %s could not be measured", site)
             seconds = TURN_SECONDS if self._fleet.link(site).told else FIRST_SECONDS
             await asyncio.sleep(seconds * random.uniform(0.9, 1.1))
 
