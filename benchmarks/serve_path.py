@@ -225,7 +225,6 @@ def main() -> None:
         "Ray's environment",
         "tokens",
         *ROLES,
-        OTHER,
         "all, a request",
         "idle, a second",
         "TTFT p50 / p95",

@@ -335,6 +335,18 @@ async def test_scaling_adds_replicas_and_restarts_none(scripted: App, ray_head: 
     _wait_for_replicas(ray_head, scripted.name, 2)
 
 
+async def test_a_web_proxy_in_the_environment_is_not_asked_for_the_way_to_replicas(
+    ray_head: RayCluster, http: httpx.AsyncClient
+) -> None:
+    schema = application(app_config(), scripted=True)
+    schema["runtime_env"]["env_vars"] |= dict.fromkeys(
+        ("http_proxy", "https_proxy", "grpc_proxy"), "http://127.0.0.1:9"
+    )
+    for app in deployed(ray_head, schema):
+        answer = await http.post(f"{app.url}/v1/chat/completions", json=chat("anyone there?"))
+        assert answer.status_code == 200
+
+
 def test_a_missing_model_is_named_in_one_line_after_few_tries(ray_head: RayCluster) -> None:
     missing = app_config(model={"name": MODEL, "uri": "file:///missing"})
     schema = application(missing, scripted=True)

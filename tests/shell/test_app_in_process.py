@@ -20,7 +20,7 @@ from autoglm_serving.app.body import BufferSpace, read_body
 from autoglm_serving.app.calls import EncodedImage
 from autoglm_serving.app.decoding import Decoder
 from autoglm_serving.app.engine_replica import EngineReplica, ModelUnavailable
-from autoglm_serving.app.replicas import ACCEPT_TIMEOUT_S, Replicas
+from autoglm_serving.app.replicas import ACCEPT_TIMEOUT_S, DIRECT_BYTES, Replicas
 from autoglm_serving.app.translate import to_call
 from autoglm_serving.config import Limits
 from autoglm_serving.engines.interface import ImagePart, TextPart
@@ -105,6 +105,16 @@ async def test_what_the_gateway_says_reaches_the_engine() -> None:
     assert (request.request_id, request.max_pixels, request.max_new_tokens) == ("req-7", 250_000, 7)
     assert (request.temperature, request.top_p, request.frequency_penalty) == (0.5, 0.85, 0.2)
     assert (request.stop, request.seed) == (("x",), 3)
+
+
+async def test_what_grpc_takes_goes_by_it_and_a_call_with_a_large_picture_does_not() -> None:
+    small, large = data_url(picture()), data_url(picture(8, 8) + bytes(DIRECT_BYTES))
+    async with serving() as (http, parts):
+        for url in (small, large, small):
+            answer = await http.post(CHAT, json=shot(url, "hi"))
+            assert answer.status_code == 200
+    assert [call.size > DIRECT_BYTES for call in parts.handle.calls] == [False, True, False]
+    assert parts.handle.by_reference == [False, True, False]
 
 
 async def test_every_answer_names_the_revision() -> None:
@@ -437,18 +447,21 @@ SEEDS = [
 ]
 
 
-async def test_no_mangled_request_gets_a_500_or_a_look_inside() -> None:
+@pytest.mark.parametrize(
+    "count", [1500, pytest.param(50_000, marks=[pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(3600)])]
+)
+async def test_no_mangled_request_gets_a_500_or_a_look_inside(count: int) -> None:
     statuses: dict[int, int] = {}
     async with serving() as (http, _):
-        for body in mutated(SEEDS, 1500, seed=1):
+        for body in mutated(SEEDS, count, seed=1):
             answer = await asyncio.wait_for(http.post(CHAT, content=body), 60)
             statuses[answer.status_code] = statuses.get(answer.status_code, 0) + 1
             if answer.status_code != 200:
                 message = answer.json()["error"]["message"]
                 assert not any(word in message for word in ("Traceback", ".py", "0x", "pydantic", "PIL", "127.0.0.1/"))
     assert set(statuses) <= {200, 400, 404, 413}, statuses
-    assert statuses[200] > 100
-    assert statuses[400] > 500
+    assert statuses[200] > count / 15
+    assert statuses[400] > count / 3
 
 
 async def test_no_mangled_image_gets_a_500() -> None:

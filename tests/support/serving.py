@@ -56,25 +56,38 @@ class Handle:
     def __init__(self, replicas: Iterable[EngineReplica]) -> None:
         self.replicas = list(replicas)
         self.calls: list[Call] = []
+        self.by_reference: list[bool] = []
         self.raises: list[Exception] = []
         self.check_error: Exception | None = None
-
-    @property
-    def generate(self) -> "Handle":
-        return self
 
     @property
     def check(self) -> "_Check":
         return _Check(self)
 
-    def options(self, *, stream: bool) -> "Handle":
+    def options(self, *, stream: bool, _by_reference: bool = True, **_serialization: str) -> "_Way":
         assert stream
+        return _Way(self, _by_reference)
+
+    def send(self, call: Call, by_reference: bool) -> Response:
+        replica = self.replicas[len(self.calls) % len(self.replicas)]
+        self.calls.append(call)
+        self.by_reference.append(by_reference)
+        return Response(replica, call, self.raises.pop(0) if self.raises else None)
+
+
+class _Way:
+    """The handle with options."""
+
+    def __init__(self, handle: Handle, by_reference: bool) -> None:
+        self._handle = handle
+        self._by_reference = by_reference
+
+    @property
+    def generate(self) -> "_Way":
         return self
 
     def remote(self, call: Call) -> Response:
-        replica = self.replicas[len(self.calls) % len(self.replicas)]
-        self.calls.append(call)
-        return Response(replica, call, self.raises.pop(0) if self.raises else None)
+        return self._handle.send(call, self._by_reference)
 
 
 class _Check:

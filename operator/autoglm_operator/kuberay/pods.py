@@ -12,7 +12,7 @@ from typing import Any
 from autoglm_operator.api import AutoGLMDeployment, KubeRayBackend
 from autoglm_operator.api.quantities import cpus
 from autoglm_operator.kuberay.merge import merged
-from autoglm_operator.kuberay.names import DASHBOARD_PORT, RAY_SERVICE, SERVE_PORT
+from autoglm_operator.kuberay.names import DASHBOARD_PORT, NODE_ENVIRONMENT, RAY_SERVICE, SERVE_PORT
 
 Json = dict[str, Any]
 
@@ -43,6 +43,7 @@ def head_group(kube: KubeRayBackend, labels: Mapping[str, str], annotations: Map
     container: Json = {
         "name": "head",
         "image": kube.image,
+        "env": _node_environment(),
         "ports": [{"name": name, "containerPort": port} for name, port in _PORTS],
         "resources": {"requests": size, "limits": {"memory": kube.head.memory}},
         "securityContext": _RESTRICTED,
@@ -68,7 +69,7 @@ def worker_template(
     container: Json = {
         "name": "worker",
         "image": kube.image,
-        "env": [{"name": "RAY_gcs_rpc_server_reconnect_timeout_s", "value": str(RECONNECT_S)}],
+        "env": [{"name": "RAY_gcs_rpc_server_reconnect_timeout_s", "value": str(RECONNECT_S)}, *_node_environment()],
         "ports": [{"name": "serve", "containerPort": SERVE_PORT}, {"name": "metrics", "containerPort": 8080}],
         "resources": {
             "requests": {"cpu": str(resources.cpu), "memory": memory, **devices},
@@ -129,6 +130,10 @@ def _workers(labels: Mapping[str, str]) -> dict[str, str]:
     return {RAY_SERVICE: labels[RAY_SERVICE], "ray.io/node-type": "worker"}
 
 
+def _node_environment() -> list[Json]:
+    return [{"name": name, "value": value} for name, value in NODE_ENVIRONMENT.items()]
+
+
 def _pod(kube: KubeRayBackend, container: Json) -> Json:
     """What head and workers share: where they may run, under which priority, and the restricted pod security."""
     spec: Json = {
@@ -150,7 +155,7 @@ def _pod(kube: KubeRayBackend, container: Json) -> Json:
 def _keep_state(spec: Json, claim: str) -> None:
     """RocksDB on a volume. Each Ray cluster has a folder of its own: two heads on one database would break it."""
     container = spec["containers"][0]
-    container["env"] = [
+    container["env"] += [
         {
             "name": "AUTOGLM_RAY_CLUSTER",
             "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['ray.io/cluster']"}},

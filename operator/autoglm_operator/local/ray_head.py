@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from autoglm_operator.kuberay.names import NODE_ENVIRONMENT
 from autoglm_operator.local.ports import LOOPBACK, free_ports
 from autoglm_operator.local.process_group import (
     ProcessGroup,
@@ -220,7 +221,7 @@ class RayHead:
             "TMPDIR": str(temp_dir / "t"),
             "PATH": path,
         }
-        return {**inherited, **PATIENCE, **own}
+        return {**inherited, **PATIENCE, **NODE_ENVIRONMENT, **own}
 
     def _wait_until_up(self) -> str:
         """Empty when Ray and Serve answer, else what was waited for in vain."""

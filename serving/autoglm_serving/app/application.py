@@ -35,6 +35,14 @@ INGRESS_REQUESTS = 1024
 """Requests in one ingress at once, and as many before it. The ingress refuses in OpenAI's shape when the engines' queue is
 full (`Limits.max_queue`); beyond this number Serve itself answers a plain 503."""
 
+IN_INGRESSES = {
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    "no_grpc_proxy": "0.0.0.0/0,::/0",
+}
+"""Environment of an ingress. Serve, its router and the HTTP side share one event loop there: between threads each message
+would wake three of them. And calls to replicas, which go by gRPC, never go through a web proxy of the machine."""
+
 _LOGGING = {"encoding": "JSON", "log_level": "INFO", "enable_access_log": False}
 
 
@@ -105,7 +113,7 @@ def build_application(
         serve.ingress()(Ingress),
         name="Ingress",
         num_replicas=INGRESS_REPLICAS,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": IN_INGRESSES}},
         max_ongoing_requests=INGRESS_REQUESTS,
         max_queued_requests=INGRESS_REQUESTS,
         backpressure_config={"status_code": 503, "retry_after_s": 1.0},

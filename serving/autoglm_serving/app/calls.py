@@ -54,6 +54,15 @@ class Call:
     tenant: str = ""
     streamed: bool = True
 
+    @property
+    def size(self) -> int:
+        """Bytes of its content, at most."""
+        return sum(
+            4 * len(part.text) if isinstance(part, TextPart) else len(part.data)
+            for turn in self.turns
+            for part in turn.parts
+        )
+
 
 @dataclass(frozen=True)
 class Accepted:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing, suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect
@@ -17,6 +18,14 @@ from autoglm_serving.protocol import DONE, Answer, Usage, error_event, event
 from autoglm_serving.wire import ApiError
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Events that go out together. `end` comes with the last ones: the last Delta, or the error that broke the answer off."""
+
+    data: bytes
+    end: Delta | ApiError | None = None
 
 
 class EventStream(Response):
@@ -37,41 +46,36 @@ class EventStream(Response):
 
     async def _send(self, scope: Scope, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async for item in events(self._answer, self._first, self._rest):
-            if isinstance(item, Delta):
-                scope["autoglm.last"] = item
-            elif isinstance(item, ApiError):
-                scope["autoglm.code"] = item.code
-            elif item:
-                await send({"type": "http.response.body", "body": item, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        async for piece in events(self._answer, self._first, self._rest):
+            if isinstance(piece.end, Delta):
+                scope["autoglm.last"] = piece.end
+            elif piece.end is not None:
+                scope["autoglm.code"] = piece.end.code
+            await send({"type": "http.response.body", "body": piece.data, "more_body": piece.end is None})
 
 
-async def events(
-    answer: Answer, first: Delta, rest: AsyncGenerator[Delta, None]
-) -> AsyncGenerator[bytes | Delta | ApiError, None]:
-    """The events of a stream, and at its end, for the log, the last Delta or the error.
+async def events(answer: Answer, first: Delta, rest: AsyncGenerator[Delta, None]) -> AsyncGenerator[Piece, None]:
+    """The events of a stream.
 
     What is known at one time is one piece: each costs a message between Serve's processes.
     After a fault comes an error event and no [DONE], so that no client takes half an answer for a whole one.
     """
     delta = first
-    piece = event(answer.first()) + _text(answer, first)
+    data = event(answer.first()) + _text(answer, first)
     try:
         while delta.finish_reason is None:
-            yield piece
+            if data:
+                yield Piece(data)
             delta = await anext(rest)
-            piece = _text(answer, delta)
+            data = _text(answer, delta)
     except (ApiError, ReplicaLost, StopAsyncIteration) as fault:
         error = fault if isinstance(fault, ApiError) else lost()
-        yield error_event(error)
-        yield error
+        yield Piece(error_event(error), error)
         return
-    piece += event(answer.last(delta.finish_reason))
+    data += event(answer.last(delta.finish_reason))
     if answer.include_usage:
-        piece += event(answer.usage(usage(delta)))
-    yield piece + DONE
-    yield delta
+        data += event(answer.usage(usage(delta)))
+    yield Piece(data + DONE, delta)
 
 
 def _text(answer: Answer, delta: Delta) -> bytes:
