@@ -61,7 +61,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What learning came to: mean losses of the first and the last tenth of the steps."""
+    """What learning came to: mean losses of the first and of the last pass over the examples, some of which are harder."""
 
     name: str
     steps: int
@@ -93,13 +93,13 @@ class Tuner:
             return None
         started = time.perf_counter()
         losses = self._learn(variant, tell)
-        tenth = max(1, len(losses) // 10)
+        once = min(len(losses), len(self._examples))
         return Tuning(
             name=name,
             steps=len(losses),
             new_weights=new_weights(variant),
-            first=sum(losses[:tenth]) / tenth,
-            last=sum(losses[-tenth:]) / tenth,
+            first=sum(losses[:once]) / once,
+            last=sum(losses[-once:]) / once,
             seconds=time.perf_counter() - started,
             path=save_new(variant, name, out, len(losses), self._fingerprint),
         )
