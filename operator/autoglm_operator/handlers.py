@@ -15,6 +15,9 @@ from autoglm_operator.api import GROUP, VERSION
 from autoglm_operator.kube import PLURALS
 from autoglm_operator.store import DEPLOYMENT, SITE, ObjectKey
 
+Wake = Callable[[ObjectKey, int | None], None]
+"""Told the object that may have changed, and its generation."""
+
 CONNECT_S = 10.0
 REQUEST_S = 60.0
 SILENCE_S = 70.0
@@ -48,18 +51,18 @@ class NoDiffs(kopf.DiffBaseStorage):
         return
 
 
-def registry(wake: Callable[[ObjectKey], None]) -> kopf.OperatorRegistry:
+def registry(wake: Wake) -> kopf.OperatorRegistry:
     """Handlers that wake the controller on every event of both kinds: created, changed, deleted, and found at the start."""
     handlers = kopf.OperatorRegistry()
     kopf.on.login(registry=handlers)(kopf.login_via_client)
 
     @kopf.on.event(GROUP, VERSION, PLURALS[DEPLOYMENT], registry=handlers)
-    async def deployment_changed(namespace: str | None, name: str | None, **_: Any) -> None:
-        wake(ObjectKey(DEPLOYMENT, namespace or "", name or ""))
+    async def deployment_changed(namespace: str | None, name: str | None, meta: kopf.Meta, **_: Any) -> None:
+        wake(ObjectKey(DEPLOYMENT, namespace or "", name or ""), meta.get("generation"))
 
     @kopf.on.event(GROUP, VERSION, PLURALS[SITE], registry=handlers)
-    async def site_changed(name: str | None, **_: Any) -> None:
-        wake(ObjectKey(SITE, "", name or ""))
+    async def site_changed(name: str | None, meta: kopf.Meta, **_: Any) -> None:
+        wake(ObjectKey(SITE, "", name or ""), meta.get("generation"))
 
     return handlers
 
@@ -80,9 +83,7 @@ def settings() -> kopf.OperatorSettings:
     return chosen
 
 
-async def watch(
-    wake: Callable[[ObjectKey], None], namespaces: tuple[str, ...], ready: asyncio.Event, stop: asyncio.Event
-) -> None:
+async def watch(wake: Wake, namespaces: tuple[str, ...], ready: asyncio.Event, stop: asyncio.Event) -> None:
     """Watches until `stop` is set. `ready` is set when the handlers are in place."""
     await kopf.operator(
         registry=registry(wake),

@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import pytest
 
+from autoglm_operator.api.quantities import seconds
 from autoglm_operator.state import FINALIZER
 from autoglm_operator.store import DEPLOYMENT, SITE, Kind, ObjectKey
 from support import virtual_time
@@ -62,8 +63,46 @@ def test_while_nothing_happens_nothing_is_written_for_an_hour() -> None:
         assert deployed(world) == before
         assert world.tables[-1] == table
         assert world.is_ready(PHONES)
-        reads = [what for what in world.processes[0].calls[calls:] if what.startswith(("get", "list"))]
-        assert len(reads) < 150, "objects are read when they changed, and all of them every five minutes"
+        reads = Counter(what for what in world.processes[0].calls[calls:] if what.startswith(("get", "list")))
+        assert reads.keys() == {"list AutoGLMDeployment", "list AutoGLMSite"}, "no object is read that did not change"
+        assert set(reads.values()) <= {11, 12}, "all of them are listed every five minutes"
+
+    play(act)
+
+
+def test_the_link_that_a_gateway_measures_is_in_the_status_of_its_site_and_its_jitter_is_not() -> None:
+    async def act(world: World) -> None:
+        site = ObjectKey(SITE, "", "a")
+        world.round_trips["a"] = 0.02
+        await world.wait(lambda: "link" in world.status(site), "the link is told")
+        await asyncio.sleep(60)
+        since = len(world.history)
+        await asyncio.sleep(3600)
+        assert written(world, since) == []
+        world.round_trips["a"] = 0.2
+        await world.wait(lambda: seconds(world.status(site)["link"]["rtt"]) > 0.1, "it is far now")
+        assert written(world, since) == [str(site)]
+        world.round_trips.clear()
+        await world.wait(lambda: "link" not in world.status(site), "nobody measures it any more")
+        assert written(world, since) == [str(site)] * 2
+
+    play(act)
+
+
+def test_what_somebody_wants_anew_overtakes_what_else_there_is_to_do() -> None:
+    async def act(world: World) -> None:
+        others = [world.apply_deployment(f"other-{number}") for number in range(60)]
+        await world.wait(lambda: all(map(world.is_ready, others)), "all are Ready")
+        await asyncio.sleep(5)
+        (process,) = world.processes
+        assert process.controller is not None
+        before = len(process.calls)
+        for key in others:
+            process.controller.wake(key)
+        world.apply_deployment(engine={"maxConcurrency": 9})
+        await world.wait(lambda: f"get {PHONES}" in process.calls[before:], "the changed one is read")
+        reads = [what for what in process.calls[before:] if what.startswith("get ")]
+        assert reads.index(f"get {PHONES}") <= 10, "those that are worked on already come before it, and no others"
 
     play(act)
 

@@ -8,6 +8,7 @@ requests: only the sending of bytes is replaced.
 import asyncio
 import copy
 import json
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -33,7 +34,7 @@ from autoglm_operator.store import (
     ObjectKey,
     StoreError,
 )
-from autoglm_serving.routing_table import Admission, GatewayReport, RoutingTable, SignedTable, sign, verify
+from autoglm_serving.routing_table import Admission, GatewayReport, LinkReport, RoutingTable, SignedTable, sign, verify
 from support.ray_model import RayModel, cluster_status
 from support.virtual_time import VirtualLoop
 
@@ -117,6 +118,8 @@ class World:
         """The watch is silent: no operator hears of a change."""
         self.probes_until: dict[str, datetime] = {}
         """Gateways report, but have probed nothing since then."""
+        self.round_trips: dict[str, float] = {}
+        """Seconds to each site, as the gateway measures them now and a little more or less."""
         self._version = 0
         self._uids = 0
 
@@ -327,7 +330,8 @@ class World:
     def _tell(self, key: ObjectKey) -> None:
         for process in self.processes:
             if not process.dead and process.controller is not None:
-                process.controller.wake(key)
+                found = self.objects.get(key)
+                process.controller.wake(key, found["metadata"]["generation"] if found else None)
 
 
 class _SimStore:
@@ -497,8 +501,18 @@ def _gateway(world: World, method: str, path: str, body: Any) -> tuple[int, byte
         table_version=held.version if held else 0,
         admissions=tuple(_admissions(world, held)) if held else (),
         started_at=BEGIN,
+        links=tuple(_links(world)),
     )
     return 200, report.model_dump_json(by_alias=True).encode()
+
+
+def _links(world: World) -> Iterator[LinkReport]:
+    for site, seconds in world.round_trips.items():
+        if site not in world.down:
+            more_or_less = random.uniform(0.9, 1.1)
+            yield LinkReport(
+                site=site, rtt_s=seconds * more_or_less, bandwidth_bps=8e6 / more_or_less, observed_at=world.now()
+            )
 
 
 def _admissions(world: World, table: RoutingTable) -> Iterator[Admission]:

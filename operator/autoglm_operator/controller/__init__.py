@@ -2,7 +2,7 @@
 
 controller = Controller(Parts(store, fence, gateways, gateway_token, now, clock))
 await controller.lead()     # works until it is cancelled; begins from nothing each time
-controller.wake(key)        # from any watch, as often as wanted; without effect while not leading
+controller.wake(key, generation)  # from any watch, as often as wanted; without effect while not leading
 """
 
 from autoglm_operator.controller.leadership import Leadership
@@ -32,10 +32,10 @@ class Controller:
             self._parts.metrics.leader.set(0)
             self._parts.metrics.forget_observed()
 
-    def wake(self, key: ObjectKey) -> None:
-        """Something about this object may have changed."""
+    def wake(self, key: ObjectKey, generation: int | None = None) -> None:
+        """Something about this object may have changed. A `generation` that is new tells that something else is wanted."""
         if self._leadership is not None:
-            self._leadership.changed(key)
+            self._leadership.changed(key, generation)
 
     def site_views(self) -> tuple[SiteView, ...]:
         """What is known about the sites now; nothing while not leading."""

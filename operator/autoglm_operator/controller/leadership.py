@@ -92,10 +92,10 @@ class Leadership:
         """A gateway said something new about these ("namespace/name")."""
         self._wake(ObjectKey(DEPLOYMENT, *name.split("/", 1)) for name in names)
 
-    def changed(self, key: ObjectKey) -> None:
-        """The stored object may not be as it was last read."""
+    def changed(self, key: ObjectKey, generation: int | None = None) -> None:
+        """The stored object may not be as it was last read. What somebody wants anew overtakes what else there is to do."""
         self.objects.stale.add(key)
-        self.queue.add(key)
+        self.queue.add(key, first=generation is not None and generation != self.objects.generation(key))
 
     def _wake(self, keys: Iterable[ObjectKey]) -> None:
         for key in tuple(keys):
@@ -147,10 +147,8 @@ class Leadership:
             await asyncio.sleep(self.pace.resync_s)
             await self._identify()
             for kind in (SITE, DEPLOYMENT):
-                for raw in await self._list(kind):
-                    self.changed(ObjectKey.of(kind, raw))
-            for key in (*self.objects.deployments, *self.objects.sites):
-                self.changed(key)
+                for key in self.objects.differing(kind, await self._list(kind)):
+                    self.changed(key)
 
     async def _work(self) -> None:
         while True:

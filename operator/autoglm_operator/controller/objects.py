@@ -1,6 +1,6 @@
 """What the controller remembers of the stored objects: each one parsed, or told apart as one that cannot be used."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from autoglm_operator.api import (
@@ -16,7 +16,7 @@ from autoglm_operator.api import (
     parse_site_status,
 )
 from autoglm_operator.state import InvalidDeployment, InvalidSite
-from autoglm_operator.store import DEPLOYMENT, SITE, JsonObject, ObjectKey
+from autoglm_operator.store import DEPLOYMENT, SITE, JsonObject, Kind, ObjectKey
 
 Deployment = AutoGLMDeployment | InvalidDeployment
 Site = AutoGLMSite | InvalidSite
@@ -71,6 +71,17 @@ class Objects:
     def current(self, key: ObjectKey) -> JsonObject | None:
         """The object as stored, if nothing says that it may have changed."""
         return None if key in self.stale else self._raw.get(key)
+
+    def generation(self, key: ObjectKey) -> int | None:
+        """The generation that was last read; None for an object that is not known."""
+        raw = self._raw.get(key)
+        return None if raw is None else raw["metadata"].get("generation")
+
+    def differing(self, kind: Kind, listed: Iterable[JsonObject]) -> set[ObjectKey]:
+        """What is not remembered as it is listed, and what is remembered and not listed: events about it were lost."""
+        there = {ObjectKey.of(kind, raw): raw["metadata"].get("resourceVersion") for raw in listed}
+        known = {key: raw["metadata"].get("resourceVersion") for key, raw in self._raw.items() if key.kind == kind}
+        return {key for key in there.keys() | known.keys() if there.get(key) is None or there[key] != known.get(key)}
 
     def put_deployment(self, raw: JsonObject) -> tuple[Deployment | None, Deployment]:
         """Remembers it; what it was before, and what it is."""

@@ -5,6 +5,7 @@
   again after `done`.
 - A failed key comes back after a delay that doubles from try to try; success resets it.
 - Of several wishes to come back later the earliest wins.
+- What is added `first` overtakes what waits, but for one of those after every `OVERTAKES` of these.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ K = TypeVar("K")
 
 FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 60.0
+OVERTAKES = 4
 
 
 class WorkQueue(Generic[K]):
@@ -26,9 +28,12 @@ class WorkQueue(Generic[K]):
     def __init__(self, clock: Callable[[], float]) -> None:
         """`clock` gives seconds that only grow."""
         self._clock = clock
+        self._first: dict[K, None] = {}
         self._ready: dict[K, None] = {}
+        self._overtook = 0
         self._active: set[K] = set()
-        self._again: set[K] = set()
+        self._again: dict[K, bool] = {}
+        """Added while it is worked on, and whether it is to come first."""
         self._due: dict[K, float] = {}
         self._heap: list[tuple[float, int, K]] = []
         self._order = itertools.count()
@@ -37,21 +42,25 @@ class WorkQueue(Generic[K]):
 
     def __len__(self) -> int:
         """Keys that wait to be worked on now."""
-        return len(self._ready)
+        return len(self._first) + len(self._ready)
 
-    def add(self, key: K) -> None:
-        """Work on the key as soon as a worker is free."""
+    def add(self, key: K, *, first: bool = False) -> None:
+        """Work on the key as soon as a worker is free; `first` before what waits already."""
         self._due.pop(key, None)
         if key in self._active:
-            self._again.add(key)
-        else:
+            self._again[key] = first or self._again.get(key, False)
+            return
+        if first:
+            self._ready.pop(key, None)
+            self._first[key] = None
+        elif key not in self._first:
             self._ready[key] = None
-            self._changed.set()
+        self._changed.set()
 
     def add_after(self, key: K, delay_s: float) -> None:
         """Work on the key after a while, or earlier if it is added earlier."""
         due = self._clock() + delay_s
-        if key in self._ready or self._due.get(key, due + 1) <= due:
+        if key in self._first or key in self._ready or self._due.get(key, due + 1) <= due:
             return
         self._due[key] = due
         heapq.heappush(self._heap, (due, next(self._order), key))
@@ -71,18 +80,18 @@ class WorkQueue(Generic[K]):
 
     def forget(self, key: K) -> None:
         """Drop everything known of the key; work that has begun is not affected."""
+        self._first.pop(key, None)
         self._ready.pop(key, None)
         self._due.pop(key, None)
-        self._again.discard(key)
+        self._again.pop(key, None)
         self._failures.pop(key, None)
 
     async def get(self) -> K:
         """The next key; the caller must call `done` with it."""
         while True:
             self._move_due()
-            if self._ready:
-                key = next(iter(self._ready))
-                del self._ready[key]
+            if self._first or self._ready:
+                key = self._next()
                 self._active.add(key)
                 return key
             self._changed.clear()
@@ -96,8 +105,15 @@ class WorkQueue(Generic[K]):
         """The worker has finished with the key, well or not."""
         self._active.discard(key)
         if key in self._again:
-            self._again.discard(key)
-            self.add(key)
+            self.add(key, first=self._again.pop(key))
+
+    def _next(self) -> K:
+        """The oldest of the first ones; now and then, and where there are none, of the others."""
+        lane = self._first if self._first and (self._overtook < OVERTAKES or not self._ready) else self._ready
+        self._overtook = self._overtook + 1 if lane is self._first and self._ready else 0
+        key = next(iter(lane))
+        del lane[key]
+        return key
 
     def _move_due(self) -> None:
         while self._heap and self._heap[0][0] <= self._clock():

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from autoglm_operator.controller.queue import LONGEST_DELAY_S, WorkQueue
+from autoglm_operator.controller.queue import LONGEST_DELAY_S, OVERTAKES, WorkQueue
 
 
 class Clock:
@@ -122,3 +122,36 @@ async def test_a_worker_that_is_cancelled_in_the_moment_a_key_comes_ends(turns: 
 async def forever(queue: WorkQueue[str]) -> None:
     while True:
         queue.done(await queue.get())
+
+
+async def test_what_is_first_overtakes_what_waits_and_is_there_once() -> None:
+    queue, _ = make()
+    for key in ("a", "b", "c"):
+        queue.add(key)
+    queue.add("c", first=True)
+    queue.add("d", first=True)
+    queue.add("d")
+    assert len(queue) == 4
+    assert await drain(queue) == ["c", "d", "a", "b"]
+
+
+async def test_what_waits_gets_its_turn_however_much_comes_first() -> None:
+    queue, _ = make()
+    for number in range(10):
+        queue.add(f"first {number}", first=True)
+    for key in ("a", "b"):
+        queue.add(key)
+    found = await drain(queue)
+    assert [found.index(key) for key in ("a", "b")] == [OVERTAKES, 2 * OVERTAKES + 1]
+    assert [key for key in found if key.startswith("first")] == [f"first {number}" for number in range(10)]
+
+
+async def test_a_key_in_work_that_is_to_come_first_does_so_after_it() -> None:
+    queue, _ = make()
+    queue.add("a")
+    assert await drain(queue) == ["a"]
+    queue.add("b")
+    queue.add("a", first=True)
+    queue.add("a")
+    queue.done("a")
+    assert await drain(queue) == ["a", "b"]
