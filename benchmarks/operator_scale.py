@@ -1,6 +1,6 @@
 """How the operator bears 10, 100 and 1,000 deployments, and KubeRay's own operator as many RayServices, on the same API server.
 
-etcd and kube-apiserver are real; the Ray clusters and the gateway are simulated by one other process (`support.ray_farm`), so
+etcd and kube-apiserver are real; the Ray clusters and the gateway are simulated by two other processes (`support.ray_farm`), so
 that what is measured is the operator, its calls and its API server. The operators run in turns. `AUTOGLM_SCALE=10,50` chooses
 other numbers, `AUTOGLM_SCALE_ARMS=ours` one operator alone, `AUTOGLM_SCALE_STEADY=300` the seconds of the steady phase.
 """
@@ -35,7 +35,7 @@ def opened(chosen: Sequence[str]) -> Iterator[list[Arm]]:
         arms: list[Arm] = []
         try:
             plane.start()
-            with ports.process(folder / "farm.log"):
+            with ports.running(folder):
                 arms += [ARMS[arm](folder, plane, ports) for arm in chosen]
                 yield arms
         finally:

@@ -1,4 +1,4 @@
-"""Our operator with deployments at simulated Ray clusters, all of them in one other process."""
+"""Our operator with deployments at simulated Ray clusters and a simulated gateway, which are other processes."""
 
 import http.client
 import json
@@ -81,8 +81,8 @@ class Ours:
     def _epoch(self) -> int:
         connection = http.client.HTTPConnection("127.0.0.1", self._farm.gateway, timeout=30)
         try:
-            connection.request("GET", "/v1/report", headers={"Authorization": f"Bearer {self._farm.gateway_token}"})
-            return int(json.loads(connection.getresponse().read())["tableEpoch"])
+            connection.request("GET", "/farm/epoch")
+            return int(connection.getresponse().read())
         finally:
             connection.close()
 

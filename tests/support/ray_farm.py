@@ -1,4 +1,7 @@
-"""Hundreds of simulated Ray clusters and one gateway in one process: `python -m support.ray_farm PORT GATEWAY_PORT PROXY_PORT`.
+"""Hundreds of simulated Ray clusters in one process, and one gateway in another.
+
+`python -m support.ray_farm clusters PORT PROXY_PORT` and `python -m support.ray_farm gateway PORT`. They are two, as real ones
+are, since a gateway that reads a table of a thousand routes would else keep every cluster waiting.
 
 Each site is an address of its own on the loopback network with the same port: site 0 is 127.1.0.1, site 1 is 127.1.0.2, and
 so on. Clusters that are known by a name that nothing here resolves, as KubeRay knows its own, are asked by the third port as
@@ -12,11 +15,14 @@ import secrets
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from typing_extensions import override
 
 from support.fake_gateway import FakeGateway
 from support.fake_ray import APPLICATIONS
@@ -43,11 +49,19 @@ class Ports:
     token: str = field(default_factory=secrets.token_hex)
     gateway_token: str = field(default_factory=secrets.token_hex)
 
-    def process(self, log: Path) -> Process:
-        """The process of this farm, not yet started."""
-        ports = map(str, (self.clusters, self.gateway, self.proxy))
+    @contextmanager
+    def running(self, folder: Path) -> Iterator[None]:
+        """The farm, until the block ends."""
+        with (
+            self._process(folder, "clusters", self.clusters, self.proxy),
+            self._process(folder, "gateway", self.gateway),
+        ):
+            yield
+
+    def _process(self, folder: Path, what: str, *ports: int) -> Process:
         told = {_TOKEN: self.token, _GATEWAY_TOKEN: self.gateway_token, "PYTHONPATH": os.pathsep.join(sys.path)}
-        return Process("farm", [sys.executable, "-m", "support.ray_farm", *ports], log=log, env=told)
+        command = [sys.executable, "-m", "support.ray_farm", what, *map(str, ports)]
+        return Process(what, command, log=folder / f"farm-{what}.log", env=told)
 
 
 class Farm:
@@ -120,23 +134,37 @@ class Farm:
 class PortGateway(FakeGateway):
     """The fake gateway, served by this process's own event loop."""
 
-    async def serve(self, port: int) -> None:
-        runner = web.AppRunner(self.application(), access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", port).start()
+    @override
+    def application(self) -> web.Application:
+        application = super().application()
+        application.router.add_get("/farm/epoch", self._told_epoch)
+        return application
+
+    async def _told_epoch(self, _: web.Request) -> web.Response:
+        """The epoch of the table, without the work that a report of thousands of endpoints is."""
+        return web.json_response(self.table.epoch if self.table else 0)
 
 
-async def main(port: int, gateway_port: int, proxy_port: int) -> None:
+async def clusters(port: int, proxy_port: int) -> None:
+    """All clusters, until the process ends."""
     farm = Farm(os.environ[_TOKEN])
-    runner = web.AppRunner(farm.application(), access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "0.0.0.0", port).start()
-    proxy = web.AppRunner(farm.proxy(), access_log=None)
-    await proxy.setup()
-    await web.TCPSite(proxy, "127.0.0.1", proxy_port).start()
-    await PortGateway(os.environ[_GATEWAY_TOKEN]).serve(gateway_port)
+    await _listen(farm.application(), "0.0.0.0", port)
+    await _listen(farm.proxy(), "127.0.0.1", proxy_port)
     await asyncio.Event().wait()
 
 
+async def gateway(port: int) -> None:
+    """The gateway, until the process ends."""
+    await _listen(PortGateway(os.environ[_GATEWAY_TOKEN]).application(), "127.0.0.1", port)
+    await asyncio.Event().wait()
+
+
+async def _listen(application: web.Application, address: str, port: int) -> None:
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, address, port).start()
+
+
 if __name__ == "__main__":
-    asyncio.run(main(*map(int, sys.argv[1:4])))
+    what, *listened = sys.argv[1:]
+    asyncio.run((clusters if what == "clusters" else gateway)(*map(int, listened)))
