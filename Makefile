@@ -128,6 +128,10 @@ cluster-up: .venv/.synced ## Start etcd and a Kubernetes control plane here; pri
 cluster-down: .venv/.synced ## Stop what `make cluster-up` started
 	@cd tests && ../$(PYTHON) -m support.cluster down
 
+.PHONY: node
+node: .venv/.synced ## Keep the node of `make e2e` with KubeRay on it until Ctrl-C; prints its kubeconfig (root)
+	@cd tests && ../$(PYTHON) -m support.node.keep
+
 .PHONY: clean
 clean: ## Remove caches and the environment
 	rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build
