@@ -4,12 +4,22 @@ One deployment with two replicas, two gateways, two operators of which one leads
 clients, gateways, models, Kubernetes and Ray.
 """
 
+import base64
+import os
+import random
+import signal
+import stat
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from autoglm_serving.headers import SITE
 from support.kubernetes import ControlPlane
+from support.pictures import data_url, noise
 from support.ray import RayCluster
 from support.traffic import Traffic, small_question
 from support.whole_path import WholePath
@@ -83,6 +93,86 @@ def test_replicas_that_go_and_come_under_load_cost_no_request(steady: WholePath,
             load.wait_answered(20)
     assert len(ended) == 3, "each time one was taken away"
     load.account.expect_none_lost(140)
+
+
+def test_a_killed_serve_controller_costs_no_request_and_takes_the_same_replicas_back(
+    steady: WholePath, ray_head: RayCluster
+) -> None:
+    name = steady.application(NAME)
+    before = _everything(ray_head, name)
+    with traffic(steady) as load:
+        load.wait_answered(20)
+        _kill_controller(steady, ray_head)
+        load.wait_answered(20)
+        steady.wait(lambda: len(ray_head.serve_controllers()) == 1, "another controller is there")
+        ray_head.wait_running(name)
+        load.wait_answered(20)
+    assert _everything(ray_head, name) == before, "nothing was made anew"
+    load.account.expect_none_lost(60)
+
+
+def test_what_is_asked_while_the_serve_controller_is_gone_is_deployed_once(
+    steady: WholePath, ray_head: RayCluster
+) -> None:
+    name = steady.application(NAME)
+    before = ray_head.replica_ids(name)
+    seen: set[str] = set()
+
+    def ready() -> bool:
+        seen.update(ray_head.replica_ids(name))
+        return steady.condition(NAME).get("status") == "True"
+
+    with traffic(steady, rate=2.0) as load:
+        load.wait_answered(5)
+        queue = steady.deployment(NAME)["spec"].get("limits", {}).get("maxQueue", 64)
+        _kill_controller(steady, ray_head)
+        steady.patch(NAME, {"limits": {"maxQueue": queue + 1}})
+        steady.wait(lambda: len(ray_head.serve_controllers()) == 1, "another controller is there")
+        steady.wait(ready, "the new spec is Ready")
+        steady.wait(lambda: not before & ray_head.replica_ids(name), "the old replicas are gone")
+        load.wait_answered(5)
+    assert ray_head.configs()[name]["args"]["limits"]["maxQueue"] == queue + 1
+    assert len(before) == 2
+    assert len(seen - before) == 2, "two replicas were made anew, each of them once"
+    assert ray_head.replica_ids(name) == seen - before
+    load.account.expect_none_lost(20)
+
+
+def test_a_killed_serve_proxy_costs_no_request_where_another_site_serves_the_model(
+    steady: WholePath, ray_head: RayCluster, tmp_path: Path
+) -> None:
+    ray = RayCluster(tmp_path / "ray")
+    other = WholePath(steady.api, ray, tmp_path, gateways=0)
+    other.namespace = steady.namespace
+    both = {steady.site, other.site}
+    question = small_question("autoglm-twice")
+    try:
+        ray.start()
+        other.apply_site()
+        steady.apply_deployment("twice", "autoglm-twice", sites={"names": sorted(both)})
+        steady.wait_ready("twice")
+        steady.wait(
+            lambda: all(_answering(steady, question, each.url) == both for each in steady.gateways), "both answer"
+        )
+        with Traffic([each.url for each in steady.gateways], question, RATE) as load:
+            load.wait_answered(20)
+            (proxy,) = ray_head.serve_proxies()
+            os.kill(proxy, signal.SIGKILL)
+            load.wait_answered(40)
+            steady.wait(lambda: ray_head.serve_proxies() not in ([], [proxy]), "another proxy is there")
+            steady.wait(lambda: _answering(steady, question, steady.url) == both, "both sites answer again")
+            load.wait_answered(20)
+        load.account.expect_none_lost(80)
+    finally:
+        steady.kubectl("delete", "agd", "twice", "--ignore-not-found")
+        steady.kubectl("delete", "ags", other.site, "--ignore-not-found", "--wait=false")
+        ray.stop()
+
+
+def _answering(steady: WholePath, question: dict[str, Any], url: str) -> set[str]:
+    """The sites that answered one of eight requests."""
+    answers = [steady.ask(question, url=url) for _ in range(8)]
+    return {headers[SITE] for status, headers, _ in answers if status == 200}
 
 
 def test_a_gateway_that_is_told_to_stop_finishes_what_it_has(steady: WholePath) -> None:
@@ -174,5 +264,73 @@ def test_a_killed_ray_head_gets_its_application_back(steady: WholePath, ray_head
     load.account.expect_none_lost(20)
 
 
+def test_nothing_of_a_request_is_left_anywhere_although_replicas_died_over_it(
+    steady: WholePath, ray_head: RayCluster
+) -> None:
+    name, word = steady.application(NAME), f"canary{random.getrandbits(64):x}"
+    png = noise(random.Random(), 56, 112)
+    ask = small_question(MODEL)
+    ask["messages"][0]["content"] = [
+        {"type": "image_url", "image_url": {"url": data_url(png)}},
+        {"type": "text", "text": f"{word} " * 20},
+    ]
+    with Traffic([each.url for each in steady.gateways], ask, RATE) as load:
+        load.wait_answered(20)
+        killed = [ray_head.kill_replica(name)]
+        load.wait_answered(20)
+        steady.wait(lambda: len(ray_head.processes(name)) >= 2, "two replicas run")
+        killed.append(ray_head.kill_replica(name))
+        load.wait_answered(20)
+    assert len(set(killed)) == 2
+    load.account.expect_none_lost(60)
+    for wrong in ({**ask, "temperature": word}, {**ask, "model": word}, {**ask, "max_tokens": 10**9}, {"prompt": word}):
+        assert steady.ask(wrong)[0] in (400, 404)
+    traces = [word.encode(), base64.b64encode(png)[40:80], png[60:90]]
+    process_logs = [each.process.log for each in steady.gateways] + [each.process.log for each in steady.operators]
+    folders = [ray_head.head.temp_dir, ray_head.head.state_dir, *(each.state_dir for each in steady.gateways)]
+    files = [*process_logs, *(file for folder in folders if folder is not None for file in _files(folder))]
+    assert len(files) > 50
+    assert sum(file.stat().st_size for file in files) > 100_000
+    assert _holding(files, traces) == []
+    told = [
+        steady.api.kubectl("get", "events,agd,ags", "-A", "-o", "yaml"),
+        ray_head.prometheus(),
+        str(ray_head.details()),
+        *(_open_page(f"{each.admin_url}/metrics") for each in steady.gateways),
+    ]
+    assert all(len(text) > 1000 for text in told)
+    assert not [text for text in told if any(trace.decode("latin-1") in text for trace in traces)]
+
+
+def _files(folder: Path) -> list[Path]:
+    return [each for each in folder.rglob("*") if stat.S_ISREG(each.lstat().st_mode)]
+
+
+def _holding(files: Sequence[Path], traces: Sequence[bytes]) -> list[str]:
+    found = []
+    for file in files:
+        content = file.read_bytes()
+        found += [f"{file}: {trace!r}" for trace in traces if trace in content]
+    return found
+
+
+def _open_page(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=60) as answer:
+        page: bytes = answer.read()
+    return page.decode()
+
+
 def _submitted(ray_head: RayCluster, name: str) -> str:
     return str(ray_head.configs()[name]["args"]["revision"])
+
+
+def _everything(ray_head: RayCluster, name: str) -> list[set[int]]:
+    """The processes of the application by deployment."""
+    return [set(ray_head.processes(name, deployment)) for deployment in ("Engine", "Ingress")]
+
+
+def _kill_controller(steady: WholePath, ray_head: RayCluster) -> None:
+    """SIGKILL Serve's controller; Ray makes another."""
+    (controller,) = ray_head.serve_controllers()
+    os.kill(controller, signal.SIGKILL)
+    steady.wait(lambda: controller not in ray_head.serve_controllers(), "the controller is gone")

@@ -125,16 +125,28 @@ class RayCluster:
         """Ids of the running replicas."""
         return [each["replica_id"] for each in self._running(name, deployment)]
 
+    def replica_ids(self, name: str, deployment: str = "Engine") -> set[str]:
+        """Ids of the replicas in any state; empty while Serve has no controller to ask."""
+        try:
+            app = self.details()["applications"].get(name)
+        except AssertionError:
+            return set()
+        replicas = app["deployments"].get(deployment, {"replicas": []})["replicas"] if app else []
+        return {each["replica_id"] for each in replicas}
+
     def metrics(self, name: str) -> dict[str, float]:
         """What the cluster tells Prometheus about an application, by metric: sums over its processes and other labels."""
-        targets = [each for group in self._http("GET", "/api/prometheus/sd") for each in group["targets"]]
         found: dict[str, float] = defaultdict(float)
-        for target in targets:
-            for line in _read(f"http://{target}/metrics").decode().splitlines():
-                metric, _, value = line.rpartition(" ")
-                if f'application="{name}"' in metric:
-                    found[metric.partition("{")[0]] += float(value)
+        for line in self.prometheus().splitlines():
+            metric, _, value = line.rpartition(" ")
+            if f'application="{name}"' in metric:
+                found[metric.partition("{")[0]] += float(value)
         return dict(found)
+
+    def prometheus(self) -> str:
+        """All that the cluster tells Prometheus."""
+        targets = [each for group in self._http("GET", "/api/prometheus/sd") for each in group["targets"]]
+        return "".join(_read(f"http://{target}/metrics").decode() for target in targets)
 
     def processes(self, name: str, deployment: str = "Engine") -> list[int]:
         """Process ids of the running replicas, as this process sees them: Ray may count in a namespace of its own."""
@@ -148,6 +160,19 @@ class RayCluster:
         root = self.head.pid
         assert root is not None
         return [pid for pid in family(root)[1:] if title(pid) == f"ray::{work}"]
+
+    def serve_controllers(self) -> list[int]:
+        """Process ids of Serve's controller, as this process sees them: one, but while it is made anew."""
+        return self._titled("ray::ServeController")
+
+    def serve_proxies(self) -> list[int]:
+        """Process ids of Serve's HTTP proxies: one for each node, but while one is made anew."""
+        return self._titled("ray::ProxyActor")
+
+    def _titled(self, begin: str) -> list[int]:
+        root = self.head.pid
+        assert root is not None
+        return [pid for pid in family(root)[1:] if title(pid).startswith(begin)]
 
     def _running(self, name: str, deployment: str) -> list[dict[str, Any]]:
         app = self.details()["applications"].get(name)
