@@ -440,6 +440,8 @@ class Records(logging.Handler):
         self.records.append(record)
 
 
+INSIDE = ("Traceback", ".py", "0x", "pydantic", "PIL", "127.0.0.1/")
+"""Words that tell what a server is made of, unless the client said them itself: a message may repeat the name of a model."""
 SEEDS = [
     shot(data_url(picture(8, 8)), stream=True, stream_options={"include_usage": True}, stop=["a"], max_tokens=3),
     shot(data_url(JPEG), n=1, temperature=0.1, seed=2),
@@ -457,8 +459,8 @@ async def test_no_mangled_request_gets_a_500_or_a_look_inside(count: int) -> Non
             answer = await asyncio.wait_for(http.post(CHAT, content=body), 60)
             statuses[answer.status_code] = statuses.get(answer.status_code, 0) + 1
             if answer.status_code != 200:
-                message = answer.json()["error"]["message"]
-                assert not any(word in message for word in ("Traceback", ".py", "0x", "pydantic", "PIL", "127.0.0.1/"))
+                message, own = answer.json()["error"]["message"], body.decode(errors="replace")
+                assert not [word for word in INSIDE if word in message and word not in own]
     assert set(statuses) <= {200, 400, 404, 413}, statuses
     assert statuses[200] > count / 15
     assert statuses[400] > count / 3
