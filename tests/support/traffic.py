@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import aiohttp
 
+from autoglm_serving.headers import REVISION, SESSION
 from support.pictures import data_url, picture
 
 TIMEOUT_S = 120.0
@@ -34,6 +35,11 @@ class Outcome:
     status: int
     failed: tuple[str, ...]
     detail: str
+    session: str = ""
+    revision: str = ""
+    """Which revision gave the answer, as the gateway says."""
+    text: str = ""
+    """The answer."""
 
     @property
     def answered(self) -> bool:
@@ -75,13 +81,16 @@ class Traffic:
     """`rate` requests a second, however slow the answers are, until the block ends; then every one is waited for.
 
     A gateway that refuses the connection is passed over for the next one, as a load balancer does. A request that was sent
-    and failed is sent again at most `retries` times.
+    and failed is sent again at most `retries` times. `sessions` clients take turns; with none there is no name of a session.
+    With `most` there are at most so many requests under way: a slow machine is asked less often.
     """
 
     urls: Sequence[str]
     body: dict[str, Any]
     rate: float = 5.0
     retries: int = 0
+    sessions: int = 0
+    most: int = 0
     _outcomes: list[Outcome] = field(default_factory=list)
     _ending: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -130,45 +139,65 @@ class Traffic:
             aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(force_close=True)) as session,
             asyncio.TaskGroup() as group,
         ):
-            begun, number = loop.time(), 0
+            begun, number, under_way = loop.time(), 0, set[asyncio.Task[None]]()
             while not self._ending.is_set():
-                group.create_task(self._send(session, data, number))
+                if 0 < self.most <= len(under_way):
+                    await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+                task = group.create_task(self._send(session, data, number))
+                under_way.add(task)
+                task.add_done_callback(under_way.discard)
                 number += 1
                 await asyncio.sleep(max(0.0, begun + number / self.rate - loop.time()))
 
     async def _send(self, session: aiohttp.ClientSession, data: bytes, number: int) -> None:
         begun = time.monotonic()
+        client = f"session-{number % self.sessions}" if self.sessions else ""
         failed: list[str] = []
-        status, detail = 0, ""
+        said = _Said(0, "")
         while len(failed) <= self.retries:
-            status, detail = await self._attempt(session, data, number + len(failed))
-            if status == 200:
+            said = await self._attempt(session, data, number + len(failed), client)
+            if said.status == 200:
                 break
-            failed.append(detail)
-        self._outcomes.append(Outcome(begun, time.monotonic(), status, tuple(failed), detail))
+            failed.append(said.detail)
+        self._outcomes.append(
+            Outcome(begun, time.monotonic(), said.status, tuple(failed), said.detail, client, said.revision, said.text)
+        )
 
-    async def _attempt(self, session: aiohttp.ClientSession, data: bytes, number: int) -> tuple[int, str]:
+    async def _attempt(self, session: aiohttp.ClientSession, data: bytes, number: int, client: str) -> "_Said":
         """One request to the next gateway that accepts a connection: status (0 for a broken one) and what was said."""
         refused = ""
+        headers = {"content-type": "application/json", **({SESSION: client} if client else {})}
         for offset in range(len(self.urls)):
             url = self.urls[(number + offset) % len(self.urls)]
-            headers = {"content-type": "application/json"}
             try:
                 async with session.post(f"{url}/v1/chat/completions", data=data, headers=headers) as answer:
                     text = await answer.text()
-                    return _judge(answer.status, text), f"{answer.status} by {url}: {text[:300]}"
+                    detail = f"{answer.status} by {url}: {text[:300]}"
+                    return _judge(answer.status, text, detail, answer.headers.get(REVISION, ""))
             except aiohttp.ClientConnectorError as error:
                 refused = f"{url}: {error}"
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                return 0, f"{url}: {type(error).__name__} {error}"
-        return 0, refused
+                return _Said(0, f"{url}: {type(error).__name__} {error}")
+        return _Said(0, refused)
 
 
-def _judge(status: int, text: str) -> int:
+@dataclass(frozen=True)
+class _Said:
+    """What one attempt came to."""
+
+    status: int
+    detail: str
+    revision: str = ""
+    text: str = ""
+
+
+def _judge(status: int, text: str, detail: str, revision: str) -> _Said:
     """200 only for a whole answer."""
     if status != 200:
-        return status
+        return _Said(status, detail, revision)
     try:
-        return 200 if json.loads(text)["choices"][0]["finish_reason"] in ("stop", "length") else 0
+        choice = json.loads(text)["choices"][0]
+        whole = choice["finish_reason"] in ("stop", "length")
+        return _Said(200 if whole else 0, detail, revision, choice["message"]["content"])
     except (ValueError, KeyError, IndexError):
-        return 0
+        return _Said(0, detail, revision)
