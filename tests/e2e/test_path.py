@@ -11,6 +11,7 @@ from typing import Any
 import openai
 import pytest
 
+from autoglm_operator.api.quantities import seconds
 from support.kubernetes import ControlPlane
 from support.ports import free_port
 from support.ray import RayCluster, application, unique_name
@@ -202,6 +203,17 @@ def test_a_wrong_token_is_told_while_requests_go_on(path: WholePath, quickstart:
 def test_events_tell_the_story_in_order(path: WholePath, quickstart: str) -> None:
     told = path.kubectl("get", "events", "--field-selector", f"involvedObject.name={quickstart}")
     assert re.search(r"Normal\s+Answering", told)
+
+
+def test_the_way_from_the_gateway_to_the_site_is_measured_and_told(path: WholePath, quickstart: str) -> None:
+    def link() -> Any:
+        return path.api.get("ags", path.site)["status"].get("link")
+
+    path.wait(lambda: link() is not None, "a gateway has measured it")
+    assert seconds(link()["rtt"]) > 0
+    assert link()["gateways"] == 1
+    bandwidths = path.gateway_metric("autoglm_gateway_link_bandwidth_bits_per_second")
+    assert bandwidths, "the application takes bodies that measure it"
 
 
 def test_deleting_takes_the_applications_and_leaves_what_is_foreign(

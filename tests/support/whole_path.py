@@ -181,6 +181,12 @@ class WholePath:
             logs = [process.log_tail(15) for process in processes]
             raise AssertionError("\n---\n".join([str(error), stored, *logs])) from None
 
+    def gateway_metric(self, name: str) -> list[float]:
+        """The values of a metric of the first gateway."""
+        with urllib.request.urlopen(f"{self.gateways[0].admin_url}/metrics", timeout=READY_S) as answer:
+            lines = answer.read().decode().splitlines()
+        return [float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name}{{")]
+
     def answers(self, body: Json, url: str) -> bool:
         """Whether one gateway answers; one that is not listening yet does not."""
         try:
