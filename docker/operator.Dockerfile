@@ -6,7 +6,7 @@ FROM ${BASE} AS build
 RUN apt-get update \
     && apt-get install -y --no-install-recommends python3 python3-pip python3-venv \
     && python3 -m venv /uv && /uv/bin/pip install --no-cache-dir 'uv>=0.9,<1' \
-    && rm -rf /var/lib/apt/lists/*
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 ENV UV_PROJECT_ENVIRONMENT=/opt/autoglm UV_PYTHON=/usr/bin/python3 UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy \
     UV_COMPILE_BYTECODE=1 UV_NO_CACHE=1
 WORKDIR /src
@@ -20,7 +20,7 @@ RUN /uv/bin/uv sync --frozen --no-dev --extra operator --no-editable
 FROM ${BASE}
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates python3 \
-    && rm -rf /var/lib/apt/lists/*
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 COPY --from=build /opt/autoglm /opt/autoglm
 ENV PATH=/opt/autoglm/bin:/usr/bin:/bin PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
 LABEL org.opencontainers.image.title="AutoGLM operator" org.opencontainers.image.licenses="Apache-2.0"

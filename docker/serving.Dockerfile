@@ -7,7 +7,7 @@ ARG EXTRAS=serving
 RUN apt-get update \
     && apt-get install -y --no-install-recommends python3 python3-pip python3-venv \
     && python3 -m venv /uv && /uv/bin/pip install --no-cache-dir 'uv>=0.9,<1' \
-    && rm -rf /var/lib/apt/lists/*
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 ENV UV_PROJECT_ENVIRONMENT=/opt/autoglm UV_PYTHON=/usr/bin/python3 UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy \
     UV_COMPILE_BYTECODE=1 UV_NO_CACHE=1
 WORKDIR /src
@@ -22,7 +22,7 @@ FROM ${BASE}
 # bash, procps and wget: KubeRay's start commands and probes call them.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends bash ca-certificates libgomp1 procps python3 wget \
-    && rm -rf /var/lib/apt/lists/* \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* \
     && useradd --uid 65532 --create-home --shell /bin/bash autoglm \
     # KubeRay starts Ray in a login shell, which forgets PATH.
     && echo 'export PATH=/opt/autoglm/bin:$PATH' > /etc/profile.d/autoglm.sh
