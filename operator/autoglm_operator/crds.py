@@ -126,7 +126,12 @@ def _site_definition() -> Json:
         _column("Since", ".status.since", "Since when the site answers, or does not.", type_="date"),
         _column("Reason", f"{connected}.reason", "Why it is connected or not.", wide=True),
         _column("RTT", ".status.link.rtt", "Round trip time, as gateways measure it.", wide=True),
-        _column("Bandwidth", ".status.link.bandwidth", "Bandwidth, as measured; empty: 50Mbit and more.", wide=True),
+        _column(
+            "Bandwidth",
+            ".status.link.bandwidth",
+            "Bandwidth, as measured; empty: not known, or 50Mbit and more.",
+            wide=True,
+        ),
         _column(
             "Capacity seen", ".status.capacityObservedAt", "Time since free capacity was seen.", type_="date", wide=True
         ),

@@ -104,7 +104,8 @@ def _with_old_time(before: DeploymentSiteStatus | None, after: DeploymentSiteSta
 def _link_is_news(before: SiteStatus, after: SiteStatus, now: datetime) -> bool:
     """The first figures, that there are none any more, and those that moved far. A few milliseconds more or less never are.
 
-    A site that falls silent takes its figures with it when they are old, not with the first one that is missing.
+    How many gateways measured is none: they come and go with the load. There are none any more when for five minutes no gateway
+    has told any (`views.link`), and what was just written stands as long.
     """
     old, new = before.link, after.link
     if old is None or new is None:
@@ -112,9 +113,7 @@ def _link_is_news(before: SiteStatus, after: SiteStatus, now: datetime) -> bool:
     if age(old.observed_at, now) < REFRESH:
         return False
     rtts, rates = (seconds(old.rtt), seconds(new.rtt)), (_bits(old), _bits(new))
-    return (
-        old.gateways != new.gateways or _moved(*rtts, max(FAR * max(rtts), NEAR_S)) or _moved(*rates, FAR * max(rates))
-    )
+    return _moved(*rtts, max(FAR * max(rtts), NEAR_S)) or _moved(*rates, FAR * max(rates))
 
 
 def _bits(link: SiteLink) -> float:

@@ -4,7 +4,14 @@ from datetime import datetime, timedelta
 
 from autoglm_operator import conditions, deletion, news, placement, views
 from autoglm_operator.ages import PROGRESSING, age, backoff
-from autoglm_operator.api import AcceleratorType, DiscoveredAccelerator, SiteCapacity, SiteCondition, SiteStatus
+from autoglm_operator.api import (
+    AcceleratorType,
+    DiscoveredAccelerator,
+    SiteCapacity,
+    SiteCondition,
+    SiteLink,
+    SiteStatus,
+)
 from autoglm_operator.state import (
     FINALIZER,
     STILL_LISTED,
@@ -157,12 +164,20 @@ def _status(site: SiteView, fleet: Fleet, verdict: Verdict, now: datetime) -> Si
         applications=count if count is not None else (before.applications if before else None),
         ray_version=site.ray_version or (before.ray_version if before else None),
         message=clip(verdict.message) if verdict.status != "True" else "",
-        link=views.link(fleet.gateways, site.name, now),
+        link=_link(site, fleet, now),
         capacity=_capacity(site.capacity) or (before.capacity if before else ()),
         accelerators=_accelerators(site.capacity) or (before.accelerators if before else ()),
         capacity_observed_at=_second(_capacity_at(site)) or (before.capacity_observed_at if before else None),
         capacity_message=_capacity_message(site, before),
     )
+
+
+def _link(site: SiteView, fleet: Fleet, now: datetime) -> SiteLink | None:
+    """While no gateway is heard, as after a start of the operator, the old figures are the best ones."""
+    found, before = views.link(fleet.gateways, site.name, now), site.site.status
+    if found is None and before is not None and not views.reporting(fleet.gateways, now):
+        return before.link
+    return found
 
 
 def _capacity_message(site: SiteView, before: SiteStatus | None) -> str:

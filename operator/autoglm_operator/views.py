@@ -12,6 +12,8 @@ from autoglm_serving.measurements import added
 from autoglm_serving.routing_table import Admission, GatewayReport
 
 LINK_LIMIT = timedelta(minutes=5)
+LONGEST_RTT_S = 10.0
+"""A status says no longer one: whoever answers later than that does not serve."""
 """A gateway tells a round trip for so long, in which it asks the site some fifteen times."""
 
 TTFT_SAMPLES = 20
@@ -119,7 +121,7 @@ def link(gateways: Iterable[GatewayView], site: str, now: datetime) -> SiteLink 
     """The network to a site: of several gateways the one in the middle, and of two the slower one."""
     told = [
         (one, min(one.observed_at, now))
-        for view in reporting(gateways, now)
+        for view in gateways  # one that is silent for a moment has its figures still
         if view.report is not None
         for one in view.report.links
         if one.site == site and is_fresh(one.observed_at, now, LINK_LIMIT)
@@ -130,11 +132,18 @@ def link(gateways: Iterable[GatewayView], site: str, now: datetime) -> SiteLink 
     rates = sorted((one.bandwidth_bps or float("inf") for one, _ in told), reverse=True)
     rate = rates[len(rates) // 2]
     return SiteLink(
-        rtt=duration(rtts[len(rtts) // 2]),
+        rtt=duration(min(rtts[len(rtts) // 2], LONGEST_RTT_S)),
         bandwidth=None if rate == float("inf") else bandwidth(rate),
         gateways=len(told),
         observed_at=min(at for _, at in told).replace(microsecond=0),
     )
+
+
+def with_links_kept(before: GatewayReport, after: GatewayReport, now: datetime) -> GatewayReport:
+    """A gateway that started anew has measured nothing yet: what it told before holds until it would be too old."""
+    told = {one.site for one in after.links}
+    kept = [one for one in before.links if one.site not in told and is_fresh(one.observed_at, now, LINK_LIMIT)]
+    return after.model_copy(update={"links": (*after.links, *kept)}) if kept else after
 
 
 def holds(view: GatewayView, published: Published) -> bool:

@@ -18,6 +18,9 @@ IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif"})
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _NAT64_LOCAL = ipaddress.IPv6Network("64:ff9b:1::/48")
 _SIX_TO_FOUR = ipaddress.IPv6Network("2002::/16")
+_NOT_ROUTED = tuple(map(ipaddress.IPv4Network, ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32")))
+"""What `is_global` lets through, of some versions of Python: IETF's protocols, in which a cloud has its metadata, the old
+relays of 6to4, and Azure's address for its machines, which looks like any other."""
 _TEREDO = ipaddress.IPv6Network("2001::/32")
 _COMPATIBLE = ipaddress.IPv6Network("::/96")
 _ROUTED = ipaddress.IPv6Network("2000::/3")
@@ -82,7 +85,10 @@ def forbidden(address: str) -> str | None:
             return "it is a tunnel's address"
     if parsed.is_multicast:
         return "it is a multicast address"
-    routed = isinstance(parsed, ipaddress.IPv4Address) or parsed in _ROUTED
+    if isinstance(parsed, ipaddress.IPv4Address):
+        routed = not any(parsed in each for each in _NOT_ROUTED)
+    else:
+        routed = parsed in _ROUTED
     return None if routed and parsed.is_global else "it is not a public address"
 
 

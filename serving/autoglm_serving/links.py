@@ -1,10 +1,11 @@
 """What a gateway knows of the network to a site, from its own measurements. Pure: durations and times are given, in seconds.
 
-A round trip is that of a small request to the site's proxy on a connection that is open. A bandwidth is that of an upload: what
-a large body took longer than an empty one on the same connection. Work of the server and of this machine only ever adds to
-either, so of the last few the best one holds.
+A round trip is that of a small request to the site's proxy on a connection that is open. Work of the server and of this
+machine only ever adds to it, so of the last few the shortest holds. A bandwidth is that of an upload: what a large body took
+longer than an empty one on the same connection. Work makes that difference longer or shorter, so it takes two that agree.
 """
 
+import itertools
 from dataclasses import dataclass, replace
 
 from autoglm_serving.routing_table import FASTEST_BPS
@@ -23,8 +24,11 @@ UPLOAD_EVERY_S = 300.0
 NO_TIME_S = 0.01
 """Less than this is lost in what work takes."""
 
-SURPRISE = 0.5
-"""An upload at less than this share of what the last ones reached is measured again at once: is it the link?"""
+AGREE = 0.5
+"""Two uploads agree when the slower one reaches this share of the faster."""
+
+TRIES = 5
+"""Uploads of which no two agree rest after so many: such a link is not known better by more of them."""
 
 KNOWN_FOR_S = 300.0
 """A round trip is believed for so long, a bandwidth for as long as three uploads are apart."""
@@ -62,8 +66,12 @@ class Link:
     answered_at: float = 0.0
     uploads: tuple[float, ...] = ()
     uploaded_at: float = 0.0
+    tried_at: float = 0.0
+    """When the last upload was made, whether it was taken or not."""
     next_bytes: int = SMALLEST_UPLOAD
     """The size of the next upload."""
+    tries: int = 0
+    """Uploads since one said what can be said."""
     settled: bool = False
     """Whether the last upload said what can be said, so that the next one has time."""
 
@@ -74,21 +82,24 @@ class Link:
     def uploaded(self, size: int, extra_s: float, now: float) -> "Link":
         """A body of so many bytes took so much longer than an empty one."""
         if extra_s < NO_TIME_S and size < LARGEST_UPLOAD:
-            return replace(self, uploaded_at=now, next_bytes=min(size * 8, LARGEST_UPLOAD), settled=False)
+            return replace(self, tried_at=now, next_bytes=min(size * 8, LARGEST_UPLOAD), settled=False)
         rate = min(size * 8 / max(extra_s, NO_TIME_S), FASTEST_BPS)
         known = (*self.uploads, rate)[-UPLOADS:]
         wanted = int(min(rate * UPLOAD_S / 8, LARGEST_UPLOAD))
+        settled = (len(known) > 1 and _agree(rate, _believed(known))) or self.tries + 1 >= TRIES
         return replace(
             self,
             uploads=known,
             uploaded_at=now,
+            tried_at=now,
             next_bytes=max(wanted, SMALLEST_UPLOAD),
-            settled=rate >= SURPRISE * max(known),
+            tries=0 if settled else self.tries + 1,
+            settled=settled,
         )
 
     def not_uploaded(self, now: float) -> "Link":
-        """The body was not taken: try it again when the next one is due."""
-        return replace(self, uploaded_at=now, settled=True)
+        """The body was not taken, or not in time: try a small one when the next is due. What is known grows old."""
+        return replace(self, tried_at=now, next_bytes=SMALLEST_UPLOAD, tries=0, settled=True)
 
     @property
     def told(self) -> bool:
@@ -97,12 +108,25 @@ class Link:
 
     def upload_due(self, now: float) -> bool:
         """Whether to measure the bandwidth now."""
-        return not self.settled or now - self.uploaded_at >= UPLOAD_EVERY_S
+        return not self.settled or now - self.tried_at >= UPLOAD_EVERY_S
 
     def figures(self, now: float) -> Figures:
         """What is known and young enough to be believed."""
         rtt = min(self.round_trips) if self.round_trips and now - self.answered_at < KNOWN_FOR_S else None
         limit = UPLOADS * UPLOAD_EVERY_S
-        best = max(self.uploads) if self.uploads and now - self.uploaded_at < limit else None
+        best = _believed(self.uploads) if self.uploads and now - self.uploaded_at < limit else None
         fast = best is not None and best >= FASTEST_BPS
         return Figures(rtt, None if fast else best, fast=fast)
+
+
+def _believed(rates: tuple[float, ...]) -> float:
+    """The fastest that another one agrees with: what both say the link can carry. Else the one in the middle, or the slower."""
+    ordered = sorted(rates, reverse=True)
+    for faster, slower in itertools.pairwise(ordered):
+        if _agree(faster, slower):
+            return faster
+    return ordered[len(ordered) // 2]
+
+
+def _agree(one: float, other: float) -> bool:
+    return min(one, other) >= AGREE * max(one, other)

@@ -14,13 +14,13 @@ Source: "The big-model vision breakthrough: how Open-AutoGLM rebuilds multi-scal
 code put the brackets differently; the code's reading is used here, because only it stays within the bounds by itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
 from autoglm_serving.images import ImageSize
-from autoglm_serving.routing_table import ResolutionPolicy
+from autoglm_serving.routing_table import FASTEST_BPS, ResolutionPolicy
 from autoglm_serving.vision.quality import EVERY_KIND, Loss, Quality, QualityTable
 from autoglm_serving.vision.sizing import at_short_side
 
@@ -43,6 +43,17 @@ class Conditions:
     bandwidth_share: float
     """B / Bmax; 1 when no bandwidth is known."""
     load: float
+
+
+def bandwidth_share(bandwidth_bps: float | None, links: Iterable[float | None]) -> float:
+    """B / Bmax for the links of all endpoints; 1 where one of the two is not known.
+
+    What is declared may be more than anybody measures (`FASTEST_BPS`), and limits no screenshot either.
+    """
+    known = [each for each in links if each is not None]
+    if bandwidth_bps is None or not known:
+        return 1.0
+    return min(1.0, bandwidth_bps / min(max(known), FASTEST_BPS))
 
 
 @dataclass(frozen=True)

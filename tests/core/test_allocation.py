@@ -130,6 +130,19 @@ def test_sites_are_ruled_out_by_residency_and_by_round_trip_and_it_is_said() -> 
     assert "200ms is above spec.placement.maxRtt 100ms" in why(plan, "slow")
 
 
+def test_a_site_that_serves_is_not_left_because_its_round_trip_is_a_little_longer_under_load() -> None:
+    of, near = asks(1, {"maxRtt": "100ms"}), place("near", price=9.0, link={"rtt": "10ms"})
+
+    def at(rtt: str) -> SiteView:
+        return place("cheap", runs(of, 1), link={"rtt": rtt})
+
+    serving = with_status(of, decide(of, near, at("80ms")))
+    assert "is above" not in why(decide(serving, near, at("140ms")), "cheap")
+    assert "160ms is above spec.placement.maxRtt 100ms" in why(decide(serving, near, at("160ms")), "cheap")
+    unused = place("cheap", link={"rtt": "140ms"})
+    assert "140ms is above spec.placement.maxRtt 100ms" in why(decide(of, near, unused), "cheap")
+
+
 def test_replicas_are_spread_over_sites_and_domains() -> None:
     zone = "topology.kubernetes.io/region"
     views = (

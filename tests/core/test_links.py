@@ -2,7 +2,7 @@
 
 import pytest
 
-from autoglm_serving.links import LARGEST_UPLOAD, NO_TIME_S, SMALLEST_UPLOAD, UPLOAD_EVERY_S, Figures, Link
+from autoglm_serving.links import LARGEST_UPLOAD, NO_TIME_S, SMALLEST_UPLOAD, TRIES, UPLOAD_EVERY_S, Figures, Link
 from autoglm_serving.routing_table import FASTEST_BPS
 
 
@@ -47,10 +47,10 @@ def test_a_thin_link_is_measured_by_what_it_carries_in_a_quarter_of_a_second(rat
 
 def test_a_body_that_takes_no_time_is_followed_by_a_larger_one_until_it_is_plain_that_nothing_limits() -> None:
     link, sizes = Link(), [SMALLEST_UPLOAD]
-    while not link.told or link.upload_due(0.0):
+    while link.upload_due(0.0):
         link = link.answered(0.001, 0.0).uploaded(link.next_bytes, 0.002, 0.0)
         sizes.append(link.next_bytes)
-    assert sizes == [SMALLEST_UPLOAD, LARGEST_UPLOAD, LARGEST_UPLOAD]
+    assert sizes == [SMALLEST_UPLOAD, LARGEST_UPLOAD, LARGEST_UPLOAD, LARGEST_UPLOAD]
     assert (link.figures(0.0).bandwidth_bps, link.figures(0.0).fast) == (None, True)
     assert link.figures(0.0).at_least_bps == FASTEST_BPS
 
@@ -62,6 +62,8 @@ def test_what_is_faster_than_any_need_is_not_told_apart() -> None:
 
 def test_an_upload_is_seldom_while_it_says_what_the_last_ones_said() -> None:
     link = after(Link(), 10e6, at=50.0)
+    assert link.upload_due(51.0)  # nothing agrees with it yet
+    link = after(link, 8e6, at=50.0)
     assert not link.upload_due(50.0 + UPLOAD_EVERY_S - 1)
     assert link.upload_due(50.0 + UPLOAD_EVERY_S)
 
@@ -87,6 +89,33 @@ def test_an_application_that_does_not_take_the_body_leaves_the_bandwidth_unknown
     assert not link.upload_due(1.0)
     assert link.upload_due(UPLOAD_EVERY_S)
     assert link.figures(1.0) == Figures(rtt_s=0.01)
+
+
+def test_a_rate_that_an_empty_request_which_came_late_makes_too_high_is_not_believed() -> None:
+    link = after(Link(), 8e6, 50e6)
+    assert link.upload_due(1.0)
+    assert link.figures(1.0) == Figures(bandwidth_bps=8e6)
+    assert after(link, 7e6).figures(1.0) == Figures(bandwidth_bps=8e6)
+
+
+def test_a_link_of_which_no_two_uploads_agree_rests_too() -> None:
+    link, made = Link(), 0
+    for rate in (1e6, 3e6, 9e6, 27e6) * 3:
+        link, made = after(link, rate), made + 1
+        if not link.upload_due(1.0):
+            break
+    assert made == TRIES
+    assert link.figures(1.0).bandwidth_bps == pytest.approx(9e6)
+
+
+def test_uploads_that_fail_do_not_keep_an_old_bandwidth_young_and_are_tried_with_a_small_body() -> None:
+    link = after(Link(), 60e6, 60e6)
+    assert link.figures(0.0).fast
+    for turn in range(1, 4):
+        link = link.not_uploaded(turn * UPLOAD_EVERY_S)
+        assert link.next_bytes == SMALLEST_UPLOAD
+        assert not link.upload_due(turn * UPLOAD_EVERY_S + 1)
+    assert link.figures(3 * UPLOAD_EVERY_S) == Figures()
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoglm_serving.images import ImageSize
-from autoglm_serving.resolution import Conditions, choose, kind_of, pixel_limit
+from autoglm_serving.resolution import Conditions, bandwidth_share, choose, kind_of, pixel_limit
 from autoglm_serving.routing_table import MeasuredQuality, ResolutionPolicy
 
 FIXED = ResolutionPolicy(mode="fixed", max_short_side=1080)
@@ -170,3 +170,11 @@ def test_the_bounds_hold_with_quality_too(share: float, load: float, floor: floa
 def test_more_right_than_asked_is_refused() -> None:
     with pytest.raises(ValueError, match="right must not be above samples"):
         MeasuredQuality(short_side=480, right=3, samples=2)
+
+
+def test_the_share_of_bandwidth_counts_what_is_faster_than_any_need_as_that() -> None:
+    assert bandwidth_share(10e6, (10e6, 40e6, None)) == 0.25
+    assert bandwidth_share(45e6, (45e6, 1e9)) == pytest.approx(0.9)
+    assert bandwidth_share(1e9, (45e6, 1e9)) == 1.0
+    assert bandwidth_share(None, (1e6,)) == 1.0
+    assert bandwidth_share(1e6, (None,)) == 1.0

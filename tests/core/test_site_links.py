@@ -15,9 +15,12 @@ from autoglm_serving.routing_table import GatewayReport, LinkReport
 from support.fleet import NOW, site, view
 
 
+def report(*links: LinkReport) -> GatewayReport:
+    return GatewayReport(table_epoch=1, table_version=1, admissions=(), started_at=NOW, links=links)
+
+
 def gateway(name: str, *links: LinkReport, at: datetime = NOW) -> GatewayView:
-    report = GatewayReport(table_epoch=1, table_version=1, admissions=(), started_at=NOW, links=links)
-    return GatewayView(name, report, at)
+    return GatewayView(name, report(*links), at)
 
 
 def told(rtt_s: float, bps: float | None = None, at: datetime = NOW, name: str = "a") -> LinkReport:
@@ -62,7 +65,16 @@ def test_the_age_is_that_of_the_oldest_figure_and_old_ones_do_not_count() -> Non
     assert both is not None
     assert both.observed_at == old
     assert link(gateway("1", told(0.02, at=NOW - timedelta(minutes=5)))) is None
-    assert link(gateway("1", told(0.02), at=NOW - timedelta(minutes=2))) is None  # the gateway itself is silent
+    silent = gateway("1", told(0.02, at=NOW - timedelta(minutes=2)), at=NOW - timedelta(minutes=2))
+    assert link(silent) is not None  # the gateway itself says nothing for a moment
+    assert link(silent, now=NOW + timedelta(minutes=3)) is None
+
+
+def test_a_round_trip_longer_than_a_status_can_say_stays_its_longest() -> None:
+    found = link(gateway("1", told(12.0)))
+    assert found is not None
+    assert found.rtt == "10s"
+    assert shown(pass_over(view("a"), gateway("1", told(12.0)), now=NOW)) == ("10s", None)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +125,25 @@ def test_figures_go_when_no_gateway_has_told_any_for_five_minutes() -> None:
     soon, late = NOW + timedelta(minutes=4), NOW + timedelta(minutes=5)
     assert shown(pass_over(seen, gateway("g", at=soon), now=soon)) == ("20ms", None)
     assert shown(pass_over(seen, gateway("g", at=late), now=late)) is None
+
+
+def test_a_moment_without_figures_after_a_steady_hour_changes_nothing() -> None:
+    seen = pass_over(view("a"), gateway("g", told(0.2)), now=NOW)
+    late = NOW + timedelta(hours=1)
+    anew = views.with_links_kept(report(told(0.2, at=late)), report(), late + timedelta(seconds=35))
+    soon, later = late + timedelta(seconds=35), late + timedelta(minutes=5)
+    assert shown(pass_over(seen, GatewayView("g", anew, soon), now=soon)) == ("200ms", None)
+    assert shown(pass_over(seen, GatewayView("g"), now=soon)) == ("200ms", None)  # an operator that began just now
+    assert shown(pass_over(seen, GatewayView("g", anew, later), now=later)) is None
+    fresh = report(told(0.3, at=soon))
+    assert views.with_links_kept(anew, fresh, soon) == fresh
+
+
+def test_more_gateways_that_say_the_same_are_no_news() -> None:
+    seen = pass_over(view("a"), gateway("g", told(0.2)), now=NOW)
+    late = NOW + timedelta(hours=1)
+    both = (gateway("g", told(0.2, at=late), at=late), gateway("h", told(0.2, at=late), at=late))
+    assert pass_over(seen, *both, now=late).site.status == seen.site.status
 
 
 def test_placement_reckons_with_what_is_measured_within_what_is_declared() -> None:

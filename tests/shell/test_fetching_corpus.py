@@ -69,6 +69,8 @@ class World:
     redirect: str = ""
     asked: list[str] = field(default_factory=list)
     caught: list[str] = field(default_factory=list)
+    passed: set[str] = field(default_factory=set)
+    """The addresses that the check let through: of most that are private nobody could listen here."""
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(request.path)
@@ -87,7 +89,14 @@ class World:
 
         names = {each.strip("[]").rstrip(".").lower() for each in SPELLINGS} | {"good.test"}
         hosts = tuple(f"{name}:{self.port}" for name in names if name.isascii())
-        return ImageFetcher(Limits(image_hosts=hosts), resolve, public)
+        return ImageFetcher(Limits(image_hosts=hosts), resolve, self.public)
+
+    def public(self, address: str) -> bool:
+        """The check itself, with the good server for the public internet."""
+        through = address == GOOD or forbidden(address) is None
+        if through:
+            self.passed.add(address)
+        return through
 
     async def fetch(self, url: str, fetcher: ImageFetcher) -> str:
         """The image's URL after fetching; raises ApiError."""
@@ -98,10 +107,6 @@ class World:
         (part,) = chat.messages[0].content
         assert isinstance(part, ImageContent)
         return part.image_url.url
-
-
-def public(address: str) -> bool:
-    return address == GOOD or forbidden(address) is None
 
 
 @asynccontextmanager
@@ -159,6 +164,7 @@ async def test_no_url_of_the_corpus_reaches_this_machine_directly_or_by_a_redire
     assert len(refused) >= 120
     assert len(world.asked) - len(refused) <= 10, "some are paths of the good server, read from where they stand"
     assert not world.caught
+    assert world.passed == {GOOD}
     assert await world.fetch(f"http://good.test:{world.port}/ok.png", fetcher) == data_url(PNG)
 
 
@@ -169,7 +175,7 @@ async def test_a_name_that_points_elsewhere_each_time_it_is_asked_leads_nowhere_
         answers.append((GOOD, INSIDE)[len(answers) % 2])
         return answers[-1:]
 
-    fetcher = ImageFetcher(Limits(image_hosts=(f"flip.test:{world.port}",)), flipping, public)
+    fetcher = ImageFetcher(Limits(image_hosts=(f"flip.test:{world.port}",)), flipping, world.public)
     outcomes = []
     for _ in range(20):
         try:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from autoglm_operator import routes as core
+from autoglm_operator import views
 from autoglm_operator.controller.discovery import gateways_behind
 from autoglm_operator.controller.parts import Parts
 from autoglm_operator.gateway_client import GatewayClient, GatewayFailed
@@ -242,6 +243,8 @@ class Publisher:
         return report
 
     def _note(self, gateway: _Gateway, report: GatewayReport) -> None:
+        if gateway.view.report is not None:
+            report = views.with_links_kept(gateway.view.report, report, self._now())
         gateway.view = replace(gateway.view, report=report, observed_at=self._now(), error=None)
         gateway.admissions = _by_deployment(report)
 

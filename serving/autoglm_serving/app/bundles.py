@@ -1,6 +1,6 @@
 """Deltas that come close together travel as one: each message between Serve's processes costs more than many small tokens.
 
-A message of one token passes five event loops on its way to the client and takes milliseconds of CPU time there, whatever
+A message of one token passes three processes on its way to the client and takes milliseconds of CPU time there, whatever
 it holds. So the first delta goes at once, and after each message what comes within a pause goes together. The end and
 faults wait for nothing. An engine that takes longer than the pause for a token is not delayed at all. The more streams
 a replica has, the longer are their pauses, up to a second at forty streams, so that messages do not take the processor
@@ -17,7 +17,8 @@ from autoglm_serving.engines.interface import Delta
 STREAM_PAUSE_S = 0.05
 """Between two messages of a stream. People see twenty a second as flowing; Ray's own LLM server waits as long."""
 MESSAGES_PER_S = 40
-"""Of all streams of a replica together. Each takes about 8 ms of processor time until it has left Serve's proxy."""
+"""Of all streams of a replica together. Each takes 3 ms of processor time until it has left Serve's proxy, and 8 on a Ray
+cluster of somebody else's."""
 WHOLE_PAUSE_S = 1.0
 """Between two messages of an answer that its client gets whole: they only show that the replica is alive. Also the longest."""
 SILENCE_S = 1.0

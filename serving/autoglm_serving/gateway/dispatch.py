@@ -197,9 +197,7 @@ class Dispatch:
     def _resolution(self, decision: Pick, kind: str) -> resolution.Resolution:
         route, chosen, fleet = self._route, self._chosen, self._context.fleet
         links = [fleet.figures(endpoint, self._at).at_least_bps for endpoint in route.endpoints]
-        known = [bandwidth for bandwidth in links if bandwidth is not None]
-        bandwidth = decision.chosen.bandwidth_bps
-        share = 1.0 if bandwidth is None or not known else bandwidth / max(known)
+        share = resolution.bandwidth_share(decision.chosen.bandwidth_bps, links)
         load = decision.chosen.queued_work_s / (route.ttft_target_s or DEFAULT_LOAD_SECONDS)
         size = resolution.choose(route.resolution, resolution.Conditions(share, load), chosen.short_side, kind)
         chosen.short_side = size.smoothed

@@ -26,6 +26,7 @@ PROXY_HEALTH = "/-/healthz"
 """Ray Serve's proxy answers this by itself. Any answer will do: it is its time that is wanted."""
 SINK = "/v1/link"
 """Where the application takes a body and does nothing with it."""
+TAKEN = 204
 
 
 class LinkProber:
@@ -88,17 +89,21 @@ async def measured(link: Link, member: Member) -> Link:
 
 
 async def _uploaded(session: aiohttp.ClientSession, link: Link, member: Member) -> Link:
+    """The second of two equal bodies against the shorter of two empty ones.
+
+    The first body widens TCP's window: without, a way that is far but carries much is taken for a thin one.
+    """
     url, size = f"http://{member.address}{member.path}{SINK}", link.next_bytes
-    try:
-        (empty_status, empty_s), (status, full_s) = (
-            await _seconds(session, "POST", url),
-            await _seconds(session, "POST", url, random.randbytes(size)),
-        )
-    except (aiohttp.ClientError, TimeoutError, OSError):
-        return link.not_uploaded(time.monotonic())
-    if not empty_status == status == 204:
-        return link.not_uploaded(time.monotonic())  # an application that is older than this
-    return link.uploaded(size, full_s - empty_s, time.monotonic())
+    took = []
+    for length in (0, size, 0, 0, size):
+        try:
+            status, seconds = await _seconds(session, "POST", url, random.randbytes(length))
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return link.not_uploaded(time.monotonic())
+        if status != TAKEN:  # an application that is older than this
+            return link.not_uploaded(time.monotonic())
+        took.append(seconds)
+    return link.uploaded(size, took[-1] - min(took[2:4]), time.monotonic())
 
 
 async def _seconds(session: aiohttp.ClientSession, method: str, url: str, body: bytes = b"") -> tuple[int, float]:
