@@ -85,11 +85,13 @@ def forbidden(address: str) -> str | None:
             return "it is a tunnel's address"
     if parsed.is_multicast:
         return "it is a multicast address"
-    if isinstance(parsed, ipaddress.IPv4Address):
-        routed = not any(parsed in each for each in _NOT_ROUTED)
-    else:
-        routed = parsed in _ROUTED
-    return None if routed and parsed.is_global else "it is not a public address"
+    return None if _routed(parsed) and parsed.is_global else "it is not a public address"
+
+
+def _routed(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    if isinstance(address, ipaddress.IPv4Address):
+        return not any(address in each for each in _NOT_ROUTED)
+    return address in _ROUTED
 
 
 def check_type(content_type: str | None, param: str) -> None:
