@@ -12,9 +12,10 @@ from autoglm_serving.measurements import added
 from autoglm_serving.routing_table import Admission, GatewayReport
 
 LINK_LIMIT = timedelta(minutes=5)
+"""A gateway tells a round trip for so long, in which it asks the site some fifteen times."""
+
 LONGEST_RTT_S = 10.0
 """A status says no longer one: whoever answers later than that does not serve."""
-"""A gateway tells a round trip for so long, in which it asks the site some fifteen times."""
 
 TTFT_SAMPLES = 20
 """Fewest answers of which a 95th percentile is told: with fewer it is the slowest one."""
