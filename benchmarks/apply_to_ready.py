@@ -3,7 +3,6 @@
 Everything already runs, as in a cluster; the model's folder is in the cache. Each run applies a new deployment and deletes it.
 """
 
-import base64
 import statistics
 import tempfile
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from benchmarks.machine import describe, table
 
 from support.kubernetes import ControlPlane
+from support.pictures import data_url
 from support.ray import RayCluster
 from support.whole_path import SCREENSHOT, WholePath
 
@@ -48,8 +48,8 @@ def one_run(path: WholePath, number: int) -> dict[str, float]:
 
 
 def question() -> dict[str, object]:
-    url = "data:image/png;base64," + base64.b64encode(SCREENSHOT.read_bytes()).decode()
-    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "Open the settings."}]
+    image = {"type": "image_url", "image_url": {"url": data_url(SCREENSHOT.read_bytes())}}
+    content = [image, {"type": "text", "text": "Open the settings."}]
     return {"model": MODEL, "messages": [{"role": "user", "content": content}], "max_tokens": 16}
 
 
@@ -57,16 +57,13 @@ def main() -> None:
     machine = describe()
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         api, ray = ControlPlane(Path(name) / "kubernetes"), RayCluster(Path(name) / "ray")
-        path = WholePath(api, ray, Path(name) / "path")
         try:
             api.start()
             ray.start()
-            path.open()
-            path.wait(lambda: _connected(path), "the site is Connected")
-            runs = [one_run(path, number) for number in range(RUNS)]
+            with WholePath(api, ray, Path(name) / "path").running() as path:
+                path.wait(lambda: _connected(path), "the site is Connected")
+                runs = [one_run(path, number) for number in range(RUNS)]
         finally:
-            if path.namespace:
-                path.close()
             ray.stop()
             api.stop()
     print(f"{machine}; {RUNS} runs\n")

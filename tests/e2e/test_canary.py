@@ -3,7 +3,6 @@
 The gates measure what the models really answer. Clients ask for a tap on a screen all the while, in sessions of their own.
 """
 
-import base64
 import io
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +13,7 @@ from PIL import Image
 from autoglm_serving.agreement import action_of
 from autoglm_serving.training.examples import SYSTEM
 from support.kubernetes import ROOT, ControlPlane
+from support.pictures import data_url
 from support.ray import RayCluster
 from support.traffic import Account, Traffic
 from support.whole_path import WholePath
@@ -41,8 +41,8 @@ def tap() -> dict[str, Any]:
         small = opened.convert("RGB").resize((336, 746))
     data = io.BytesIO()
     small.save(data, "PNG")
-    url = "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
-    parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "点击旅行照片"}]
+    image = {"type": "image_url", "image_url": {"url": data_url(data.getvalue())}}
+    parts = [image, {"type": "text", "text": "点击旅行照片"}]
     messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": parts}]
     return {"model": MODEL, "messages": messages, "max_tokens": 32, "temperature": 0}
 
@@ -51,14 +51,10 @@ def tap() -> dict[str, Any]:
 def path(
     api_server: ControlPlane, ray_head: RayCluster, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[WholePath]:
-    path = WholePath(api_server, ray_head, tmp_path_factory.mktemp("canary"))
-    try:
-        path.open()
+    with WholePath(api_server, ray_head, tmp_path_factory.mktemp("canary")).running() as path:
         path.apply_deployment(NAME, MODEL, TRAINED, rollout=ROLLOUT)
         path.wait_ready(NAME)
         yield path
-    finally:
-        path.close()
 
 
 def rollout(path: WholePath) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import random
 import signal
 import stat
 import time
-import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,13 +33,10 @@ RATE = 5.0
 def path(
     api_server: ControlPlane, ray_head: RayCluster, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[WholePath]:
-    path = WholePath(api_server, ray_head, tmp_path_factory.mktemp("faults"), gateways=2)
-    try:
-        path.open(operators=2)
+    whole = WholePath(api_server, ray_head, tmp_path_factory.mktemp("faults"), gateways=2)
+    with whole.running(operators=2) as path:
         path.apply_deployment(NAME, MODEL, replicas=2)
         yield path
-    finally:
-        path.close()
 
 
 @pytest.fixture
@@ -296,7 +292,7 @@ def test_nothing_of_a_request_is_left_anywhere_although_replicas_died_over_it(
         steady.api.kubectl("get", "events,agd,ags", "-A", "-o", "yaml"),
         ray_head.prometheus(),
         str(ray_head.details()),
-        *(_open_page(f"{each.admin_url}/metrics") for each in steady.gateways),
+        *steady.metrics_pages(),
     ]
     assert all(len(text) > 1000 for text in told)
     assert not [text for text in told if any(trace.decode("latin-1") in text for trace in traces)]
@@ -312,12 +308,6 @@ def _holding(files: Sequence[Path], traces: Sequence[bytes]) -> list[str]:
         content = file.read_bytes()
         found += [f"{file}: {trace!r}" for trace in traces if trace in content]
     return found
-
-
-def _open_page(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=60) as answer:
-        page: bytes = answer.read()
-    return page.decode()
 
 
 def _submitted(ray_head: RayCluster, name: str) -> str:

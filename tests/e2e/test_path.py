@@ -3,7 +3,6 @@
 The tests of this module tell one story in order on one deployment; each says in its name what a user then sees.
 """
 
-import base64
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 
 from autoglm_operator.api.quantities import seconds
 from support.kubernetes import ControlPlane
+from support.pictures import data_url
 from support.ports import free_port
 from support.ray import RayCluster, application, unique_name
 from support.serving import app_config
@@ -29,12 +29,8 @@ SECOND_MODEL = "autoglm-second"
 def path(
     api_server: ControlPlane, ray_head: RayCluster, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[WholePath]:
-    path = WholePath(api_server, ray_head, tmp_path_factory.mktemp("path"))
-    try:
-        path.open()
+    with WholePath(api_server, ray_head, tmp_path_factory.mktemp("path")).running() as path:
         yield path
-    finally:
-        path.close()
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +58,7 @@ def client(path: WholePath) -> openai.OpenAI:
 
 
 def screenshot_message() -> Any:
-    url = "data:image/png;base64," + base64.b64encode(SCREENSHOT.read_bytes()).decode()
-    image = {"type": "image_url", "image_url": {"url": url}}
+    image = {"type": "image_url", "image_url": {"url": data_url(SCREENSHOT.read_bytes())}}
     return [{"role": "user", "content": [image, {"type": "text", "text": "打开设置"}]}]
 
 

@@ -21,6 +21,7 @@ from autoglm_serving.image_urls import forbidden
 from autoglm_serving.protocol import ImageContent, parse_chat
 from autoglm_serving.wire import ApiError
 from support.pictures import data_url, picture
+from support.web import answering
 
 PNG = picture(20, 30)
 GOOD, INSIDE = "127.0.0.2", "127.0.0.1"
@@ -122,15 +123,8 @@ async def canary(world: World, address: str) -> AsyncIterator[None]:
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
     world = World()
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", world.answer)
-    runner = web.AppRunner(app, shutdown_timeout=0)
-    await runner.setup()
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(runner.cleanup)
-        listener = socket.create_server((GOOD, 0))
-        world.port = listener.getsockname()[1]
-        await web.SockSite(runner, listener).start()
+        world.port = await stack.enter_async_context(answering(world.answer, GOOD))
         await stack.enter_async_context(canary(world, INSIDE))
         if socket.has_dualstack_ipv6():
             await stack.enter_async_context(canary(world, "::1"))

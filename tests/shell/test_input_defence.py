@@ -5,7 +5,6 @@ import json
 import os
 import random
 import signal
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -24,6 +23,7 @@ from autoglm_serving.images import ImageSize, read_size
 from autoglm_serving.protocol import ChatRequest, ImageContent, parse_chat
 from autoglm_serving.wire import ApiError
 from support.pictures import data_url, picture, png_bomb
+from support.web import answering
 
 PARAM = "messages[0].content[0].image_url.url"
 PNG = picture(60, 120)
@@ -159,16 +159,9 @@ class Site:
 @pytest.fixture
 async def site() -> AsyncIterator[Site]:
     site = Site()
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", site.answer)
-    runner = web.AppRunner(app, shutdown_timeout=0)
-    await runner.setup()
-    listener = socket.create_server(("127.0.0.1", 0))
-    site.port = listener.getsockname()[1]
-    await web.SockSite(runner, listener).start()
-    yield site
-    site.ended.set()
-    await runner.cleanup()
+    async with answering(site.answer) as site.port:
+        yield site
+        site.ended.set()
 
 
 NAMES = {

@@ -1,6 +1,5 @@
 """The vLLM engine where it has to work in the end: in a replica of a Serve application."""
 
-import base64
 import io
 import json
 import urllib.request
@@ -11,6 +10,7 @@ import pytest
 
 from autoglm_serving.model.tiny import build
 from support.models import SYSTEM, engine_config, screenshot
+from support.pictures import data_url
 from support.processes import engine_cores, runs, wait_until
 from support.ray import RayCluster, application
 
@@ -46,7 +46,7 @@ def test_a_replica_answers_with_vllm_and_takes_its_engine_along_when_it_is_kille
 def _ask(url: str) -> Any:
     buffer = io.BytesIO()
     screenshot().save(buffer, "PNG")
-    image = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    image = data_url(buffer.getvalue())
     body = {
         "model": "autoglm-tiny",
         "max_tokens": 8,

@@ -1,7 +1,6 @@
 """The real gateway as a process, and small fake model servers behind it that can misbehave on demand."""
 
 import asyncio
-import base64
 import json
 import shutil
 import sys
@@ -20,6 +19,7 @@ from aiohttp import web
 from autoglm_serving import headers
 from autoglm_serving.gateway.prober import tiny_png
 from autoglm_serving.routing_table import Endpoint, GatewayReport, Route, RoutingTable, sign
+from support.pictures import data_url
 from support.ports import free_port
 from support.processes import Process
 
@@ -167,7 +167,7 @@ def image_url(width: int = 28, height: int = 28) -> str:
     """A data URL of a PNG. Only the header says the size when it is not square: nothing behind it is read here."""
     data = bytearray(tiny_png())
     data[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
-    return "data:image/png;base64," + base64.b64encode(data).decode()
+    return data_url(bytes(data))
 
 
 def question(text: str = "hi", images: Sequence[str] = (), **changes: Any) -> dict[str, Any]:

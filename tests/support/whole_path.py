@@ -4,7 +4,8 @@ import json
 import secrets
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,16 @@ class WholePath:
         """Where clients connect."""
         return self.gateways[0].url
 
-    def open(self, *, operators: int = 1) -> None:
+    @contextmanager
+    def running(self, *, operators: int = 1) -> Iterator["WholePath"]:
+        """All of it until the block ends."""
+        try:
+            self._open(operators)
+            yield self
+        finally:
+            self._close()
+
+    def _open(self, operators: int) -> None:
         """Start everything and apply the site."""
         self.api.kubectl("apply", "-f", str(ROOT / "config/rbac/operator.yaml"))
         self._kubeconfig = self.api.service_account_kubeconfig(SYSTEM, ACCOUNT)
@@ -50,7 +60,7 @@ class WholePath:
             self.start_operator()
         self.apply_site()
 
-    def close(self) -> None:
+    def _close(self) -> None:
         """End everything. Objects are freed of their finalizers, since no operator does it any more."""
         for operator in self.operators:
             operator.process.resume()
@@ -183,9 +193,16 @@ class WholePath:
 
     def gateway_metric(self, name: str) -> list[float]:
         """The values of a metric of the first gateway."""
-        with urllib.request.urlopen(f"{self.gateways[0].admin_url}/metrics", timeout=READY_S) as answer:
-            lines = answer.read().decode().splitlines()
+        lines = self.metrics_pages()[0].splitlines()
         return [float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name}{{")]
+
+    def metrics_pages(self) -> list[str]:
+        """All that each gateway tells Prometheus."""
+        pages = []
+        for gateway in self.gateways:
+            with urllib.request.urlopen(f"{gateway.admin_url}/metrics", timeout=READY_S) as answer:
+                pages.append(answer.read().decode())
+        return pages
 
     def answers(self, body: Json, url: str) -> bool:
         """Whether one gateway answers; one that is not listening yet does not."""

@@ -115,8 +115,7 @@ class Fleet:
                 member = self._kept_or_new(route.deployment, revision, endpoint, at)
                 kept.setdefault(member.key, member)
         self._members = kept
-        sites = {member.endpoint.site for member in kept.values()}
-        self._links = {site: link for site, link in self._links.items() if site in sites}
+        self._links = {site: self._links[site] for site in self._links.keys() & self.sites}
         self.table = table
         self.changed()
 

@@ -1,6 +1,5 @@
 """The chart on a cluster with KubeRay, and a site there: what a platform team does by hand, with the same commands."""
 
-import base64
 import json
 import os
 import subprocess
@@ -17,6 +16,7 @@ import yaml
 from support.helm import Helm
 from support.kubernetes import ROOT, binary
 from support.node.cluster import Running, image
+from support.pictures import data_url
 from support.ports import free_port
 from support.processes import Process, wait_until
 from support.whole_path import SCREENSHOT, post_chat
@@ -205,8 +205,8 @@ class Release:
 
 def screenshot() -> Json:
     """A chat request with a picture."""
-    url = "data:image/png;base64," + base64.b64encode(SCREENSHOT.read_bytes()).decode()
-    parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "打开设置"}]
+    image = {"type": "image_url", "image_url": {"url": data_url(SCREENSHOT.read_bytes())}}
+    parts = [image, {"type": "text", "text": "打开设置"}]
     return {"model": "autoglm-phone-9b", "messages": [{"role": "user", "content": parts}], "max_tokens": 8}
 
 
