@@ -114,7 +114,8 @@ def test_processes_make_the_batches_that_a_thread_makes(trained: Path, data: Pat
         apart = [future.result() for future in [begin(number) for number in numbers]]
     for (step, batches), (other, others) in zip(alone, apart, strict=True):
         assert step == other
-        for batch, same in zip(batches, others, strict=True):
+        assert batches.keys() == others.keys()
+        for batch, same in zip(batches.values(), others.values(), strict=True):
             assert torch.equal(batch.pixels, same.pixels)
             assert torch.equal(batch.ids, same.ids)
             assert batch.asks == same.asks

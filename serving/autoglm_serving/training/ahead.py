@@ -14,6 +14,7 @@ from autoglm_serving.model.load import ModelImages, ModelTokenizer
 from autoglm_serving.training.batches import Batch, BatchMaker
 from autoglm_serving.training.dataset import Screens
 from autoglm_serving.training.recipe import Recipe, Step, plan_step
+from autoglm_serving.training.world import ALONE, World
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Ingredients:
     recipe: Recipe
     screens: Screens
     folder: Path
+    world: World = ALONE
 
     def maker(self) -> BatchMaker:
         """A maker of its own for each process."""
@@ -30,7 +32,8 @@ class Ingredients:
         return BatchMaker(self.recipe, self.screens, ModelTokenizer(folder), ModelImages(folder))
 
 
-Made = tuple[Step, list[Batch]]
+Made = tuple[Step, dict[int, Batch]]
+"""A step, and by number those of its batches that a copy of the model learns from."""
 
 
 @contextmanager
@@ -39,18 +42,19 @@ def ahead(ingredients: Ingredients, workers: int) -> Iterator[Callable[[int], Fu
     if workers == 0:
         maker = ingredients.maker()
         with ThreadPoolExecutor(1, "batches") as thread:
-            yield lambda number: thread.submit(made, maker, ingredients.recipe, number)
+            yield lambda number: thread.submit(made, maker, ingredients.recipe, number, ingredients.world)
         return
     screens = replace(ingredients.screens, cache_bytes=ingredients.screens.cache_bytes // workers)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _begin, (replace(ingredients, screens=screens),)) as processes:
-        yield lambda number: processes.submit(_make_here, ingredients.recipe, number)
+        yield lambda number: processes.submit(_make_here, ingredients.recipe, number, ingredients.world)
 
 
-def made(maker: BatchMaker, recipe: Recipe, number: int) -> Made:
-    """The batches of one step."""
+def made(maker: BatchMaker, recipe: Recipe, number: int, world: World) -> Made:
+    """One copy's share of the batches of one step."""
     step = plan_step(recipe, number)
-    return step, [maker.batch(step, part) for part in range(recipe.accumulate)]
+    share = world.share(recipe.accumulate) if step.stage.shared else range(recipe.accumulate)
+    return step, {part: maker.batch(step, part) for part in share}
 
 
 _here: list[BatchMaker] = []
@@ -64,5 +68,5 @@ def _begin(ingredients: Ingredients) -> None:
     _here.append(ingredients.maker())
 
 
-def _make_here(recipe: Recipe, number: int) -> Made:
-    return made(_here[0], recipe, number)
+def _make_here(recipe: Recipe, number: int, world: World) -> Made:
+    return made(_here[0], recipe, number, world)

@@ -41,20 +41,34 @@ def train() -> None:
 @click.option(
     "--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes that make batches."
 )
+@click.option(
+    "--replicas",
+    type=click.IntRange(min=1),
+    help="Copies of the model that learn side by side (Ray Train): a step has so many times the batches.",
+)
+@click.option("--ray", "address", help="With --replicas: the address of a Ray cluster; else one on this machine.")
+@click.option("--gpu", is_flag=True, help="With --replicas: a GPU for each copy.")
 def train_tiny(data: Path, out: Path, preset: str, smoke: bool, steps: int | None, **how: Any) -> None:
     """Train AutoGLM-Tiny on the screens in DATA; OUT gets checkpoints, log, curves and the model."""
     from autoglm_serving.training.dataset import DatasetInvalid, open_screens
+    from autoglm_serving.training.replicas import Replicas, ReplicasFailed, Run, train_side_by_side
     from autoglm_serving.training.trainer import Machine, RunRefused
-    from autoglm_serving.training.trainer import train as run
+    from autoglm_serving.training.trainer import train as train_alone
 
     recipe = PRESETS["smoke" if smoke else preset]
     if steps is not None:
         recipe = scaled(recipe, steps)
-    resume = bool(how.pop("resume"))
+    resume, count, address, gpu = (how.pop(name) for name in ("resume", "replicas", "address", "gpu"))
+    if count is None and (address is not None or gpu):
+        raise click.UsageError("--ray and --gpu say where copies of the model learn: say how many with --replicas")
     try:
         screens = open_screens(data, side=KEPT_SIDE, cache_bytes=CACHE_BYTES)
-        folder = run(recipe, screens, out, Machine(**how), resume, _teller())
-    except (DatasetInvalid, RunRefused) as error:
+        if count is None:
+            folder = train_alone(recipe, screens, out, Machine(**how), resume, _teller())
+        else:
+            run = Run(recipe, screens, out, Machine(**how), resume)
+            folder = train_side_by_side(run, Replicas(count, address, gpu), _teller())
+    except (DatasetInvalid, RunRefused, ReplicasFailed) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"The model is in {folder}. Its URI is {folder.resolve().as_uri()}")
 

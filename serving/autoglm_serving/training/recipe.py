@@ -78,6 +78,11 @@ class Stage:
         """Whether pictures are made: what is told, or was gathered before, needs none."""
         return not self.perfect and self.name not in ("telling", "sorting")
 
+    @property
+    def shared(self) -> bool:
+        """Whether copies of a model share a step's batches: codes come from all that was gathered, in every copy."""
+        return self.name not in ("gathering", "sorting")
+
 
 @dataclass(frozen=True)
 class Recipe:

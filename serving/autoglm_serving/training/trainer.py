@@ -14,10 +14,11 @@ from typing import Any, TextIO
 import torch
 
 from autoglm_serving.engines.vision_tower import device
-from autoglm_serving.model.folder import ModelFolder, check_folder
+from autoglm_serving.model.folder import check_folder
 from autoglm_serving.model.load import ModelImages, ModelTokenizer, load_weights
+from autoglm_serving.screens.dice import Dice
 from autoglm_serving.training import checkpoints
-from autoglm_serving.training.ahead import Ingredients, ahead, made
+from autoglm_serving.training.ahead import Ingredients, Made, ahead, made
 from autoglm_serving.training.batches import Batch
 from autoglm_serving.training.curves import write_curves
 from autoglm_serving.training.dataset import DatasetInvalid, Screens
@@ -25,6 +26,7 @@ from autoglm_serving.training.network import Losses, Student, parameters_of, wri
 from autoglm_serving.training.recipe import Recipe, Step, to_json
 from autoglm_serving.training.sorting import Sorter
 from autoglm_serving.training.starts import start
+from autoglm_serving.training.world import ALONE, World
 
 MODEL, CHECKPOINTS, LOG, RECIPE, CURVES = "model", "checkpoints", "log.jsonl", "recipe.json", "curves.svg"
 
@@ -60,69 +62,96 @@ def train(
     recipe: Recipe, screens: Screens, out: Path, machine: Machine, resume: bool, tell: Callable[[Progress], None]
 ) -> Path:
     """Run or go on with a run; returns the folder of the model. Raises RunRefused, and DatasetInvalid."""
+    prepare(recipe, screens, out, resume)
+    return learn(recipe, screens, out, machine, tell)
+
+
+def prepare(recipe: Recipe, screens: Screens, out: Path, resume: bool) -> None:
+    """Let a folder be that of a run, with its recipe and its model. Raises RunRefused, and DatasetInvalid.
+
+    A folder that holds something is only touched when the same recipe goes on in it.
+    """
     if recipe.needs_texts and not any(screen.texts for screen in screens.items):
         raise DatasetInvalid(
             f"no screen in {screens.folder} says where its texts are, and {recipe.name!r} learns from that: make the screens "
             "again with `autoglm screens make --split train`"
         )
-    state = _prepare(recipe, out, resume)
+    out.mkdir(parents=True, exist_ok=True)
+    written = out / RECIPE
+    content = json.dumps(to_json(recipe), indent=2) + "\n"
+    if not any(out.iterdir()):
+        written.write_text(content, encoding="utf-8")
+    elif not resume:
+        raise RunRefused(f"{out} is not empty: name a new folder, or go on with --resume")
+    elif not written.exists() or written.read_text(encoding="utf-8") != content:
+        raise RunRefused(f"{written} is another recipe: a run goes on only with its own")
+    _write_model(out / MODEL, recipe)
+
+
+def learn(
+    recipe: Recipe,
+    screens: Screens,
+    out: Path,
+    machine: Machine,
+    tell: Callable[[Progress], None],
+    world: World = ALONE,
+) -> Path:
+    """Go on with the run of a prepared folder, as one of the copies of `world`; returns the folder of the model."""
     if machine.threads is not None:
         torch.set_num_threads(machine.threads)
-    run = _Run(recipe, screens, out, machine, begins=state is None)
+    state = checkpoints.load(out / CHECKPOINTS)
+    run = _Run(recipe, screens, out, machine, world, begins=state is None)
     first = run.restore(state) if state is not None else 0
     run.gather_before(first)
-    checkpoints.cut_log(out / LOG, first)
-    with (out / LOG).open("a", encoding="utf-8") as lines:
+    with _log(out / LOG, first) if world.leads else nullcontext() as lines:
         for step, parts in run.batches(first):
             line = run.step(step, parts)
+            if lines is None:
+                continue
             _write(lines, line)
             done = step.number + 1
             if done % recipe.checkpoint_every == 0 or done == recipe.steps:
                 run.save(done)
                 write_curves(out / LOG, out / CURVES)
             tell(Progress(done, recipe.steps, line))
-    run.export()
-    write_curves(out / LOG, out / CURVES)
+    if world.leads:
+        run.export()
+        write_curves(out / LOG, out / CURVES)
     return out / MODEL
 
 
-def _prepare(recipe: Recipe, out: Path, resume: bool) -> dict[str, Any] | None:
-    """The state to go on from. A folder that holds something is only touched when the same recipe goes on in it."""
-    out.mkdir(parents=True, exist_ok=True)
-    written = out / RECIPE
-    content = json.dumps(to_json(recipe), indent=2) + "\n"
-    if not any(out.iterdir()):
-        written.write_text(content, encoding="utf-8")
-        return None
-    if not resume:
-        raise RunRefused(f"{out} is not empty: name a new folder, or go on with --resume")
-    if not written.exists() or written.read_text(encoding="utf-8") != content:
-        raise RunRefused(f"{written} is another recipe: a run goes on only with its own")
-    return checkpoints.load(out / CHECKPOINTS)
+def _log(path: Path, first: int) -> TextIO:
+    """The log, without the lines of steps that come again."""
+    checkpoints.cut_log(path, first)
+    return path.open("a", encoding="utf-8")
 
 
 class _Run:
     """Everything that lives for as long as the run."""
 
-    def __init__(self, recipe: Recipe, screens: Screens, out: Path, machine: Machine, *, begins: bool) -> None:
+    def __init__(
+        self, recipe: Recipe, screens: Screens, out: Path, machine: Machine, world: World, *, begins: bool
+    ) -> None:
         """Without `begins` a checkpoint replaces all weights: they need no start."""
         self._recipe = recipe
+        self._world = world
         self._out = out
         self._device = device(machine.device)
         torch.manual_seed(recipe.seed)
-        folder = _written(out / MODEL, recipe)
+        folder = check_folder(out / MODEL)
         model = load_weights(folder, torch.float32, self._device)
         if begins:
             start(model, ModelImages(folder), ModelTokenizer(folder))
         if machine.recompute:
             model.gradient_checkpointing_enable()
         self._student = Student(model, recipe).to(self._device).train()
+        world.agree(self._student.state_dict().values())
         self._optimizer = torch.optim.AdamW(
             parameters_of(self._student, recipe.weight_decay), lr=recipe.learning_rate, betas=(0.9, 0.95)
         )
         self._autocast = _autocast(machine.precision, self._device)
         self._machine = machine
-        self._ingredients = Ingredients(recipe, screens, folder.path)
+        self._ingredients = Ingredients(recipe, screens, folder.path, world)
         self._tokenizer = ModelTokenizer(folder)
         self._sorter = Sorter(self._student, recipe.seed)
 
@@ -130,7 +159,6 @@ class _Run:
         """Go back to a checkpoint; returns the step that comes next."""
         self._student.load_state_dict(state["student"])
         self._optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["random"])
         return int(state["step"])
 
     def gather_before(self, step: int) -> None:
@@ -140,14 +168,13 @@ class _Run:
             return
         maker = self._ingredients.maker()
         for number in again:
-            for batch in made(maker, self._recipe, number)[1]:
+            for batch in made(maker, self._recipe, number, self._world)[1].values():
                 self._sorter.gather(batch.to(self._device))
 
     def save(self, step: int) -> None:
         state = {
             "student": self._student.state_dict(),
             "optimizer": self._optimizer.state_dict(),
-            "random": torch.get_rng_state(),
         }
         checkpoints.save(self._out / CHECKPOINTS, step, state)
 
@@ -160,7 +187,7 @@ class _Run:
         (beside / "model.safetensors").replace(self._out / MODEL / "model.safetensors")
         shutil.rmtree(beside)
 
-    def batches(self, first: int) -> Iterator[tuple[Step, list[Batch]]]:
+    def batches(self, first: int) -> Iterator[Made]:
         """The steps from `first` on; the next steps' pictures are made while this one is learned."""
         numbers = iter(range(first, self._recipe.steps))
         with ahead(self._ingredients, self._machine.workers) as begin:
@@ -170,39 +197,55 @@ class _Run:
                 coming.extend(map(begin, itertools.islice(numbers, 1)))
                 yield ready
 
-    def step(self, step: Step, parts: list[Batch]) -> dict[str, Any]:
+    def step(self, step: Step, parts: dict[int, Batch]) -> dict[str, Any]:
         """Learn from one step's batches; the line of the log."""
         started = time.perf_counter()
         sorting = self._recipe.sorting
+        self._seed(step.number)
         if sorting and step.number == sorting.start:
             self._sorter.begin()
         for group in self._optimizer.param_groups:
             group["lr"] = step.learning_rate
         self._optimizer.zero_grad(set_to_none=True)
-        losses = [self._backward(batch.to(self._device), len(parts), step) for batch in parts]
+        learned = [self._backward(batch.to(self._device), step, part) for part, batch in parts.items()]
+        self._world.add_up(self._student.parameters())
         norm = torch.nn.utils.clip_grad_norm_(self._student.parameters(), self._recipe.clip)
         self._optimizer.step()
         if sorting and step.number == sorting.stop - 1:
+            self._seed(step.number)
             self._sorter.settle(self._tokenizer)
+        if step.stage.shared:
+            learned = [each for one in self._world.all_of(learned) for each in one]
         return {
             "step": step.number,
             "stage": step.stage.name,
             "short_side": step.short_side,
             "rate": round(step.learning_rate, 8),
-            **_mean(losses),
+            **{name: round(sum(each[name] for each in learned) / len(learned), 5) for name in _AVERAGED},
             "norm": round(float(norm), 4),
-            "pictures": sum(len(batch.ids) for batch in parts),
-            "questions": sum(int(batch.segments.amax(-1).sum()) for batch in parts),
-            "image_tokens": sum(batch.image_tokens for batch in parts),
+            **{name: int(sum(each[name] for each in learned)) for name in _COUNTED},
             "seconds": round(time.perf_counter() - started, 3),
         }
 
-    def _backward(self, batch: Batch, parts: int, step: Step) -> Losses:
+    def _backward(self, batch: Batch, step: Step, part: int) -> dict[str, float]:
+        """Learn from one of a step's batches; what it was, and how well it went."""
+        self._seed(step.number, part)
         with self._autocast():
             losses = self._losses(batch, step)
         if losses.total.requires_grad:  # a window may show nothing to ask about, and then there is nothing to learn
-            (losses.total / parts).backward()  # type: ignore[no-untyped-call]
-        return losses
+            counted = self._recipe.accumulate * (1 if step.stage.shared else self._world.size)
+            (losses.total / counted).backward()  # type: ignore[no-untyped-call]
+        return {
+            "loss": float(losses.total.detach()),
+            **{name: float(getattr(losses, name)) for name in _AVERAGED[1:]},
+            "pictures": len(batch.ids),
+            "questions": int(batch.segments.amax(-1).sum()),
+            "image_tokens": batch.image_tokens,
+        }
+
+    def _seed(self, *numbers: int) -> None:
+        """What is drawn at random follows from the recipe and these numbers, whatever was drawn before and by whom."""
+        torch.manual_seed(Dice(self._recipe.seed, "draws", *numbers).below(1 << 62))
 
     def _losses(self, batch: Batch, step: Step) -> Losses:
         match step.stage.name:
@@ -217,21 +260,19 @@ class _Run:
                 return losses
 
 
-def _written(folder: Path, recipe: Recipe) -> ModelFolder:
-    """The model folder with fresh weights, written once: a run that goes on finds it there."""
-    if not (folder / "config.json").exists():
-        beside = folder.with_name(".start")
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir()
-        write_start(beside, recipe.network, recipe.seed)
-        beside.rename(folder)
-    return check_folder(folder)
+def _write_model(folder: Path, recipe: Recipe) -> None:
+    """A model folder with fresh weights, written once: a run that goes on finds it there."""
+    if (folder / "config.json").exists():
+        return
+    beside = folder.with_name(".start")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    write_start(beside, recipe.network, recipe.seed)
+    beside.rename(folder)
 
 
-def _mean(losses: list[Losses]) -> dict[str, float]:
-    names = ("answer", "looks", "found", "places", "letters", "spelling", "tokens", "right")
-    values = {name: round(sum(getattr(each, name) for each in losses) / len(losses), 5) for name in names}
-    return {"loss": round(sum(float(each.total.detach()) for each in losses) / len(losses), 5), **values}
+_AVERAGED = ("loss", "answer", "looks", "found", "places", "letters", "spelling", "tokens", "right")
+_COUNTED = ("pictures", "questions", "image_tokens")
 
 
 def _write(lines: TextIO, line: dict[str, Any]) -> None:
