@@ -13,3 +13,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path: Path = tmp_path_factory.mktemp("autoglm-tiny")
     build(path)
     return path
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> None:
+    """Torch computes in one thread: more threads than free cores wait for each other."""
+    import torch
+
+    torch.set_num_threads(1)

@@ -5,22 +5,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from autoglm_serving.model.locate import BUILTIN_TINY, BUILTIN_TRAINED, locate
 from autoglm_serving.training.dataset import open_screens
 from autoglm_serving.training.evaluate import verdicts
 from autoglm_serving.training.replies import Replier
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SCREENS = Path(__file__).parents[2] / "data/screens-test"
 MOST_MB = 25
 LEAST = 0.15
 """It was 0.36 when the checkpoint was made; with random weights it is 0."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)  # more threads than free cores wait for each other
 
 
 def right(uri: str, cache: Path, count: int) -> float:

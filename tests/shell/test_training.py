@@ -50,11 +50,6 @@ SMOKE = PRESETS["smoke"]
 WAIT_S = 500
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)  # more threads than free cores wait for each other
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = tmp_path_factory.mktemp("screens") / "data"
@@ -165,6 +160,8 @@ from pathlib import Path
 from autoglm_serving.training.dataset import open_screens
 from autoglm_serving.training.recipe import PRESETS
 from autoglm_serving.training.trainer import Machine, train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 def tell(progress):
     if progress.step == {KILLED_AFTER}:

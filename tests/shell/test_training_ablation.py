@@ -39,10 +39,7 @@ from autoglm_serving.vision.quality import load
 from autoglm_serving.vision.sizing import TokenGrid
 from support.screens import draw, screen, write_screens
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

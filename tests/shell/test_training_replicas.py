@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
@@ -18,13 +17,10 @@ from autoglm_serving.training.trainer import Machine
 from autoglm_serving.training.trainer import train as train_alone
 from support.screens import write_screens
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMOKE = PRESETS["smoke"]
 COPIES = 2
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)  # more threads than free cores wait for each other
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +86,7 @@ def test_a_run_of_copies_leaves_what_a_run_alone_leaves(together: Path, alone: P
 def test_a_run_of_copies_goes_on_from_its_checkpoint(together: Path, data: Path, alone: Path) -> None:
     """The last checkpoint is gone, as after a kill before it: the last step comes again, and nothing else."""
     before = lines_of(together)
-    state = sorted((together / "checkpoints").iterdir())[-1]
+    state = max((together / "checkpoints").iterdir())
     (state / "state.pt").unlink()
     how = ["--smoke", "--threads", "1", "--replicas", str(COPIES), "--resume"]
     result = CliRunner().invoke(train, ["tiny", str(data), str(together), *how])

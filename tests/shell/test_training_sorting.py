@@ -25,6 +25,8 @@ from autoglm_serving.training.trainer import Machine
 from autoglm_serving.training.trainer import train as run_training
 from support.screens import write_screens
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SORTED = Recipe(
     "sorted",
     (
@@ -37,11 +39,6 @@ SORTED = Recipe(
     warmup=2,
     checkpoint_every=5,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
