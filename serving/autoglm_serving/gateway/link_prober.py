@@ -14,6 +14,7 @@ from typing import Self
 import aiohttp
 
 from autoglm_serving.gateway.fleet import Fleet, Member
+from autoglm_serving.gateway.tasks import end
 from autoglm_serving.links import Link
 
 _log = logging.getLogger(__name__)
@@ -44,9 +45,7 @@ class LinkProber:
     ) -> None:
         tasks = tuple(self._tasks.values())
         self._tasks.clear()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(tasks)
 
     def sync(self) -> None:
         """Follow the fleet: start tasks for new sites, end those of sites that are gone."""

@@ -22,6 +22,7 @@ from autoglm_serving.gateway import replies
 from autoglm_serving.gateway.fleet import Fleet, Flight, Member
 from autoglm_serving.gateway.metrics import Metrics
 from autoglm_serving.gateway.tallies import Tallies
+from autoglm_serving.gateway.tasks import end
 from autoglm_serving.routing_table import Canary, Route
 
 _log = logging.getLogger(__name__)
@@ -78,9 +79,7 @@ class Mirror:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         if self._session is not None:
             await self._session.close()
 

@@ -23,6 +23,7 @@ from autoglm_serving.gateway import health
 from autoglm_serving.gateway.dispatch import CHAT
 from autoglm_serving.gateway.fleet import Fleet, Member, best_ip, join, locate
 from autoglm_serving.gateway.metrics import Metrics
+from autoglm_serving.gateway.tasks import end
 
 _log = logging.getLogger(__name__)
 
@@ -73,9 +74,7 @@ class Prober:
     ) -> None:
         tasks = [task for _, task in self._tasks.values()]
         self._tasks.clear()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(tasks)
         if self._session is not None:
             await self._session.close()
 
