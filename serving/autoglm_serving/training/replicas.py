@@ -128,7 +128,7 @@ def _cluster(replicas: Replicas, machine: Machine) -> Iterator[None]:
 
 def _reach(address: str | None) -> None:
     """Raises OSError where nobody listens: Ray itself tries for minutes."""
-    host, _, port = (address or "").rpartition(":")
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host, int(port)), _REACHED_S).close()
 
