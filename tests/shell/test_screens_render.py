@@ -14,7 +14,7 @@ from PIL import Image, ImageChops, ImageStat
 
 from autoglm_serving.screens.chromium import Chromium, NoChromium, find_chromium
 from autoglm_serving.screens.commands import screens
-from autoglm_serving.screens.make import make, shoot
+from autoglm_serving.screens.make import Order, make, shoot
 from autoglm_serving.screens.picture import draw
 from autoglm_serving.screens.plan import page
 from autoglm_serving.screens.records import Screen, read_manifest
@@ -157,7 +157,7 @@ def test_the_same_seed_gives_the_same_manifest_and_pictures_however_many_browser
 ) -> None:
     monkeypatch.setattr("autoglm_serving.screens.make.CHUNK", 3)
     for name, jobs in (("one", 1), ("two", 2)):
-        make(tmp_path / name, "train", 6, 3, jobs, lambda _: None)
+        make(tmp_path / name, Order("train", 6, 3), jobs, lambda _: None)
     one, two = (tmp_path / name / "manifest.jsonl" for name in ("one", "two"))
     assert one.read_bytes() == two.read_bytes()
     found = manifest(tmp_path / "one")

@@ -9,15 +9,19 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from autoglm_serving.screens.scene import Device
+from autoglm_serving.screens.scene import Device, Theme
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 _ENDS_WITHIN_S = 10
 _ANSWERS_WITHIN_S = 300  # a page takes far less than a second; a loaded machine may take its time
+_LOADS_WITHIN_S = 30
+_LOOKS_EVERY_S = 0.01
+_ELSEWHERE = ("http://*", "https://*", "ws://*", "wss://*", "ftp://*")
 _SWITCHES = (
     "--headless",
     "--remote-debugging-pipe",
@@ -46,6 +50,10 @@ class NoChromium(Exception):
 def find_chromium() -> str | None:
     """Path of a Chromium on this machine."""
     return next((path for path in map(shutil.which, NAMES) if path), None)
+
+
+class NotShown(Exception):
+    """A page that Chromium does not show, or on which there is nothing to read off; the reason in a few words."""
 
 
 class Chromium:
@@ -78,6 +86,31 @@ class Chromium:
 
     def show(self, html: str, device: Device) -> None:
         """Lay out a page on a screen of this size."""
+        self._size(device)
+        self._call("Page.setDocumentContent", frameId=self._frame, html=html)
+
+    def open(self, url: str, device: Device, theme: Theme) -> None:
+        """Load a page with its style sheets and pictures, but without its scripts and without a network.
+
+        In the dark, a page that has no dark colours gets those that Chromium makes. This browser stays without scripts and
+        a network. Raises NotShown when the page does not load.
+        """
+        dark = theme == "dark"
+        self._call("Network.enable")
+        self._call("Network.setBlockedURLs", urls=list(_ELSEWHERE))
+        self._call("Emulation.setScriptExecutionDisabled", value=True)
+        self._call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
+        self._call("Emulation.setAutoDarkModeOverride", enabled=dark)
+        self._size(device)
+        if failed := self._call("Page.navigate", url=url).get("errorText"):
+            raise NotShown(f"does not load ({failed})")
+        ends = time.monotonic() + _LOADS_WITHIN_S
+        while self.evaluate("document.readyState") != "complete":
+            if time.monotonic() > ends:
+                raise NotShown(f"does not load within {_LOADS_WITHIN_S} s")
+            time.sleep(_LOOKS_EVERY_S)
+
+    def _size(self, device: Device) -> None:
         self._call(
             "Emulation.setDeviceMetricsOverride",
             width=device.width,
@@ -85,7 +118,6 @@ class Chromium:
             deviceScaleFactor=device.scale,
             mobile=False,
         )
-        self._call("Page.setDocumentContent", frameId=self._frame, html=html)
 
     def evaluate(self, script: str) -> Any:
         """The value of a JavaScript expression in the page, as JSON."""
@@ -144,7 +176,7 @@ def _start(program: str, folder: Path) -> tuple[subprocess.Popen[bytes], int, in
     """The process, the end to read answers from and the end to write calls to (its descriptors 4 and 3)."""
     calls_read, calls_write = os.pipe()
     answers_read, answers_write = os.pipe()
-    # The sandbox does not work for root, which containers usually are; only pages made here are shown.
+    # The sandbox does not work for root, which containers usually are; pages are made here, or local and without scripts.
     sandbox = ("--no-sandbox",) if os.getuid() == 0 else ()
     command = (program, *_SWITCHES, *sandbox, f"--user-data-dir={folder}", "about:blank")
     # Only a shell can place the two pipes at 3 and 4 without running Python code between fork and exec.

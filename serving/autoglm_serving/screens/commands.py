@@ -1,9 +1,12 @@
 """`autoglm screens ...`: make screens with tasks, and look at them."""
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
+
+if TYPE_CHECKING:
+    from autoglm_serving.screens.make import Made
 
 
 @click.group()
@@ -19,16 +22,49 @@ def screens() -> None:
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same manifest.")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Browsers side by side.")
-def make_screens(out: Path, split: Literal["train", "test", "sessions"], count: int, seed: int, jobs: int) -> None:
+@click.option(
+    "--documents",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="DIR",
+    help="Mix in screens of the HTML pages under DIR, e.g. /usr/share/doc/debian. Only for train; each DIR has the same share.",
+)
+@click.option(
+    "--documents-percent",
+    type=click.IntRange(1, 100),
+    default=30,
+    show_default=True,
+    help="How many screens in a hundred show such a page.",
+)
+def make_screens(
+    out: Path,
+    split: Literal["train", "test", "sessions"],
+    count: int,
+    seed: int,
+    jobs: int,
+    documents: tuple[Path, ...],
+    documents_percent: int,
+) -> None:
     """Write screens into the folder OUT: images/*.png and manifest.jsonl."""
     from autoglm_serving.screens.chromium import NoChromium
-    from autoglm_serving.screens.make import MANIFEST, make
+    from autoglm_serving.screens.make import MANIFEST, Order, make
+    from autoglm_serving.screens.reader import NoDocuments, find_documents
 
+    if documents and split != "train":
+        raise click.UsageError("--documents is for --split train only: no page is in two splits")
     if (out / MANIFEST).exists():
         raise click.ClickException(f"{out} holds screens already: name a new folder")
     try:
+        order = Order(split, count, seed, tuple(map(find_documents, documents)), documents_percent)
         with click.progressbar(length=count, label=f"{split} screens") as bar:
-            make(out, split, count, seed, jobs, bar.update)
-    except NoChromium as error:
+            made = make(out, order, jobs, bar.update)
+    except (NoChromium, NoDocuments) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"Wrote {count} {'sessions' if split == 'sessions' else 'screens'} into {out}")
+    if documents:
+        click.echo(_documents(made))
+
+
+def _documents(made: "Made") -> str:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in made.left_out.most_common())
+    return f"{made.documents} of them show HTML documents; views left out: {reasons or 'none'}"

@@ -1,14 +1,19 @@
 """Writes folders of screens: pictures and a manifest, with one Chromium per job."""
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
-from autoglm_serving.screens.chromium import Chromium
+from autoglm_serving.screens.chromium import Chromium, NotShown
+from autoglm_serving.screens.documents import Folder, View, views
 from autoglm_serving.screens.plan import Page, page, task_dice
-from autoglm_serving.screens.records import Screen, write_line
+from autoglm_serving.screens.reader import show_document
+from autoglm_serving.screens.records import Screen, TextLine, write_line
 from autoglm_serving.screens.render import Rendered, render
 from autoglm_serving.screens.sequences import STEPS, session
 from autoglm_serving.screens.tasks import Seen, make_tasks
@@ -18,25 +23,51 @@ from autoglm_serving.screens.texts import visible_texts
 Wanted = Split | Literal["sessions"]
 MANIFEST = "manifest.jsonl"
 IMAGES = "images"
+DOCUMENT = "document"
+"""The template of screens that show an HTML document."""
 CHUNK = 20
 
 
-def make(folder: Path, split: Wanted, count: int, seed: int, jobs: int, tell: Callable[[int], None]) -> None:
-    """Write the first `count` screens of a split, or so many sessions. `tell` hears how many are done since its last call."""
+@dataclass(frozen=True)
+class Order:
+    """Which screens: the first `count` of a split, or so many sessions; `percent` of them show documents, if there are any."""
+
+    split: Wanted
+    count: int
+    seed: int
+    documents: tuple[Folder, ...] = ()
+    percent: int = 0
+
+
+@dataclass(frozen=True)
+class Made:
+    """Lines of a manifest; how many show documents, and how many views of documents were left out for which reason."""
+
+    lines: list[str] = field(default_factory=list)
+    documents: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+def make(folder: Path, order: Order, jobs: int, tell: Callable[[int], None]) -> Made:
+    """Write screens. `tell` hears how many are done since its last call. What is returned has no lines."""
     (folder / IMAGES).mkdir(parents=True, exist_ok=True)
-    chunks = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
+    chunks = [range(start, min(start + CHUNK, order.count)) for start in range(0, order.count, CHUNK)]
     unfinished = folder / f"{MANIFEST}.part"
+    documents, left_out = 0, Counter[str]()
     with unfinished.open("w", encoding="utf-8") as manifest:
-        for lines in _in_order(folder, split, seed, chunks, jobs):
-            manifest.writelines(lines)
-            tell(len(lines) // (STEPS if split == "sessions" else 1))
+        for made in _in_order(folder, order, chunks, jobs):
+            manifest.writelines(made.lines)
+            documents += made.documents
+            left_out += made.left_out
+            tell(len(made.lines) // (STEPS if order.split == "sessions" else 1))
     unfinished.replace(folder / MANIFEST)
+    return Made(documents=documents, left_out=left_out)
 
 
-def _in_order(folder: Path, split: Wanted, seed: int, chunks: list[range], jobs: int) -> Iterator[list[str]]:
+def _in_order(folder: Path, order: Order, chunks: list[range], jobs: int) -> Iterator[Made]:
     # A fresh interpreter per job: Chromium's pipes of one job must not be inherited by another.
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        waiting = [pool.submit(_chunk, folder, split, seed, chunk) for chunk in chunks]
+        waiting = [pool.submit(_chunk, folder, order, chunk) for chunk in chunks]
         try:
             for each in waiting:
                 yield each.result()
@@ -44,22 +75,41 @@ def _in_order(folder: Path, split: Wanted, seed: int, chunks: list[range], jobs:
             pool.shutdown(cancel_futures=True)
 
 
-def _chunk(folder: Path, split: Wanted, seed: int, numbers: range) -> list[str]:
-    with Chromium() as browser:
-        wanted = [each for number in numbers for each in _pages(split, seed, number)]
-        return [write_line(shoot(browser, folder, each, texts=split == "train")) for each in wanted]
+def _chunk(folder: Path, order: Order, numbers: range) -> Made:
+    made: list[Screen] = []
+    left_out: Counter[str] = Counter()
+    # Documents have a browser of their own: what they leave behind must not reach the templates' pages.
+    with Chromium() as browser, Chromium() if order.documents else nullcontext() as reader:
+        for number in numbers:
+            document = _document(reader, folder, order, number, left_out) if reader else None
+            if document is not None:
+                made.append(document)
+                continue
+            pages = _pages(order.split, order.seed, number)
+            made += [shoot(browser, folder, each, texts=order.split == "train") for each in pages]
+    documents = sum(each.template == DOCUMENT for each in made)
+    return Made([write_line(each) for each in made], documents, left_out)
 
 
 def _pages(split: Wanted, seed: int, number: int) -> list[Page]:
     return session(seed, number) if split == "sessions" else [page(split, seed, number)]
 
 
+def _document(reader: Chromium, folder: Path, order: Order, number: int, left_out: Counter[str]) -> Screen | None:
+    """The first of the number's views that can be used. Where none can, the number is left to its template."""
+    for view in views(order.documents, order.percent, order.seed, number):
+        try:
+            return shoot_document(reader, folder, view, f"document-{order.seed}-{number:06d}")
+        except NotShown as reason:
+            left_out[str(reason)] += 1
+    return None
+
+
 def shoot(browser: Chromium, folder: Path, each: Page, *, texts: bool = False) -> Screen:
     """Render one page, write its picture and say what is on it; with `texts`, also where every sign is."""
     rendered = render(browser, each.html, each.device)
-    image = f"{IMAGES}/{each.id}.png"
-    (folder / image).write_bytes(rendered.png)
-    tasks = make_tasks(seen(rendered), each.instruct, task_dice(each))
+    image = _write(folder, each.id, rendered)
+    tasks = make_tasks(seen(rendered), each.instruct, task_dice(each.id))
     width, height, kind = rendered.width, rendered.height, each.device.kind
     theme, language = each.look.theme, each.language
     kept = (rendered.elements, tasks, each.session, each.step)
@@ -67,7 +117,49 @@ def shoot(browser: Chromium, folder: Path, each: Page, *, texts: bool = False) -
     return Screen(each.id, image, width, height, kind, each.template, theme, language, *kept, texts=lines)
 
 
+def shoot_document(browser: Chromium, folder: Path, view: View, name: str) -> Screen:
+    """Show a document, write its picture and say what is on it. Raises NotShown when it cannot be used."""
+    rendered, language = show_document(browser, view)
+    texts = visible_texts(browser)
+    tasks = make_tasks(seen_document(rendered, texts), view.instruct(language), task_dice(name))
+    if not tasks:
+        raise NotShown("nothing that has a name of its own")
+    image = _write(folder, name, rendered)
+    return Screen(
+        id=name,
+        image=image,
+        width=rendered.width,
+        height=rendered.height,
+        kind=view.device.kind,
+        template=DOCUMENT,
+        theme=view.theme,
+        language=language,
+        elements=rendered.elements,
+        tasks=tasks,
+        texts=texts,
+        source=view.document.name,
+    )
+
+
+def _write(folder: Path, name: str, rendered: Rendered) -> str:
+    image = f"{IMAGES}/{name}.png"
+    (folder / image).write_bytes(rendered.png)
+    return image
+
+
 def seen(rendered: Rendered) -> Seen:
     """What tasks are made from."""
     hidden = tuple((each.text, each.area) for each in rendered.hidden)
     return Seen(rendered.width, rendered.height, rendered.elements, hidden, rendered.lines)
+
+
+def seen_document(rendered: Rendered, texts: Sequence[TextLine]) -> Seen:
+    """The same of a document: only what the picture says can be mistaken; what lies below must be said once in all of it."""
+    said = Counter(line.casefold() for line in rendered.lines)
+    prose = tuple(line.text.casefold() for line in texts)
+    hidden = tuple(
+        (each.text, each.area)
+        for each in rendered.hidden
+        if said[each.text.casefold()] <= 1 and not any(each.text.casefold() in line for line in prose)
+    )
+    return Seen(rendered.width, rendered.height, rendered.elements, hidden, (), prose)

@@ -40,6 +40,6 @@ def page(split: Split, seed: int, number: int) -> Page:
     return Page(f"{split}-{seed}-{number:06d}", name, device, language, instruct, look, html)
 
 
-def task_dice(each: Page) -> Dice:
-    """The chance behind a page's tasks: apart from the page's own, so that wording can change without changing pages."""
-    return Dice("tasks", each.id)
+def task_dice(name: str) -> Dice:
+    """The chance behind the tasks of a page (its id): apart from the page's own, so that wording can change without pages."""
+    return Dice("tasks", name)

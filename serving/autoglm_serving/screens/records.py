@@ -50,7 +50,8 @@ class TextLine:
 class Screen:
     """One picture with everything known about it. Screens of one session have its name and count their steps from 0.
 
-    `texts` is every text that can be seen, sign by sign; only screens to train on have it.
+    `texts` is every text that can be seen, sign by sign; only screens to train on have it. `source` is the name of the HTML
+    document that is shown, where it is one.
     """
 
     id: str
@@ -66,6 +67,7 @@ class Screen:
     session: str | None = None
     step: int | None = None
     texts: tuple[TextLine, ...] = ()
+    source: str | None = None
 
     def element(self, name: str) -> Element:
         """The element with this id; KeyError when there is none."""
@@ -87,10 +89,13 @@ def point_in_pixels(point: tuple[int, int], width: int, height: int) -> tuple[fl
     return point[0] * width / RELATIVE, point[1] * height / RELATIVE
 
 
+_OPTIONAL = ("session", "step", "source")
+
+
 def write_line(screen: Screen) -> str:
     """One line of the manifest, with its newline. Fields that only some screens have are left out elsewhere."""
-    value = {key: each for key, each in asdict(screen).items() if key not in ("session", "step", "texts")}
-    value |= {key: each for key in ("session", "step") if (each := getattr(screen, key)) is not None}
+    value = {key: each for key, each in asdict(screen).items() if key not in (*_OPTIONAL, "texts")}
+    value |= {key: each for key in _OPTIONAL if (each := getattr(screen, key)) is not None}
     if screen.texts:
         value["texts"] = [[line.text, line.ends, line.y] for line in screen.texts]
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n"

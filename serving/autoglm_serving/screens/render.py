@@ -16,16 +16,32 @@ _LEAST_VISIBLE = 0.6
 _LEAST_SIDE = 8
 
 # An element counts when enough of it is inside the window and every box that clips it, and when the pixel in the middle of
-# the visible part belongs to it and to no smaller element. What is below a clipping box is listed as hidden below.
+# the visible part belongs to it and to no smaller element. What is below a clipping box is listed as hidden below. Of a link
+# over several lines the line with most of it counts; of a heading (data-tight) its text, not the line that it has for itself.
 _SCRIPT = """
 (() => {
   const W = innerWidth, H = innerHeight, found = [], below = [];
+  const piece = e => {
+    const range = document.createRange();
+    range.selectNodeContents(e);
+    if (e.dataset.tight) return range.getBoundingClientRect();
+    if (getComputedStyle(e).display !== 'inline' || !e.childNodes.length) return e.getBoundingClientRect();
+    const pieces = [...range.getClientRects()].sort((a, b) => b.width * b.height - a.width * a.height);
+    if (!pieces.length) return e.getBoundingClientRect();
+    const middle = (pieces[0].top + pieces[0].bottom) / 2;
+    const line = pieces.filter(r => r.top < middle && middle < r.bottom);
+    const [left, top] = [Math.min(...line.map(r => r.left)), Math.min(...line.map(r => r.top))];
+    const [right, bottom] = [Math.max(...line.map(r => r.right)), Math.max(...line.map(r => r.bottom))];
+    return {left, top, right, bottom, width: right - left, height: bottom - top};
+  };
   for (const e of document.querySelectorAll('[data-role]')) {
-    const r = e.getBoundingClientRect();
+    const r = piece(e);
     if (r.width < 1 || r.height < 1) continue;
     let [l, t, x, y] = [Math.max(0, r.left), Math.max(0, r.top), Math.min(W, r.right), Math.min(H, r.bottom)];
     let under = r.top >= H, scroller = null;
     for (let p = e.parentElement; p; p = p.parentElement) {
+      // What these two clip is clipped by the window already.
+      if (p === document.body || p === document.documentElement) continue;
       if (getComputedStyle(p).overflowY === 'visible') continue;
       const q = p.getBoundingClientRect();
       if (p.classList.contains('scroll') && !scroller) { scroller = p; under = under || r.top >= q.bottom - 4; }
@@ -36,10 +52,14 @@ _SCRIPT = """
       if (under && scroller) {
         const q = scroller.getBoundingClientRect();
         below.push({...item, area: [q.left, q.top, q.right, q.bottom]});
+      } else if (under && document.documentElement.dataset.scrolls) {
+        below.push({...item, area: [0, 0, W, H]});
       }
       continue;
     }
     if ((x - l) * (y - t) < LEAST * r.width * r.height) continue;
+    // A document wider than the window cuts words off, and what is left of them is not their name.
+    if (document.documentElement.dataset.scrolls && x - l < r.width - 2) continue;
     const hit = document.elementFromPoint((l + x) / 2, (t + y) / 2);
     if (!hit || hit.closest('[data-role]') !== e) continue;
     found.push({...item, box: [l, t, x, y]});
@@ -73,6 +93,11 @@ class Rendered:
 def render(browser: Chromium, html: str, device: Device) -> Rendered:
     """Show a page and read it off."""
     browser.show(html, device)
+    return read_off(browser, device)
+
+
+def read_off(browser: Chromium, device: Device) -> Rendered:
+    """Read off the page that is shown: its picture, and the elements that are marked with `data-role`."""
     seen = browser.evaluate(_SCRIPT)
     image = Image.open(io.BytesIO(browser.picture())).convert("RGB")
     width, height = image.size

@@ -74,13 +74,17 @@ def tap_frames(language: Language) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Seen:
-    """A page as it was read off. `hidden` are texts below a list with the list's area, `lines` all texts of the page."""
+    """A page as it was read off. `hidden` are texts below a list with the list's area, `lines` all texts of the page.
+
+    `prose` are the texts, without capitals, in which a name must not stand a second time; only documents have it.
+    """
 
     width: int
     height: int
     elements: tuple[Element, ...]
     hidden: tuple[tuple[str, Box], ...]
     lines: tuple[str, ...]
+    prose: tuple[str, ...] = ()
 
 
 def make_tasks(seen: Seen, language: Language, dice: Dice) -> tuple[Task, ...]:
@@ -109,7 +113,10 @@ def unambiguous(seen: Seen) -> list[Element]:
     return [
         each
         for each, text in zip(seen.elements, texts, strict=True)
-        if text and spoken[text] <= 1 and sum(_contains(other, text) for other in texts) == 1
+        if text
+        and spoken[text] <= 1
+        and sum(_contains(other, text) for other in texts) == 1
+        and sum(line.count(text) for line in seen.prose if _contains(line, text)) <= 1
     ]
 
 

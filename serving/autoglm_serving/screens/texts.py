@@ -10,6 +10,9 @@ _SCRIPT = """
   const lines = [], range = document.createRange(), scale = devicePixelRatio;
   const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   for (let node; (node = walk.nextNode());) {
+    range.selectNodeContents(node);
+    const all = range.getBoundingClientRect();
+    if (all.bottom < 0 || all.top > innerHeight) continue;  // long documents: most of it is out of the window
     let line = null, at = 0;
     for (const sign of node.data) {
       range.setStart(node, at);
