@@ -75,3 +75,9 @@ def test_a_router_counts_by_reason() -> None:
         ("autoglm_replica_choices", "cached-prefix"): 2,
         ("autoglm_replica_choices", "least-work"): 1,
     }
+
+
+def test_a_replica_tells_what_the_parts_of_its_start_took() -> None:
+    instruments = Instruments()
+    ReplicaMetrics(instruments.make, instruments.make).started({"weights": 4.5, "rest": 0.5})
+    assert instruments.values == {("autoglm_start_seconds", "weights"): 4.5, ("autoglm_start_seconds", "rest"): 0.5}

@@ -408,6 +408,21 @@ async def test_a_model_that_is_not_there_is_said_in_one_line() -> None:
     assert str(caught.value) == "ModelNotFound: there is no folder /missing"
 
 
+async def test_a_replica_says_what_its_start_took() -> None:
+    ours = Records()
+    logging.getLogger("ray.serve").addHandler(ours)
+    replica = EngineReplica(app_config().model_dump(mode="json", by_alias=True))
+    try:
+        await replica.start()
+    finally:
+        await replica.close()
+        logging.getLogger("ray.serve").removeHandler(ours)
+    (told,) = [vars(record) for record in ours.records if record.getMessage() == "replica ready"]
+    parts = [f"{part}_s" for part in ("fetch", "imports", "tokenizer", "weights", "warm_up", "rest")]
+    assert told["seconds"] == pytest.approx(sum(told[part] for part in parts), abs=0.01)
+    assert told["weights_s"] > 0
+
+
 async def test_logs_hold_figures_and_no_content(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     ours = Records()

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,6 +17,7 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor
 
+from autoglm_serving.app.engine_replica import TellsStart
 from autoglm_serving.config import AppConfig
 from autoglm_serving.engines.factory import create_engine
 from autoglm_serving.engines.interface import (
@@ -96,6 +98,17 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(WAIT_S):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+async def test_the_start_is_told_by_its_parts(folder: Path) -> None:
+    begun = time.monotonic()
+    async with running(engine_config(folder)) as started:
+        took = time.monotonic() - begun
+        assert isinstance(started, TellsStart)
+        parts = started.start_seconds()
+    assert list(parts) == ["fetch", "imports", "tokenizer", "weights", "warm_up"]
+    assert min(parts["weights"], parts["warm_up"]) > 0
+    assert took / 2 < sum(parts.values()) <= took
 
 
 @pytest.mark.parametrize("image", [None, screenshot(), screenshot(300, 500, seed=7)], ids=["text", "image", "larger"])

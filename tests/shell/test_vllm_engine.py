@@ -57,6 +57,18 @@ async def test_greedy_answers_are_those_of_the_transformers_engine(
     }
 
 
+def test_the_start_is_told_by_its_parts_in_two_processes(results: dict[str, Any]) -> None:
+    parts, took = results["start"]["parts"], results["start"]["took"]
+    assert list(parts) == ["fetch", "imports", "tokenizer", "engine_process", "weights", "warm_up"]
+    assert sum(parts.values()) == pytest.approx(took, abs=1.0)
+    # The engine core imports vLLM anew; that it has loaded the weights it noted itself.
+    assert parts["engine_process"] > parts["weights"] > 0
+
+
+def test_the_logs_of_the_process_go_on(results: dict[str, Any]) -> None:
+    assert results["start"]["logs"]
+
+
 def test_an_answer_comes_in_pieces(results: dict[str, Any]) -> None:
     assert results["text"]["pieces"] > 5
 

@@ -33,6 +33,14 @@ def results(process: Process) -> dict[str, Any]:
     return result_of(process)
 
 
+def test_a_gang_tells_what_its_start_took(results: dict[str, Any]) -> None:
+    parts, took = results["start"]["parts"], results["start"]["took"]
+    assert list(parts) == ["fetch", "imports", "tokenizer", "engine_process", "weights", "warm_up"]
+    assert sum(parts.values()) == pytest.approx(took, abs=1.0)
+    # The ranks are processes of their own, which load while the engine core waits.
+    assert parts["weights"] > parts["fetch"]
+
+
 async def test_two_ranks_give_the_tokens_of_one_process(results: dict[str, Any], folder: Path) -> None:
     # The transformers engine stands for one process: vLLM with one rank gives its tokens too (test_vllm_engine).
     asked = [request(TEXT, None, 32), request(TEXT, screenshot(), 32), request(TEXT, screenshot(seed=3), 32)]

@@ -34,6 +34,7 @@ def test_a_replica_answers_with_vllm_and_takes_its_engine_along_when_it_is_kille
         assert answer["choices"][0]["message"]["content"]
         assert answer["usage"]["prompt_tokens"] > 98
         assert answer["usage"]["completion_tokens"] > 0
+        assert "replica ready" in _log(ray_head, app["name"]), "Serve's log ended when vLLM began"
         (replica,) = ray_head.processes(app["name"])
         engines = engine_cores(replica)
         assert engines, "vLLM's engine core was not found below the replica"
@@ -41,6 +42,12 @@ def test_a_replica_answers_with_vllm_and_takes_its_engine_along_when_it_is_kille
         wait_until(lambda: not any(runs(pid) for pid in engines), "the engine core has ended too")
     finally:
         ray_head.delete(app["name"])
+
+
+def _log(ray_head: RayCluster, name: str) -> str:
+    assert ray_head.head.temp_dir is not None
+    logs = (ray_head.head.temp_dir / "session_latest/logs/serve").glob(f"replica_{name}_Engine_*.log")
+    return "".join(path.read_text() for path in logs)
 
 
 def _ask(url: str) -> Any:

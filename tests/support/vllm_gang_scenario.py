@@ -14,7 +14,7 @@ from autoglm_serving.config import AppConfig
 from autoglm_serving.engines.factory import create_engine
 from support.models import engine_config, request, screenshot
 from support.processes import engine_cores, title
-from support.vllm_scenario import killed, report, write
+from support.vllm_scenario import killed, report, started, write
 
 RANKS = 2
 TEXT = "打开设置 open settings"
@@ -34,7 +34,7 @@ async def main(folder: Path, result: Path) -> None:
     results: dict[str, Any] = {}
     engine = create_engine(gang(folder))
     try:
-        await engine.start()
+        results["start"] = await started(engine)
         results["ranks"] = len(ranks())
         results["text"] = await report(engine, request(TEXT, None, 32))
         results["image"] = await report(engine, request(TEXT, screenshot(), 32))

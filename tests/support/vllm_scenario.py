@@ -7,9 +7,11 @@ a second engine running, so that a test can kill it.
 
 import asyncio
 import json
+import logging.handlers
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -32,6 +34,15 @@ async def report(engine: Engine, wanted: GenerateRequest) -> dict[str, Any]:
     except Exception as error:  # noqa: BLE001 - the tests judge it
         return {"error": type(error).__name__, "message": str(error)}
     return {**asdict(deltas[-1]), "text": text, "pieces": len(deltas)}
+
+
+async def started(engine: Engine) -> dict[str, Any]:
+    """Start it; what it says of that, beside what it took, and whether a log such as Serve's still has its file."""
+    log = logging.handlers.MemoryHandler(1, target=logging.NullHandler())
+    begun = time.monotonic()
+    await engine.start()
+    took = time.monotonic() - begun
+    return {"parts": engine.start_seconds(), "took": took, "logs": log.target is not None}  # type: ignore[attr-defined]
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -90,7 +101,7 @@ async def scenario(folder: Path) -> dict[str, Any]:
         "window": await refused(folder, slidingWindow=1024),
     }
     try:
-        await engine.start()
+        results["start"] = await started(engine)
         results["text"] = await report(engine, request("打开设置 open settings", None, 32))
         results["image"] = await report(engine, request("打开设置 open settings", screenshot(), 32))
         results["large"] = await report(engine, request(image=screenshot(560, 1120), max_new_tokens=2))

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
 from contextlib import aclosing
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -11,7 +11,7 @@ from autoglm_serving.app.bundles import WHOLE_PAUSE_S, bundled, pause_of_streams
 from autoglm_serving.app.calls import Accepted, Call, EncodedImage, Event, Failure
 from autoglm_serving.app.decoded_cache import DecodedCache
 from autoglm_serving.app.decoding import Decoder
-from autoglm_serving.app.logs import log_engine_dead, log_unexpected
+from autoglm_serving.app.logs import log_engine_dead, log_ready, log_unexpected
 from autoglm_serving.app.metrics import ReplicaMetrics
 from autoglm_serving.config import AppConfig
 from autoglm_serving.engines.interface import (
@@ -59,6 +59,14 @@ class CachingEngine(Protocol):
         """How much it keeps, once it is started."""
 
 
+@runtime_checkable
+class TellsStart(Protocol):
+    """An engine that knows how long the parts of its start took."""
+
+    def start_seconds(self) -> Mapping[str, float]:
+        """By part (`engines.startup.Phase`), once it is started."""
+
+
 class Pictures(Protocol):
     """Where the images of calls come from."""
 
@@ -77,6 +85,7 @@ class EngineReplica:
         encoder: Any = None,
     ) -> None:
         """`encoder` is the Serve handle of the encoders, where there are any."""
+        self._begun = time.monotonic()
         self._config = AppConfig.model_validate(args)
         self._engine = _create(self._config, create)
         self._end = end
@@ -99,6 +108,7 @@ class EngineReplica:
         if isinstance(self._engine, CachingEngine):
             self._ledger = Ledger(self._engine.cache_sizes())
         self._watch = asyncio.create_task(self._end_with_engine())
+        self._tell_start()
 
     async def generate(self, call: Call) -> AsyncGenerator[Event, None]:
         """Deltas, or a Failure; before them Accepted if they take long. Closing or cancelling it frees the engine's place."""
@@ -140,6 +150,15 @@ class EngineReplica:
             self._watch.cancel()
         self._decoder.close()
         await self._engine.close()
+
+    def _tell_start(self) -> None:
+        seconds = time.monotonic() - self._begun
+        parts: dict[str, float] = {}
+        if isinstance(self._engine, TellsStart):
+            parts.update(self._engine.start_seconds())
+        parts["rest"] = seconds - sum(parts.values())
+        self._metrics.started(parts)
+        log_ready(seconds, parts)
 
     async def _end_with_engine(self) -> None:
         """End this process when the engine has died, although nobody asks it for anything."""

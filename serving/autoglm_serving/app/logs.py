@@ -5,6 +5,7 @@ Serve writes its logger's records as JSON, so the figures go into the record's f
 
 import logging
 import traceback
+from collections.abc import Mapping
 
 from autoglm_serving.engines.interface import Delta
 
@@ -27,6 +28,12 @@ def log_request(request_id: str, status: int, code: str | None, seconds: float, 
             "finish_reason": last.finish_reason,
         }
     _log.info("request", extra=fields)
+
+
+def log_ready(seconds: float, parts: Mapping[str, float]) -> None:
+    """A replica can answer from now on; what its constructor took, and each part of that."""
+    told = {f"{part}_s": round(took, 3) for part, took in parts.items()}
+    _log.info("replica ready", extra={"seconds": round(seconds, 3), **told})
 
 
 def log_lost(error: BaseException) -> None:

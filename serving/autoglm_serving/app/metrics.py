@@ -51,6 +51,14 @@ class ReplicaMetrics:
         }
         self._running = gauge("autoglm_engine_running", description="Answers that the engine is making.")
         self._waiting = gauge("autoglm_engine_waiting", description="Calls that wait for a place in the engine.")
+        self._start = gauge(
+            "autoglm_start_seconds", description="What the replica's start took, by its parts.", tag_keys=("part",)
+        )
+
+    def started(self, parts: Mapping[str, float]) -> None:
+        """The replica can answer; seconds by part of its start."""
+        for part, seconds in parts.items():
+            self._start.set(seconds, tags={"part": part})
 
     def publish(self, stats: EngineStats, others: Mapping[str, CacheFigures]) -> None:
         """`others` are the replica's caches outside its engine, by name."""

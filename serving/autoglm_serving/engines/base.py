@@ -21,9 +21,10 @@ from autoglm_serving.engines.interface import (
     GenerateRequest,
 )
 from autoglm_serving.engines.prompt import Prompt, PromptBuilder
+from autoglm_serving.engines.startup import Startup
 from autoglm_serving.engines.text import TextStream
 from autoglm_serving.model.folder import ModelFolder, check_folder
-from autoglm_serving.model.load import ModelImages, ModelTokenizer
+from autoglm_serving.model.load import ModelImages, ModelTokenizer, import_libraries
 from autoglm_serving.model.locate import locate
 from autoglm_serving.vision.cache import CacheFigures
 
@@ -63,11 +64,12 @@ class TextEngine(Engine, ABC):
         self._prompts: PromptBuilder | None = None
         self._images: ModelImages | None = None
         self._tokenizer: ModelTokenizer | None = None
+        self._startup = Startup()
         self._closed = False
 
     @abstractmethod
     async def _start(self, folder: ModelFolder) -> None:
-        """Load the weights."""
+        """Load the weights, and tell `_startup` what was reached."""
 
     @abstractmethod
     def _tokens(self, prompt: Prompt, request: GenerateRequest) -> AsyncGenerator[TokenStep, None]:
@@ -87,17 +89,26 @@ class TextEngine(Engine, ABC):
 
     @override
     async def start(self) -> None:
+        self._startup = Startup()
         folder = await asyncio.to_thread(self._load_folder)
         await self._start(folder)
 
+    def start_seconds(self) -> Mapping[str, float]:
+        """How long each part of the start took, once it is started."""
+        return self._startup.seconds
+
     def _load_folder(self) -> ModelFolder:
         folder = check_folder(locate(self.config.model.uri, self._cache))
+        self._startup.reached("fetch")
+        import_libraries()
+        self._startup.reached("imports")
         length = self.config.engine.max_model_len
         if length > folder.max_positions:
             raise EngineOptionsInvalid(f"maxModelLen {length} is above the model's {folder.max_positions} positions")
         tokenizer, images = ModelTokenizer(folder), ModelImages(folder)
         self._prompts = PromptBuilder(tokenizer, images.tokens, images.size, folder.image_token_id, length)
         self._tokenizer, self._images = tokenizer, images
+        self._startup.reached("tokenizer")
         return folder
 
     @override

@@ -66,16 +66,19 @@ class TransformersEngine(TextEngine):
         await asyncio.to_thread(self._loop.start)
 
     def _make_runner(self, folder: ModelFolder) -> "Runner[Answer]":
-        from autoglm_serving.engines.transformers_runner import TransformersRunner
+        from autoglm_serving.engines.transformers_runner import TransformersRunner, whole
 
+        self._startup.reached("imports")
         assert self._pictures is not None
         try:
-            part = self._gather(folder, self._gang) if self._gang is not None else None
+            part = whole(folder, self._options) if self._gang is None else self._gather(folder, self._gang)
+            self._startup.reached("weights")
             self._runner = TransformersRunner(folder, self._pictures, self._options, part)
         except BaseException:
             if self._gang is not None:
                 self._gang.close()
             raise
+        self._startup.reached("warm_up")
         return self._runner
 
     def _gather(self, folder: ModelFolder, gang: Gang) -> "Part":

@@ -58,7 +58,7 @@ class TransformersRunner(Runner[Answer]):
     def __init__(
         self, folder: ModelFolder, pictures: Pictures, options: TransformersOptions, part: Part | None = None
     ) -> None:
-        part = part or _whole(folder, options)
+        part = part or whole(folder, options)
         self._options = options
         self._device = part.device
         self._model = part.model
@@ -246,7 +246,7 @@ class TransformersRunner(Runner[Answer]):
             self._prefixes.keep(state.cache, names, start // block)
 
 
-def _whole(folder: ModelFolder, options: TransformersOptions) -> Part:
+def whole(folder: ModelFolder, options: TransformersOptions) -> Part:
     """The model with all its weights in this process."""
     torch.set_num_threads(options.threads)
     chosen = device(options.device)

@@ -29,6 +29,7 @@ from autoglm_serving.engines.interface import (
 from autoglm_serving.engines.options import VllmOptions, parse_options
 from autoglm_serving.engines.prompt import Prompt
 from autoglm_serving.engines.shards import ModelSizes, check_text, tower_divides
+from autoglm_serving.engines.startup import START_TIMES
 from autoglm_serving.model.errors import ModelInvalid
 from autoglm_serving.model.folder import ModelFolder
 from autoglm_serving.vision.cache import CacheFigures
@@ -48,6 +49,8 @@ _ENVIRONMENT = {
     # Thread binding would take cores by number, whatever else the machine or the pod runs on them.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_NO_USAGE_STATS": "1",
+    # It would close all handlers that the process has (logging.config.dictConfig does), and Serve's then write nothing more.
+    "VLLM_CONFIGURE_LOGGING": "0",
     "VLLM_LOGGING_LEVEL": "WARNING",
 }
 
@@ -68,6 +71,18 @@ class VllmEngine(TextEngine):
         self._tower_whole = _tower_is_whole(folder, self.config.engine.tensor_parallel)
         self._end_ids = frozenset(folder.end_ids)
         self._llm = await asyncio.to_thread(self._make, folder)
+        await self._tell_startup(self._llm)
+
+    async def _tell_startup(self, llm: "AsyncLLM") -> None:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            (times, *_) = await llm.collective_rpc(START_TIMES)
+        except EngineDeadError as error:
+            raise EngineDead("vLLM's engine core has died") from error
+        self._startup.reached("engine_process", times["process"])
+        self._startup.reached("weights", times["weights"])
+        self._startup.reached("warm_up")
 
     def _make(self, folder: ModelFolder) -> "AsyncLLM":
         for name, value in _ENVIRONMENT.items():
@@ -75,6 +90,7 @@ class VllmEngine(TextEngine):
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        self._startup.reached("imports")
         _check_quantization(self._options)
         arguments = self._arguments(folder)
         try:

@@ -6,7 +6,9 @@ vLLM names executors by import path, so this module is imported in the engine co
 import multiprocessing
 import os
 import threading
+import time
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 from typing_extensions import override
 from vllm.platforms import current_platform
@@ -14,12 +16,29 @@ from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from autoglm_serving.engines.gang.seat import meet_on_this_machine
+from autoglm_serving.engines.startup import START_TIMES
 
 EXIT_PARENT_GONE = 75
 THREADS = "OMP_NUM_THREADS"
 
 
-class SupervisedExecutor(UniProcExecutor):  # type: ignore[misc]  # mypy does not follow vllm
+class _TellsStart:
+    """An executor that can be asked when its process was up and when its weights were loaded."""
+
+    _times: dict[str, float]
+
+    def _init_executor(self) -> None:
+        self._times = {"process": time.monotonic()}
+        super()._init_executor()  # type: ignore[misc]  # of vLLM's executor, which follows in the line of classes
+        self._times["weights"] = time.monotonic()
+
+    def collective_rpc(self, method: Any, *args: Any, **kwargs: Any) -> Any:
+        if method == START_TIMES:
+            return [self._times]
+        return super().collective_rpc(method, *args, **kwargs)  # type: ignore[misc]
+
+
+class SupervisedExecutor(_TellsStart, UniProcExecutor):  # type: ignore[misc]  # mypy does not follow vllm
     """The model in the engine core's process instead of a worker process below it: one import of torch less.
 
     vLLM's CPU platform replaces "uni" by worker processes to bind their threads to cores; we bind no threads. And an
@@ -32,7 +51,7 @@ class SupervisedExecutor(UniProcExecutor):  # type: ignore[misc]  # mypy does no
         super()._init_executor()
 
 
-class SupervisedGang(MultiprocExecutor):  # type: ignore[misc]  # mypy does not follow vllm
+class SupervisedGang(_TellsStart, MultiprocExecutor):  # type: ignore[misc]  # mypy does not follow vllm
     """One process for each rank below the engine core. vLLM itself ends them with it, and it with any of them."""
 
     @override

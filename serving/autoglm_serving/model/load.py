@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from transformers import Glm4vForConditionalGeneration, Glm4vVisionModel
 
 
+def import_libraries() -> None:
+    """Import what tokenizers and image processors need: seconds, which whoever times a start does not want among theirs."""
+    from transformers import AutoImageProcessor, AutoTokenizer  # noqa: F401
+
+
 class ModelTokenizer:
     """The folder's tokenizer: chat template, ids, and the bytes of each id. Safe in several threads."""
 
