@@ -1,110 +1,158 @@
-"""From nothing to the first answer, with the share of each phase, and what each process then holds in memory.
+"""From nothing to the first answered screenshot, phase by phase, and the memory of what runs then: on Ray, and without it.
 
-First on a Ray cluster that does not run yet, seen from outside; then the same inside of one fresh process, part by part,
-without Ray. As in an image that was built well, compiled modules are kept: a run before the measured ones makes them. Files
-are in the page cache. Options: `--engine` (transformers or vllm), `--runs`.
+Two starts in turns in each run: the application on a Ray cluster that does not run yet, and the bare engine (`cold.bare`),
+which is the same engine behind the same HTTP side in one process without Ray and Serve. The difference is what those cost.
+Moments are as Ray, Serve and the replica noted them: the replica's record "replica ready" and the controller's log.
+As in an image that was built well, compiled modules are there, and files are in the page cache: a first run, which is not
+counted, sees to both. Options: `--engine` (transformers or vllm), `--model`, `--runs`,
+`--warm`, `--tokens`.
 """
 
 import argparse
-import asyncio
 import json
 import os
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cold.on_ray import BUILT, HEAD, PROCESS, RUNNING, START_S, OnRay, kind
+from benchmarks.cold.phases import Mark, memory_rows, middle, parts, phases, rows
 from benchmarks.load import Clients, body, run, screen
 from benchmarks.machine import describe, table
 
-from autoglm_serving.config import EngineConfig
-from support.processes import family, title
-from support.ray import RayCluster, application
+from autoglm_serving.config import AppConfig, EngineConfig, ModelConfig
+from support.ports import free_port
+from support.processes import Process, family, processor_s
 from support.serving import MODEL, app_config
 
-URI = "builtin://autoglm-tiny"
-START_S = 1200.0
 SIZE = (360, 800)
-TOKENS = 8
-INSIDE = "--inside"
-ENGINE, INGRESS = ":Engine", ":Ingress"
-"""In the names that Ray gives to the processes of replicas, after the application's."""
+REST_S = 3.0
+"""Between the first answer and the look at memory."""
+PARTS = {
+    "fetch": "engine: the model's folder is there",
+    "imports": "engine: imports (transformers, torch, with vLLM its own)",
+    "tokenizer": "engine: tokenizer and image processor",
+    "engine_process": "engine: vLLM's engine core is up (a process, its imports)",
+    "weights": "engine: weights",
+    "warm_up": "engine: warm-up, caches",
+    "rest": "engine: the rest of its constructor, decode worker",
+}
+FIRST, REST = "first request: first text", "first request: the rest of the answer"
+ORDER = (*HEAD, BUILT, PROCESS, *PARTS.values(), RUNNING, FIRST, REST)
+KINDS = (
+    "engine process", "vLLM's engine core", "decode worker", "of one replica, together",
+    "ingress", "Serve's controller", "Serve's proxy", "Ray itself",
+)  # fmt: skip
+REPLICA = KINDS[:3]
 
 
-def config(engine: str) -> Any:
-    return app_config(engine=EngineConfig.model_validate({"name": engine, "maxConcurrency": 4, "maxModelLen": 8192}))
+@dataclass
+class Seen:
+    """Of the runs of one way to start. `processor`: seconds that the processes which then run had used by the first answer."""
+
+    phases: list[dict[str, float]] = field(default_factory=list)
+    memory: list[dict[str, float]] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)
+    second: list[float] = field(default_factory=list)
+    decoded: list[float] = field(default_factory=list)
 
 
-def first_answer(url: str, seed: str) -> float:
-    picture = screen(random.Random(seed), *SIZE)
-    seen, _ = run(url, [Clients("first", 1, 1, lambda *_: body(MODEL, "Open the settings.", TOKENS, picture))])
-    if not seen[0].ok:
-        raise SystemExit("the first request was not answered")
-    return seen[0].whole_s
+class Bare:
+    """The engine in one process without Ray."""
+
+    def __init__(self, folder: Path, config: AppConfig) -> None:
+        self._port = free_port()
+        command = [sys.executable, "-m", "benchmarks.cold.bare", config.model_dump_json(by_alias=True), str(self._port)]
+        # One thread, as Ray gives a replica of one core.
+        self._process = Process("bare", command, log=folder / "bare.log", env={"OMP_NUM_THREADS": "1"})
+
+    def start(self, names: dict[str, str]) -> list[Mark]:
+        self._process.start()
+        self._process.wait_for(self._listens, "it listens", START_S)
+        running = time.monotonic()
+        ready = self.told()[0]
+        return [
+            Mark(PROCESS, ready["begun"]),
+            *parts(ready["begun"], ready["parts"], names),
+            Mark(RUNNING, running),
+        ]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}/v1/chat/completions"
+
+    def processes(self) -> list[int]:
+        return family(self._process.pid)
+
+    def stop(self) -> None:
+        self._process.terminate()
+
+    def told(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self._process.log_text().splitlines() if line.startswith("{")]
+
+    def _listens(self) -> bool:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(f"http://127.0.0.1:{self._port}/health", timeout=5):
+                return True
+        except OSError:
+            return False
 
 
-def outside(engine: str, folder: Path) -> tuple[dict[str, float], list[list[str]]]:
-    """Seconds of each phase on Ray, and the memory of what runs then."""
-    phases: dict[str, float] = {}
-    ray, begun = RayCluster(folder / "ray"), time.monotonic()
+def bare_kind(pid: int) -> str:
+    found = kind(pid)
+    return found if found in REPLICA else "engine process"
 
-    def reached(phase: str) -> None:
-        nonlocal begun
-        phases[phase] = time.monotonic() - begun
-        begun = time.monotonic()
 
+def cold(server: OnRay | Bare, kind_of: Callable[[int], str], tokens: int, seen: Seen) -> None:
+    """One start, from nothing to the answer of a second request."""
+    begun = time.monotonic()
     try:
-        ray.start()
-        reached("Ray head")
-        app = application(config(engine))
-        ray.deploy(app, wait=False)
-        end = time.monotonic() + START_S
-        while not any(ENGINE in title(pid) for pid in _below(ray)):
-            if time.monotonic() > end:
-                raise SystemExit("Serve started no replica")
-            time.sleep(0.05)
-        reached("Serve: controller, proxy, import of the application, process of the replica")
-        ray.wait_running(app["name"], START_S)
-        reached("replicas: imports, model, decode worker")
-        url = f"{ray.serve_address}{app['route_prefix']}/v1/chat/completions"
-        phases["first answer"] = first_answer(url, "first")
-        phases["(the next one)"] = first_answer(url, "second")
-        return phases, memory(ray)
+        marks = server.start(PARTS)
+        running = marks[-1].at
+        first, whole = ask(server.url, "first", tokens)
+        seen.processor.append(sum(processor_s(pid) for pid in server.processes()))
+        # What reading the logs took in between belongs to no phase.
+        answered = Mark(FIRST, running + first), Mark(REST, running + whole)
+        seen.phases.append(phases(begun, [*marks, *answered]))
+        time.sleep(REST_S)
+        seen.memory.append(memory(server.processes(), kind_of))
+        seen.second.append(ask(server.url, "second", tokens)[1])
+        if isinstance(server, Bare):
+            seen.decoded.append(server.told()[1]["decoded_s"])
     finally:
-        ray.stop()
+        server.stop()
 
 
-def memory(ray: RayCluster) -> list[list[str]]:
-    """Proportional set size by kind of process: what is shared counts once."""
-    held: dict[str, list[float]] = {}
-    for pid in _below(ray):
-        size = _pss(pid)
-        if size:
-            held.setdefault(_kind(pid), []).append(size)
-    rows = sorted(held.items(), key=lambda item: -sum(item[1]))
-    return [
-        [kind, str(len(sizes)), f"{statistics.median(sizes):.0f} MB", f"{sum(sizes):.0f} MB"] for kind, sizes in rows
-    ]
+def ask(url: str, seed: str, tokens: int) -> tuple[float, float]:
+    """Seconds to the first text and to the end of an answer to a picture that nobody has seen."""
+    picture = screen(random.Random(seed), *SIZE)
+    (answer,), _ = run(url, [Clients("one", 1, 1, lambda *_: body(MODEL, "Open the settings.", tokens, picture))])
+    if not answer.ok:
+        raise SystemExit("a request was not answered")
+    return answer.first_s, answer.whole_s
 
 
-def _below(ray: RayCluster) -> list[int]:
-    return family(ray.head.pid)[1:] if ray.head.pid is not None else []
+def memory(pids: Sequence[int], kind_of: Callable[[int], str]) -> dict[str, float]:
+    """Megabytes of proportional set size by kind of process: what processes share counts once."""
+    held: dict[str, float] = defaultdict(float)
+    for pid in pids:
+        if size := pss(pid):
+            held[kind_of(pid)] += size
+            if kind_of(pid) in REPLICA:
+                held[KINDS[3]] += size
+    return dict(held)
 
 
-def _kind(pid: int) -> str:
-    name = title(pid)
-    kinds = {
-        ENGINE: "engine replica", INGRESS: "ingress replica", "decode_worker": "decode worker",
-        "VLLM": "vLLM's engine core", "ServeController": "Serve's controller", "ProxyActor": "Serve's proxy",
-    }  # fmt: skip
-    return next((kind for part, kind in kinds.items() if part in name), "Ray itself")
-
-
-def _pss(pid: int) -> float:
+def pss(pid: int) -> float:
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
@@ -112,105 +160,51 @@ def _pss(pid: int) -> float:
     return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
 
 
-def inside() -> dict[str, float]:
-    """In a fresh process: what a replica does until it can answer, one part after the other."""
-    phases: dict[str, float] = {}
-    begun = time.monotonic()
-
-    def reached(phase: str) -> None:
-        nonlocal begun
-        phases[phase] = time.monotonic() - begun
-        begun = time.monotonic()
-
-    import autoglm_serving.app.application
-
-    reached("import of the application (Ray, Starlette)")
-    import torch
-
-    reached("import of torch")
-    import transformers
-
-    transformers.Glm4vForConditionalGeneration  # noqa: B018 - it is loaded when it is named
-    reached("import of transformers")
-    from autoglm_serving.engines.factory import create_engine
-    from autoglm_serving.engines.options import TransformersOptions
-    from autoglm_serving.engines.transformers_pictures import CacheBounds, Pictures
-    from autoglm_serving.engines.transformers_runner import TransformersRunner
-    from autoglm_serving.model.folder import check_folder
-    from autoglm_serving.model.load import ModelImages, ModelTokenizer
-    from autoglm_serving.model.locate import locate
-
-    folder = check_folder(locate(URI))
-    ModelTokenizer(folder)
-    images = ModelImages(folder)
-    reached("tokenizer and image processor")
-    TransformersRunner(folder, Pictures(images, CacheBounds(0, 0)), TransformersOptions())
-    reached("weights, and one token to see that they compute")
-    engine = create_engine(config("transformers"))
-    asyncio.run(_answers(engine, phases))
-    assert torch is not None
-    assert autoglm_serving.app.application is not None
-    return phases
-
-
-async def _answers(engine: Any, phases: dict[str, float]) -> None:
-    from PIL import Image
-
-    from autoglm_serving.engines.interface import GenerateRequest, ImagePart, Message, TextPart
-
-    await engine.start()
-    try:
-        for number, phase in enumerate(("first answer", "(the next one)")):
-            picture = Image.linear_gradient("L").resize(SIZE).rotate(number).convert("RGB")
-            message = Message("user", (ImagePart(picture), TextPart("Open the settings.")))
-            begun = time.monotonic()
-            async for _ in engine.generate(GenerateRequest(phase, (message,), TOKENS)):
-                pass
-            phases[phase] = time.monotonic() - begun
-    finally:
-        await engine.close()
-
-
-def rows(runs: list[dict[str, float]]) -> list[list[str]]:
-    total = statistics.median(sum(value for phase, value in each.items() if phase[0] != "(") for each in runs)
-    lines = []
-    for phase in runs[0]:
-        took = [each[phase] for each in runs]
-        middle = statistics.median(took)
-        share = f"{100 * middle / total:.0f} %" if phase[0] != "(" else ""
-        lines.append([phase, f"{middle:.2f} s ({min(took):.2f}-{max(took):.2f})", share])
-    return [*lines, ["all, without the last line", f"{total:.2f} s", ""]]
-
-
 def main() -> None:
-    if INSIDE in sys.argv:
-        print(json.dumps(inside()))
-        return
     parser = argparse.ArgumentParser()
     parser.add_argument("--engine", choices=["transformers", "vllm"], default="transformers")
+    parser.add_argument("--model", default="builtin://autoglm-tiny-trained")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--warm", action="store_true", help="compiled modules and files are there: every run counts")
+    parser.add_argument("--tokens", type=int, default=8)
     asked = parser.parse_args()
+    engine = EngineConfig.model_validate({"name": asked.engine, "maxConcurrency": 4, "maxModelLen": 8192})
+    config = app_config(model=ModelConfig(name=MODEL, uri=asked.model), engine=engine)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     machine = describe()
-    found: list[dict[str, float]] = []
-    held: list[list[str]] = []
-    parts: list[dict[str, float]] = []
+    ray, bare = Seen(), Seen()
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        os.environ.update(PYTHONDONTWRITEBYTECODE="", PYTHONPYCACHEPREFIX=f"{name}/compiled")
-        for number in range(asked.runs + 1):
-            phases, held = outside(asked.engine, Path(name) / str(number))
-            found.append(phases)
-        if asked.engine == "transformers":
-            command = [sys.executable, "-m", "benchmarks", "cold_start", INSIDE]
-            outputs = [subprocess.run(command, check=True, capture_output=True, text=True) for _ in range(asked.runs)]
-            parts = [json.loads(each.stdout.splitlines()[-1]) for each in outputs]
-    found = found[1:]
-    print(f"{machine}; engine {asked.engine}, {asked.runs} runs, picture of {SIZE[0]}x{SIZE[1]}, {TOKENS} tokens\n")
-    print(table(["on a Ray cluster that did not run", "median (range)", "share"], rows(found)))
+        for number in range(1 if asked.warm else 0, asked.runs + 1):
+            counted = number > 0
+            cold(OnRay(Path(name) / f"ray-{number}", config), kind, asked.tokens, ray if counted else Seen())
+            cold(Bare(Path(name) / f"bare-{number}", config), bare_kind, asked.tokens, bare if counted else Seen())
+    report(machine, asked, ray, bare)
+
+
+def report(machine: str, asked: argparse.Namespace, ray: Seen, bare: Seen) -> None:
+    cores = len(os.sched_getaffinity(0))
+    print(
+        f"{machine}; on {cores} of them; engine {asked.engine}, {asked.model}, {asked.runs} runs in turns, picture of "
+        f"{SIZE[0]}x{SIZE[1]}, answer of {asked.tokens} tokens or fewer\n"
+    )
+    found = {phase for each in (*ray.phases, *bare.phases) for phase in each}
+    columns = ["until", "on Ray, median (range)", "share", "bare engine, median (range)", "share", "difference"]
+    print(table(columns, rows([phase for phase in ORDER if phase in found], ray.phases, bare.phases)))
     print()
-    print(table(["process", "number", "each (PSS)", "together"], held))
-    if parts:
-        print()
-        print(table(["inside of one process, without Ray", "median (range)", "share"], rows(parts)))
+    decoded = 1000 * statistics.median(bare.decoded)
+    print(
+        f"Processor time by then of the processes that are left: {middle(ray.processor, 's', 1)} on Ray, "
+        f"{middle(bare.processor, 's', 1)} with the bare engine. "
+        f"A second request, with another picture: {middle(ray.second, 's', 2)} on Ray, {middle(bare.second, 's', 2)} with the "
+        f"bare engine. Of the bare engine's first text, {decoded:.0f} ms were decoding the picture.\n"
+    )
+    kinds = {each for one in (*ray.memory, *bare.memory) for each in one}
+    print(
+        table(
+            ["memory (PSS) at rest after the first answer", "on Ray, median (range)", "bare engine, median (range)"],
+            memory_rows([each for each in KINDS if each in kinds], ray.memory, bare.memory),
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""What `cold_start` measures with."""
