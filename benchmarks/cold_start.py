@@ -30,7 +30,7 @@ from benchmarks.machine import describe, table
 
 from autoglm_serving.config import AppConfig, EngineConfig, ModelConfig
 from support.ports import free_port
-from support.processes import Process, family, processor_s
+from support.processes import Process, family, processor_s, title
 from support.serving import MODEL, app_config
 
 SIZE = (360, 800)
@@ -107,12 +107,12 @@ class Bare:
             return False
 
 
-def bare_kind(pid: int) -> str:
-    found = kind(pid)
+def bare_kind(name: str) -> str:
+    found = kind(name)
     return found if found in REPLICA else "engine process"
 
 
-def cold(server: OnRay | Bare, kind_of: Callable[[int], str], tokens: int, seen: Seen) -> None:
+def cold(server: OnRay | Bare, kind_of: Callable[[str], str], tokens: int, seen: Seen) -> None:
     """One start, from nothing to the answer of a second request."""
     begun = time.monotonic()
     try:
@@ -141,13 +141,14 @@ def ask(url: str, seed: str, tokens: int) -> tuple[float, float]:
     return answer.first_s, answer.whole_s
 
 
-def memory(pids: Sequence[int], kind_of: Callable[[int], str]) -> dict[str, float]:
+def memory(pids: Sequence[int], kind_of: Callable[[str], str]) -> dict[str, float]:
     """Megabytes of proportional set size by kind of process: what processes share counts once."""
     held: dict[str, float] = defaultdict(float)
     for pid in pids:
         if size := pss(pid):
-            held[kind_of(pid)] += size
-            if kind_of(pid) in REPLICA:
+            what = kind_of(title(pid))
+            held[what] += size
+            if what in REPLICA:
                 held[KINDS[3]] += size
     return dict(held)
 

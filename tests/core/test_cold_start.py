@@ -1,6 +1,7 @@
 """The benchmark `cold_start`: phases from moments, and the table of two starts."""
 
 import pytest
+from benchmarks.cold.on_ray import kind
 from benchmarks.cold.phases import Mark, memory_rows, parts, phases, rows
 
 
@@ -44,3 +45,18 @@ def test_memory_of_a_kind_of_process_that_one_start_has_not_is_left_out() -> Non
         ["engine", "500 MB (500-500)", "400 MB (400-400)"],
         ["proxy", "90 MB (90-90)", "-"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("title", "expected"),
+    [
+        ("ray::ServeReplica:test.1:Engine", "engine process"),
+        ("ray::test.1:Engine.initialize_and_get_metadata", "engine process"),
+        ("ray::ServeReplica:test.1:Ingress", "ingress"),
+        ("VLLM::EngineCore", "vLLM's engine core"),
+        ("ray::ServeController", "Serve's controller"),
+        ("ray::IDLE", "Ray itself"),
+    ],
+)
+def test_processes_are_told_apart_by_their_titles(title: str, expected: str) -> None:
+    assert kind(title) == expected
