@@ -1,10 +1,13 @@
 """Copies of a model that learn side by side on a real Ray cluster learn what one learns alone from as many batches."""
 
 import json
+import os
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from click.testing import CliRunner
@@ -13,6 +16,7 @@ from safetensors.torch import load_file
 from autoglm_serving.training.commands import train
 from autoglm_serving.training.dataset import open_screens
 from autoglm_serving.training.recipe import PRESETS
+from autoglm_serving.training.replicas import followed
 from autoglm_serving.training.trainer import Machine
 from autoglm_serving.training.trainer import train as train_alone
 from support.screens import write_screens
@@ -119,3 +123,28 @@ def test_no_cluster_at_an_address_is_said(data: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(train, ["tiny", str(data), str(tmp_path / "out"), *how])
     assert result.exit_code == 1
     assert "no Ray cluster at 127.0.0.1:1" in result.output
+    assert not (tmp_path / "out").exists(), "the same command shall do once there is one"
+
+
+def test_more_than_a_cluster_has_is_refused_at_once(data: Path, tmp_path: Path) -> None:
+    """Ray Train would ask for it again and again."""
+    how = ["--smoke", "--replicas", "1", "--gpu", "--threads", "1"]
+    with patch.dict(os.environ, {"CUDA_VISIBLE_DEVICES": ""}):
+        result = CliRunner().invoke(train, ["tiny", str(data), str(tmp_path / "out"), *how])
+    assert result.exit_code == 1
+    assert "the copies need 1 GPU together, and the cluster has 0" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_log_that_is_cut_back_is_told_from_its_new_end(tmp_path: Path) -> None:
+    log, told = tmp_path / "log.jsonl", list[int]()
+    log.write_text("".join(f'{{"step": {step}}}\n' for step in range(20)))
+    with followed(log, 30, lambda progress: told.append(progress.step)):
+        log.write_text("".join(f'{{"step": {step}}}\n' for step in range(10)))
+        time.sleep(1.5)
+        with log.open("a") as lines:
+            lines.write('{"step": 10}\n{"step": 11}\n{"st')
+            lines.flush()
+            time.sleep(1.5)
+            lines.write('ep": 12}\n')
+    assert told == [11, 12, 13]

@@ -44,14 +44,15 @@ def train() -> None:
 @click.option(
     "--replicas",
     type=click.IntRange(min=1),
-    help="Copies of the model that learn side by side (Ray Train): a step has so many times the batches.",
+    help="Copies of the model that learn side by side (Ray Train), each in one thread unless --threads says more: a step "
+    "has so many times the batches.",
 )
 @click.option("--ray", "address", help="With --replicas: the address of a Ray cluster; else one on this machine.")
 @click.option("--gpu", is_flag=True, help="With --replicas: a GPU for each copy.")
 def train_tiny(data: Path, out: Path, preset: str, smoke: bool, steps: int | None, **how: Any) -> None:
     """Train AutoGLM-Tiny on the screens in DATA; OUT gets checkpoints, log, curves and the model."""
     from autoglm_serving.training.dataset import DatasetInvalid, open_screens
-    from autoglm_serving.training.replicas import Replicas, ReplicasFailed, Run, train_side_by_side
+    from autoglm_serving.training.replicas import Job, Replicas, ReplicasFailed, train_side_by_side
     from autoglm_serving.training.trainer import Machine, RunRefused
     from autoglm_serving.training.trainer import train as train_alone
 
@@ -66,8 +67,8 @@ def train_tiny(data: Path, out: Path, preset: str, smoke: bool, steps: int | Non
         if count is None:
             folder = train_alone(recipe, screens, out, Machine(**how), resume, _teller())
         else:
-            run = Run(recipe, screens, out, Machine(**how), resume)
-            folder = train_side_by_side(run, Replicas(count, address, gpu), _teller())
+            job = Job(recipe, screens, out, Machine(**how), resume)
+            folder = train_side_by_side(job, Replicas(count, address, gpu), _teller())
     except (DatasetInvalid, RunRefused, ReplicasFailed) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"The model is in {folder}. Its URI is {folder.resolve().as_uri()}")

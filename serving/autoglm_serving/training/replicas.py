@@ -50,8 +50,8 @@ class _Work:
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run before it begins: `screens` to learn from, the folder that it writes, and whether it may go on in it."""
+class Job:
+    """What `trainer.train` is asked for: `screens` to learn from, the folder to write, and whether to go on in it."""
 
     recipe: Recipe
     screens: Screens
@@ -60,39 +60,53 @@ class Run:
     resume: bool
 
 
-def train_side_by_side(run: Run, replicas: Replicas, tell: Callable[[Progress], None]) -> Path:
+def train_side_by_side(job: Job, replicas: Replicas, tell: Callable[[Progress], None]) -> Path:
     """As `trainer.train`, by several copies, with as many times the batches in a step; returns the folder of the model.
 
     Raises RunRefused, DatasetInvalid, and ReplicasFailed.
     """
     try:
-        from ray.train import RunConfig, ScalingConfig
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
     except ImportError as error:
         raise ReplicasFailed("copies need Ray Train: install autoglm with its extra `train`") from error
-    out, screens = run.out.resolve(), run.screens
-    recipe = replace(run.recipe, accumulate=run.recipe.accumulate * replicas.count)
-    prepare(recipe, screens, out, run.resume)
-    work = _Work(recipe, screens.folder.resolve(), screens.cache_bytes, screens.side, out, run.machine)
-    trainer = TorchTrainer(
-        _learn_share,
-        train_loop_config={"work": work},
-        scaling_config=ScalingConfig(
-            num_workers=replicas.count, use_gpu=replicas.gpu, resources_per_worker=_resources(replicas, run.machine)
-        ),
-        run_config=RunConfig(name=out.name, storage_path=str(out / RAY)),
-        torch_config=TorchConfig(backend="nccl" if replicas.gpu else "gloo"),
-    )
-    with _cluster(replicas, run.machine), _followed(out / LOG, recipe.steps, tell):
-        try:
-            trainer.fit()
-        except Exception as error:
-            raise ReplicasFailed(f"a copy failed, and the run goes on with --resume: {error}") from error
+    out, screens = job.out.resolve(), job.screens
+    recipe = replace(job.recipe, accumulate=job.recipe.accumulate * replicas.count)
+    work = _Work(recipe, screens.folder.resolve(), screens.cache_bytes, screens.side, out, job.machine)
+    needed = _needed(replicas, job.machine)
+    with _cluster(replicas, needed):
+        prepare(recipe, screens, out, job.resume)
+        trainer = TorchTrainer(
+            _learn_share,
+            train_loop_config={"work": work},
+            scaling_config=ScalingConfig(
+                num_workers=replicas.count, use_gpu=replicas.gpu, resources_per_worker=dict(needed)
+            ),
+            run_config=RunConfig(
+                name=out.name,
+                storage_path=str(out / RAY),
+                # Without a limit Ray Train asks for ever for what a cluster does not have.
+                failure_config=FailureConfig(controller_failure_limit=_ASKED),
+            ),
+            torch_config=TorchConfig(backend="nccl" if replicas.gpu else "gloo"),
+        )
+        with followed(out / LOG, recipe.steps, tell):
+            try:
+                trainer.fit()
+            except Exception as error:
+                raise ReplicasFailed(
+                    f"copies of the model did not come to the end; once the cause is mended, --resume goes on: {error}"
+                ) from error
     return out / MODEL
 
 
-def _resources(replicas: Replicas, machine: Machine) -> dict[str, float]:
-    return {"CPU": float(machine.threads or 1), **({"GPU": 1.0} if replicas.gpu else {})}
+_ASKED = 2
+"""How often a cluster may fail to give what copies need, a minute each time."""
+
+
+def _needed(replicas: Replicas, machine: Machine) -> dict[str, float]:
+    """By copy: a CPU for each of its threads, one if nothing is said, and for each process that makes its batches."""
+    return {"CPU": float((machine.threads or 1) + machine.workers), **({"GPU": 1.0} if replicas.gpu else {})}
 
 
 def _learn_share(told: dict[str, Any]) -> None:
@@ -107,23 +121,40 @@ def _learn_share(told: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _cluster(replicas: Replicas, machine: Machine) -> Iterator[None]:
+def _cluster(replicas: Replicas, needed: dict[str, float]) -> Iterator[None]:
     """The cluster of the address, or one for as long as this lasts. One that is connected already stays."""
     import ray
 
     if ray.is_initialized():
         yield
         return
-    own = {} if replicas.address else {"num_cpus": max(os.cpu_count() or 1, replicas.count * (machine.threads or 1))}
+    own = {"num_cpus": max(os.cpu_count() or 1, round(replicas.count * needed["CPU"]))}
     try:
         _reach(replicas.address)
-        ray.init(address=replicas.address, include_dashboard=False, log_to_driver=False, **own)
+        ray.init(
+            address=replicas.address or "local",
+            include_dashboard=False,
+            log_to_driver=False,
+            **({} if replicas.address else own),
+        )
     except (OSError, RuntimeError, ValueError) as error:
-        raise ReplicasFailed(f"no Ray cluster at {replicas.address}: {error}") from error
+        where = f"no Ray cluster at {replicas.address}" if replicas.address else "Ray does not start here"
+        raise ReplicasFailed(f"{where}: {error}") from error
     try:
+        _compare(replicas.count, needed, ray.cluster_resources())
         yield
     finally:
         ray.shutdown()
+
+
+def _compare(count: int, needed: dict[str, float], there: dict[str, float]) -> None:
+    """Raises ReplicasFailed where a cluster is too small, whatever else runs on it."""
+    for kind, each in needed.items():
+        if count * each > there.get(kind, 0.0):
+            raise ReplicasFailed(
+                f"the copies need {count * each:g} {kind} together, and the cluster has {there.get(kind, 0.0):g}: "
+                "ask for fewer copies (--replicas)" + (" or leave out --gpu" if kind == "GPU" else "")
+            )
 
 
 def _reach(address: str | None) -> None:
@@ -137,19 +168,18 @@ _REACHED_S = 5.0
 
 
 @contextmanager
-def _followed(log: Path, steps: int, tell: Callable[[Progress], None]) -> Iterator[None]:
+def followed(log: Path, steps: int, tell: Callable[[Progress], None]) -> Iterator[None]:
     """Tell what the first copy writes into its log, while this lasts."""
-    told = len(_lines(log))
+    tail = _Tail(log)
+    tail.lines()  # what is there already was told by those who wrote it
     ended = threading.Event()
 
     def follow() -> None:
-        nonlocal told
         last = False
         while not last:
             last = ended.wait(_LOOK_S)  # once more after the end: the last lines are told too
-            for line in _lines(log)[told:]:
+            for line in tail.lines():
                 tell(Progress(line["step"] + 1, steps, line))
-                told += 1
 
     follower = threading.Thread(target=follow, name="log")
     follower.start()
@@ -163,7 +193,23 @@ def _followed(log: Path, steps: int, tell: Callable[[Progress], None]) -> Iterat
 _LOOK_S = 0.5
 
 
-def _lines(log: Path) -> list[dict[str, Any]]:
-    """The whole lines of a log, as far as it is written."""
-    content = log.read_text(encoding="utf-8") if log.exists() else ""
-    return [json.loads(line) for line in content[: content.rfind("\n") + 1].splitlines()]
+class _Tail:
+    """The end of a log that grows, and that a run which goes on cuts back first."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self._read = 0
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The whole lines that are new since the last call. A log that is shorter now goes on from its new end."""
+        if not self._log.exists():
+            return []
+        size = self._log.stat().st_size
+        if size < self._read:
+            self._read = size
+        with self._log.open("rb") as file:
+            file.seek(self._read)
+            content = file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        self._read += len(whole)
+        return [json.loads(line) for line in whole.splitlines()]

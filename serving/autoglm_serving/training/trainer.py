@@ -35,6 +35,10 @@ class RunRefused(ValueError):
     """The output folder holds another run, or one that is finished."""
 
 
+class CopiesApart(RuntimeError):
+    """Copies of a model would learn from different weights."""
+
+
 @dataclass(frozen=True)
 class Machine:
     """How to compute. `precision` is float32 or bfloat16 (autocast); `recompute` trades time for memory.
@@ -102,6 +106,10 @@ def learn(
     state = checkpoints.load(out / CHECKPOINTS)
     run = _Run(recipe, screens, out, machine, world, begins=state is None)
     first = run.restore(state) if state is not None else 0
+    if len(set(world.all_of(first))) > 1:
+        raise CopiesApart(
+            f"copies of the model read different checkpoints in {out / CHECKPOINTS}: all must see the newest"
+        )
     run.gather_before(first)
     with _log(out / LOG, first) if world.leads else nullcontext() as lines:
         for step, parts in run.batches(first):
@@ -145,7 +153,7 @@ class _Run:
         if machine.recompute:
             model.gradient_checkpointing_enable()
         self._student = Student(model, recipe).to(self._device).train()
-        world.agree(self._student.state_dict().values())
+        self._agree()
         self._optimizer = torch.optim.AdamW(
             parameters_of(self._student, recipe.weight_decay), lr=recipe.learning_rate, betas=(0.9, 0.95)
         )
@@ -169,7 +177,8 @@ class _Run:
         maker = self._ingredients.maker()
         for number in again:
             for batch in made(maker, self._recipe, number, self._world)[1].values():
-                self._sorter.gather(batch.to(self._device))
+                with self._autocast():
+                    self._sorter.gather(batch.to(self._device))
 
     def save(self, step: int) -> None:
         state = {
@@ -204,6 +213,7 @@ class _Run:
         self._seed(step.number)
         if sorting and step.number == sorting.start:
             self._sorter.begin()
+            self._agree()
         for group in self._optimizer.param_groups:
             group["lr"] = step.learning_rate
         self._optimizer.zero_grad(set_to_none=True)
@@ -214,6 +224,7 @@ class _Run:
         if sorting and step.number == sorting.stop - 1:
             self._seed(step.number)
             self._sorter.settle(self._tokenizer)
+            self._agree()
         if step.stage.shared:
             learned = [each for one in self._world.all_of(learned) for each in one]
         return {
@@ -242,6 +253,10 @@ class _Run:
             "questions": int(batch.segments.amax(-1).sum()),
             "image_tokens": batch.image_tokens,
         }
+
+    def _agree(self) -> None:
+        """Let all copies have the first one's weights: what each reckoned for itself may differ between machines."""
+        self._world.agree(self._student.state_dict().values())
 
     def _seed(self, *numbers: int) -> None:
         """What is drawn at random follows from the recipe and these numbers, whatever was drawn before and by whom."""

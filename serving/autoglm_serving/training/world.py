@@ -1,7 +1,7 @@
 """Copies of a model that learn side by side: each takes its share of a step's batches, and all learn from the sum.
 
 What a step learns does not depend on how many copies there are: its batches follow from its number, and what is drawn at
-random from the number of the batch. The gradients are added by one all-reduce a step, as torch's DDP adds them bucket by
+random from the number of the batch. The gradients of a step are added in one piece, where torch's DDP adds them bucket by
 bucket; it is not used because a step may leave out whole parts of the model, which DDP has to be told for each call.
 """
 
