@@ -48,6 +48,9 @@ def test_a_name_tells_its_language() -> None:
     assert named_language("ch02.zh-cn.html") == "zh"
     assert named_language("FAQ/index.en.html") == "en"
     assert named_language("guide.html/ch1.html") is None
+    assert named_language("index.js.html") is None
+    assert named_language("README.md.html") is None
+    assert named_language("guide.de.html/README.md.html") == "de"
     assert named_language("python3.11/library/os.html") is None
 
 
@@ -70,3 +73,11 @@ def test_a_name_that_the_prose_says_a_second_time_means_two_things() -> None:
     elements = tuple(Element(f"e{number}", "link", text, (0, 0, 9, 9)) for number, text in enumerate(("apt", "dpkg")))
     seen = Seen(100, 100, elements, (), (), ("apt", "dpkg", "before apt there was nothing"))
     assert [each.text for each in unambiguous(seen)] == ["dpkg"]
+
+
+def test_the_prose_says_a_name_also_where_it_wraps_or_carries_markup() -> None:
+    elements = tuple(
+        Element(f"e{number}", "link", text, (0, 0, 9, 9)) for number, text in enumerate(("Blue moon", "7"))
+    )
+    seen = Seen(100, 100, elements, (), (), ("About blue", "mo", "on", "Blue moon", "7", "page 7 of 77"))
+    assert [each.text for each in unambiguous(seen)] == ["7"], "a digit is named exactly"

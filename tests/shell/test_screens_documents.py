@@ -1,6 +1,9 @@
 """A real Chromium shows HTML files: their links are found by their place in the picture, and nothing else is loaded or run."""
 
+import os
+import socket
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -30,6 +33,7 @@ ENGLISH = """<!doctype html><html lang="en"><body style="margin:0"><h1>Packages<
 <div style="height:500px"></div><h2>Later on</h2></body></html>"""
 CHINESE = """<!doctype html><html><meta charset="utf-8"><body><h1>软件包</h1><p>请先阅读<a href="x.html">维护者手册</a>。</p>
 <div style="height:2000px"></div><p><a href="y.html">上一页</a></p></body></html>"""
+BROKEN = '<form style="position:fixed;inset:0"><input type="hidden" id="closest"></form><a href="x">Next</a>'
 NOTHING = "<!doctype html><html><body><h1>Only words</h1><p>There is nothing to follow here.</p></body></html>"
 
 
@@ -80,7 +84,7 @@ def test_headings_fields_buttons_and_boxes_are_elements_and_what_lies_below_is_s
     (below,) = [each for each in screen.tasks if each.type == "scroll"]
     assert "Later on" in below.instruction
     assert all(score(screen, task, task.answer).right for task in screen.tasks)
-    assert (screen.language, screen.source, screen.template) == ("en", "page.html", "document")
+    assert (screen.language, screen.source, screen.template) == ("en", f"{tmp_path.name}/page.html", "document")
     assert [line.text for line in screen.texts if "manual" in line.text] == ["the manual"]
 
 
@@ -126,6 +130,20 @@ def test_in_the_dark_a_page_without_dark_colours_gets_some(browser: Chromium, tm
         ('<html lang="fr"><a href="x">Suivant</a>', "neither English nor Chinese"),
         ('<iframe src="x"></iframe><a href="x">Next</a>', "has pages in it"),
         ('<meta http-equiv="refresh" content="0;url=x"><a href="x">Next</a>', "goes to another page"),
+        ('<meta http-equiv="&#114;efresh" content="9;url=x"><a href="x">Next</a>', "goes to another page"),
+        (
+            '<meta http-equiv="&#114;efresh" content="0;url=x"><a href="x">Next</a>',
+            "goes to another|cannot be read off",
+        ),
+        (BROKEN, "cannot be read off"),
+        (
+            '<a href="x" style="opacity:0">Next</a> <button disabled>Send</button> <input disabled value="x">',
+            "nothing to tap",
+        ),
+        (
+            '<div style="opacity:0"><a href="x">Next</a></div><fieldset disabled><button>Send</button></fieldset>',
+            "nothing to tap",
+        ),
         (f'<a href="x">Next</a>{"x" * (1 << 20)}', "too large"),
     ],
 )
@@ -168,6 +186,86 @@ def test_nothing_is_fetched_from_a_network_and_no_script_runs(browser: Chromium,
     assert ((image[:, :, 1] > 150) & (image[:, :, 0] < 40)).any(), "its own style sheet is used"
 
 
+@needs_chromium
+def test_a_page_that_prepares_connections_makes_none(browser: Chromium, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        shot(browser, tmp_path, f'<link rel="preconnect" href="{address}"><a href="x">Next</a>')
+        listening.settimeout(2)
+        with pytest.raises(TimeoutError):
+            listening.accept()
+
+
+@needs_chromium
+def test_a_refresh_in_an_encoding_that_hides_it_is_found(browser: Chromium, tmp_path: Path) -> None:
+    html = '<html lang="en"><meta http-equiv="refresh" content="9;url=x"><a href="x">Next</a>'
+    (tmp_path / "page.html").write_bytes(html.encode("utf-16"))
+    (document,) = find_documents(tmp_path)
+    with pytest.raises(NotShown, match="goes to another page"):
+        shoot_document(browser, tmp_path, View(document, SMALL, "light", None, False), "shot")
+
+
+@needs_chromium
+def test_names_in_a_page_do_not_stand_before_those_of_the_dom(browser: Chromium, tmp_path: Path) -> None:
+    forms = "".join(
+        f'<form name="{name}"></form>' for name in ("querySelectorAll", "readyState", "body", "documentElement")
+    )
+    screen = shot(browser, tmp_path, f'{forms}<form><input name="closest"><a href="x">Next</a></form>')
+    assert "Next" in [each.text for each in screen.elements]
+
+
+@needs_chromium
+def test_a_name_that_the_prose_says_over_two_lines_or_with_markup_means_two_things(
+    browser: Chromium, tmp_path: Path
+) -> None:
+    wrapped = '<p style="width:60px">about blue moon</p>'
+    marked = "<p>about bl<b>ue</b> moon</p>"
+    for prose in (wrapped, marked):
+        screen = shot(browser, tmp_path, f'{prose}<p><a href="x">blue moon</a> <a href="y">red sun</a></p>')
+        assert {task.target for task in screen.tasks} == {each.id for each in screen.elements if each.text == "red sun"}
+
+
+@needs_chromium
+def test_one_does_not_scroll_to_what_the_prose_names_over_two_lines(browser: Chromium, tmp_path: Path) -> None:
+    html = '<p style="width:60px">{}</p><a href="x">Next</a><div style="height:500px"></div><a href="y">blue moon</a>'
+    clear = shot(browser, tmp_path, html.format("about red suns"))
+    assert ["blue moon" in task.instruction for task in clear.tasks if task.type == "scroll"] == [True]
+    assert not [task for task in shot(browser, tmp_path, html.format("about blue moon")).tasks if task.type == "scroll"]
+
+
+@needs_chromium
+def test_what_nobody_can_read_is_no_text(browser: Chromium, tmp_path: Path) -> None:
+    screen = shot(browser, tmp_path, '<p>Plain</p><p style="opacity:0">Secret</p><a href="x">Next</a>')
+    assert [line.text for line in screen.texts] == ["Plain", "Next"]
+
+
+@needs_chromium
+def test_what_moves_is_read_off_where_it_stands_in_the_picture(browser: Chromium, tmp_path: Path) -> None:
+    moving = "@keyframes m{from{transform:none}to{transform:translateY(250px)}}a{display:block;animation:m "
+    html = (
+        f'<style>{moving}.3s infinite alternate linear}}</style><a href="x" style="background:#f00;color:#f00">Next</a>'
+    )
+    for _ in range(3):
+        (link,) = shot(browser, tmp_path, html).elements
+        ys, xs = np.nonzero((np.abs(pixels(tmp_path) - (255, 0, 0)) < 40).all(axis=2))
+        drawn = (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
+        assert all(abs(one - other) <= 2 for one, other in zip(link.box, drawn, strict=True)), (link.box, drawn)
+
+
+@needs_chromium
+def test_odd_documents_do_not_end_the_making_of_the_others(tmp_path: Path) -> None:
+    (tmp_path / "doc").mkdir()
+    (tmp_path / "doc/broken.html").write_text(BROKEN)
+    (tmp_path / "doc/moves.html").write_text(
+        '<meta http-equiv="&#114;efresh" content="0;url=en.html"><a href="x">Next</a>'
+    )
+    (tmp_path / "doc/en.html").write_text(ENGLISH)
+    done = make(tmp_path / "out", tmp_path / "doc", count=12)
+    assert done.exit_code == 0, done.output
+    assert "cannot be read off" in done.output
+    assert {each.source for each in manifest(tmp_path / "out")} == {None, "doc/en.html"}
+
+
 def make(out: Path, *folders: Path, split: str = "train", count: int = 6) -> Result:
     named = [word for folder in folders for word in ("--documents", str(folder))]
     command = ["make", str(out), "--split", split, "--count", str(count), "--seed", "3", *named]
@@ -185,9 +283,9 @@ def test_documents_are_mixed_in_and_the_same_files_give_the_same_manifest_wherev
         (tmp_path / place / "doc").mkdir(parents=True)
         for name, html in (("en.html", ENGLISH), ("zh.html", CHINESE), ("none.html", NOTHING)):
             (tmp_path / place / "doc" / name).write_text(html, encoding="utf-8")
-    here = make(tmp_path / "here/out", tmp_path / "here", count=12)
+    here = make(tmp_path / "here/out", tmp_path / "here/doc", count=12)
     assert here.exit_code == 0, here.output
-    assert make(tmp_path / "there/out", tmp_path / "there", count=12).exit_code == 0
+    assert make(tmp_path / "there/out", tmp_path / "there/doc", count=12).exit_code == 0
     one, two = (tmp_path / place / "out" for place in ("here", "there"))
     assert (one / "manifest.jsonl").read_bytes() == (two / "manifest.jsonl").read_bytes()
     found = manifest(one)
@@ -220,7 +318,24 @@ def test_files_are_found_once_and_other_languages_not_at_all(tmp_path: Path) -> 
         (tmp_path / name).write_text("x")
     (tmp_path / "c.html").symlink_to("a/one.html")
     (tmp_path / "broken.html").symlink_to("nowhere.html")
-    assert [each.name for each in find_documents(tmp_path)] == ["a/one.html", "b/two.htm"]
+    (tmp_path / "README.md.html").write_text("x")
+    left_out: Counter[str] = Counter()
+    found = find_documents(tmp_path, left_out)
+    assert [each.name for each in found] == [
+        f"{tmp_path.name}/{name}" for name in ("README.md.html", "a/one.html", "b/two.htm")
+    ]
+    assert left_out == {"named after other languages": 1}
+
+
+def test_names_that_no_manifest_can_hold_and_links_out_of_the_folder_are_not_used(tmp_path: Path) -> None:
+    (tmp_path / "doc").mkdir()
+    (tmp_path / "doc/good.html").write_text("x")
+    (tmp_path / "private.html").write_text("x")
+    (tmp_path / "doc/link.html").symlink_to("../private.html")
+    Path(os.fsdecode(bytes(tmp_path / "doc") + b"/caf\xe9.html")).write_text("x")
+    left_out: Counter[str] = Counter()
+    assert [each.name for each in find_documents(tmp_path / "doc", left_out)] == ["doc/good.html"]
+    assert left_out == {"with names that are not UTF-8": 1, "linked from outside the folder": 1}
 
 
 def test_a_folder_that_is_missing_or_empty_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ _ANSWERS_WITHIN_S = 300  # a page takes far less than a second; a loaded machine
 _LOADS_WITHIN_S = 30
 _LOOKS_EVERY_S = 0.01
 _ELSEWHERE = ("http://*", "https://*", "ws://*", "wss://*", "ftp://*")
+_STILL = ({"name": "prefers-reduced-motion", "value": "reduce"},)
+_LOADED = "Reflect.get(Document.prototype, 'readyState', document)"  # a page's form may be named readyState
 _SWITCHES = (
     "--headless",
     "--remote-debugging-pipe",
@@ -34,6 +36,8 @@ _SWITCHES = (
     "--disable-sync",
     "--no-first-run",
     "--no-default-browser-check",
+    # Blocked addresses are not asked, but a page's `preconnect` would still be connected to.
+    "--host-resolver-rules=MAP * ~NOTFOUND",
     "--disable-dev-shm-usage",
     "--hide-scrollbars",
     # The same pixels on every machine: no colour profile, no hinting, no sub-pixel text.
@@ -45,6 +49,10 @@ _SWITCHES = (
 
 class NoChromium(Exception):
     """There is no Chromium here, or it does not work."""
+
+
+class ScriptFailed(NoChromium):
+    """A script in the page failed. That may be the fault of the page: it went away, or its names are those of DOM functions."""
 
 
 def find_chromium() -> str | None:
@@ -99,13 +107,13 @@ class Chromium:
         self._call("Network.enable")
         self._call("Network.setBlockedURLs", urls=list(_ELSEWHERE))
         self._call("Emulation.setScriptExecutionDisabled", value=True)
-        self._call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
+        self._call("Emulation.setEmulatedMedia", features=[*_STILL, {"name": "prefers-color-scheme", "value": theme}])
         self._call("Emulation.setAutoDarkModeOverride", enabled=dark)
         self._size(device)
         if failed := self._call("Page.navigate", url=url).get("errorText"):
             raise NotShown(f"does not load ({failed})")
         ends = time.monotonic() + _LOADS_WITHIN_S
-        while self.evaluate("document.readyState") != "complete":
+        while self.evaluate(_LOADED) != "complete":
             if time.monotonic() > ends:
                 raise NotShown(f"does not load within {_LOADS_WITHIN_S} s")
             time.sleep(_LOOKS_EVERY_S)
@@ -120,10 +128,10 @@ class Chromium:
         )
 
     def evaluate(self, script: str) -> Any:
-        """The value of a JavaScript expression in the page, as JSON."""
+        """The value of a JavaScript expression in the page, as JSON. Raises ScriptFailed when the page lets it fail."""
         answer = self._call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in answer:
-            raise NoChromium(f"a script of the page failed: {answer['exceptionDetails'].get('text')}")
+            raise ScriptFailed(f"a script of the page failed: {answer['exceptionDetails'].get('text')}")
         return answer["result"].get("value")
 
     def picture(self) -> bytes:
@@ -155,7 +163,8 @@ class Chromium:
             if answer.get("id") != self._calls:
                 continue  # an event, of no interest here
             if "error" in answer:
-                raise NoChromium(f"{method}: {answer['error'].get('message')}")
+                failed = ScriptFailed if method == "Runtime.evaluate" else NoChromium
+                raise failed(f"{method}: {answer['error'].get('message')}")
             result: dict[str, Any] = answer["result"]
             return result
 

@@ -1,12 +1,13 @@
 """`autoglm screens ...`: make screens with tasks, and look at them."""
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
 if TYPE_CHECKING:
-    from autoglm_serving.screens.make import Made
+    from autoglm_serving.screens.make import Tally
 
 
 @click.group()
@@ -54,17 +55,23 @@ def make_screens(
         raise click.UsageError("--documents is for --split train only: no page is in two splits")
     if (out / MANIFEST).exists():
         raise click.ClickException(f"{out} holds screens already: name a new folder")
+    unused = Counter[str]()
     try:
-        order = Order(split, count, seed, tuple(map(find_documents, documents)), documents_percent)
+        folders = tuple(find_documents(each, unused) for each in documents)
+        order = Order(split, count, seed, folders, documents_percent)
         with click.progressbar(length=count, label=f"{split} screens") as bar:
-            made = make(out, order, jobs, bar.update)
+            tally = make(out, order, jobs, bar.update)
     except (NoChromium, NoDocuments) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"Wrote {count} {'sessions' if split == 'sessions' else 'screens'} into {out}")
     if documents:
-        click.echo(_documents(made))
+        click.echo(_documents(tally, unused))
 
 
-def _documents(made: "Made") -> str:
-    reasons = ", ".join(f"{count} {reason}" for reason, count in made.left_out.most_common())
-    return f"{made.documents} of them show HTML documents; views left out: {reasons or 'none'}"
+def _documents(tally: "Tally", unused: Counter[str]) -> str:
+    shown = f"{tally.documents} of them show HTML documents"
+    return f"{shown}; views left out: {_reasons(tally.left_out)}; files left out: {_reasons(unused)}"
+
+
+def _reasons(left_out: Counter[str]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in left_out.most_common()) or "none"

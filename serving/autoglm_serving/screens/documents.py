@@ -13,6 +13,12 @@ TRIES = 6
 
 _KINDS = ("phone", "tablet", "desktop")
 _NAMED_LANGUAGE = re.compile(r"\.([a-z]{2})(?:[-_][a-z]{2})?(?=\.|/|$)", re.IGNORECASE)
+# Those that documentation comes in: not every two letters are a language (index.js.html, README.md.html).
+_LANGUAGES = frozenset((
+    "ar", "bg", "ca", "cs", "da", "de", "el", "en", "eo", "es", "et", "eu", "fa", "fi", "fr",
+    "gl", "he", "hi", "hr", "hu", "id", "it", "ja", "ko", "lt", "lv", "nb", "nl", "nn", "no",
+    "pl", "pt", "ro", "ru", "sk", "sl", "sr", "sv", "th", "tr", "uk", "vi", "zh",
+))  # fmt: skip
 _MOVES_ON = re.compile(rb"http-equiv\s*=\s*[\"']?refresh", re.IGNORECASE)
 _HAN = re.compile(r"[\u3400-\u9fff]")
 _OTHER_SIGNS = re.compile(r"[\u0370-\u1fff\u3040-\u30ff\uac00-\ud7af]")
@@ -22,7 +28,7 @@ _BOTH: tuple[Language, ...] = ("en", "zh")
 
 @dataclass(frozen=True)
 class Document:
-    """An HTML file: where it is, and what it is called in its folder."""
+    """An HTML file: where it is, and what it is called, from its folder's own name on."""
 
     path: str
     name: str
@@ -66,8 +72,8 @@ def _view(folders: Sequence[Folder], dice: Dice) -> View:
 
 def named_language(name: str) -> str | None:
     """The language that a file's name tells, as in `guide.de.html/ch1.html` or `ch02.zh-cn.html`."""
-    found = _NAMED_LANGUAGE.findall(name)
-    return found[-1].lower() if found else None
+    found = [each for each in map(str.lower, _NAMED_LANGUAGE.findall(name)) if each in _LANGUAGES]
+    return found[-1] if found else None
 
 
 def moves_on(html: bytes) -> bool:

@@ -9,14 +9,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
-from autoglm_serving.screens.chromium import Chromium, NotShown
+from autoglm_serving.screens.chromium import Chromium, NotShown, ScriptFailed
 from autoglm_serving.screens.documents import Folder, View, views
 from autoglm_serving.screens.plan import Page, page, task_dice
 from autoglm_serving.screens.reader import show_document
 from autoglm_serving.screens.records import Screen, TextLine, write_line
 from autoglm_serving.screens.render import Rendered, render
 from autoglm_serving.screens.sequences import STEPS, session
-from autoglm_serving.screens.tasks import Seen, make_tasks
+from autoglm_serving.screens.tasks import Seen, make_tasks, mentions
 from autoglm_serving.screens.templates import Split
 from autoglm_serving.screens.texts import visible_texts
 
@@ -40,31 +40,33 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Made:
-    """Lines of a manifest; how many show documents, and how many views of documents were left out for which reason."""
+class Tally:
+    """How many screens show documents, and how many views of documents were left out for which reason."""
 
-    lines: list[str] = field(default_factory=list)
     documents: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
 
 
-def make(folder: Path, order: Order, jobs: int, tell: Callable[[int], None]) -> Made:
-    """Write screens. `tell` hears how many are done since its last call. What is returned has no lines."""
+_Lines = list[str]
+
+
+def make(folder: Path, order: Order, jobs: int, tell: Callable[[int], None]) -> Tally:
+    """Write screens. `tell` hears how many are done since its last call."""
     (folder / IMAGES).mkdir(parents=True, exist_ok=True)
     chunks = [range(start, min(start + CHUNK, order.count)) for start in range(0, order.count, CHUNK)]
     unfinished = folder / f"{MANIFEST}.part"
     documents, left_out = 0, Counter[str]()
     with unfinished.open("w", encoding="utf-8") as manifest:
-        for made in _in_order(folder, order, chunks, jobs):
-            manifest.writelines(made.lines)
-            documents += made.documents
-            left_out += made.left_out
-            tell(len(made.lines) // (STEPS if order.split == "sessions" else 1))
+        for lines, tally in _in_order(folder, order, chunks, jobs):
+            manifest.writelines(lines)
+            documents += tally.documents
+            left_out += tally.left_out
+            tell(len(lines) // (STEPS if order.split == "sessions" else 1))
     unfinished.replace(folder / MANIFEST)
-    return Made(documents=documents, left_out=left_out)
+    return Tally(documents, left_out)
 
 
-def _in_order(folder: Path, order: Order, chunks: list[range], jobs: int) -> Iterator[Made]:
+def _in_order(folder: Path, order: Order, chunks: list[range], jobs: int) -> Iterator[tuple[_Lines, Tally]]:
     # A fresh interpreter per job: Chromium's pipes of one job must not be inherited by another.
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         waiting = [pool.submit(_chunk, folder, order, chunk) for chunk in chunks]
@@ -75,7 +77,7 @@ def _in_order(folder: Path, order: Order, chunks: list[range], jobs: int) -> Ite
             pool.shutdown(cancel_futures=True)
 
 
-def _chunk(folder: Path, order: Order, numbers: range) -> Made:
+def _chunk(folder: Path, order: Order, numbers: range) -> tuple[_Lines, Tally]:
     made: list[Screen] = []
     left_out: Counter[str] = Counter()
     # Documents have a browser of their own: what they leave behind must not reach the templates' pages.
@@ -88,7 +90,7 @@ def _chunk(folder: Path, order: Order, numbers: range) -> Made:
             pages = _pages(order.split, order.seed, number)
             made += [shoot(browser, folder, each, texts=order.split == "train") for each in pages]
     documents = sum(each.template == DOCUMENT for each in made)
-    return Made([write_line(each) for each in made], documents, left_out)
+    return [write_line(each) for each in made], Tally(documents, left_out)
 
 
 def _pages(split: Wanted, seed: int, number: int) -> list[Page]:
@@ -119,8 +121,11 @@ def shoot(browser: Chromium, folder: Path, each: Page, *, texts: bool = False) -
 
 def shoot_document(browser: Chromium, folder: Path, view: View, name: str) -> Screen:
     """Show a document, write its picture and say what is on it. Raises NotShown when it cannot be used."""
-    rendered, language = show_document(browser, view)
-    texts = visible_texts(browser)
+    try:
+        rendered, language = show_document(browser, view)
+        texts = visible_texts(browser)
+    except ScriptFailed as error:
+        raise NotShown("cannot be read off") from error
     tasks = make_tasks(seen_document(rendered, texts), view.instruct(language), task_dice(name))
     if not tasks:
         raise NotShown("nothing that has a name of its own")
@@ -155,11 +160,9 @@ def seen(rendered: Rendered) -> Seen:
 
 def seen_document(rendered: Rendered, texts: Sequence[TextLine]) -> Seen:
     """The same of a document: only what the picture says can be mistaken; what lies below must be said once in all of it."""
-    said = Counter(line.casefold() for line in rendered.lines)
-    prose = tuple(line.text.casefold() for line in texts)
+    prose = tuple(line.text for line in texts)
+    said, seen_here = mentions(rendered.lines), mentions(prose)
     hidden = tuple(
-        (each.text, each.area)
-        for each in rendered.hidden
-        if said[each.text.casefold()] <= 1 and not any(each.text.casefold() in line for line in prose)
+        (each.text, each.area) for each in rendered.hidden if said(each.text) <= 1 and not seen_here(each.text)
     )
     return Seen(rendered.width, rendered.height, rendered.elements, hidden, (), prose)

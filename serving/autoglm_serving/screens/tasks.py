@@ -1,7 +1,8 @@
 """Tasks from what is on a screen, each with one right answer; only instructions that cannot mean two things."""
 
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from autoglm_serving.screens.records import Box, Element, Task, TaskType, relati
 from autoglm_serving.screens.words import Language
 
 MOST_TAPS = 8
+_SPACE = re.compile("[\\s\u00b6\u00ad\u200b\u2060]+")  # and signs that take no room, or that headings end with
 _STATEFUL = ("toggle", "checkbox", "radio")
 
 _TAP: dict[Language, tuple[str, ...]] = {
@@ -76,7 +78,7 @@ def tap_frames(language: Language) -> tuple[str, ...]:
 class Seen:
     """A page as it was read off. `hidden` are texts below a list with the list's area, `lines` all texts of the page.
 
-    `prose` are the texts, without capitals, in which a name must not stand a second time; only documents have it.
+    `prose` are the texts in which a name must not stand a second time; only documents have it.
     """
 
     width: int
@@ -110,19 +112,36 @@ def unambiguous(seen: Seen) -> list[Element]:
     """Elements whose text names them and nothing else on the page: no other element says it, alone or inside more text."""
     spoken = Counter(line.casefold() for line in seen.lines)
     texts = [each.text.casefold() for each in seen.elements]
+    said = mentions(seen.prose)
     return [
         each
         for each, text in zip(seen.elements, texts, strict=True)
-        if text
-        and spoken[text] <= 1
-        and sum(_contains(other, text) for other in texts) == 1
-        and sum(line.count(text) for line in seen.prose if _contains(line, text)) <= 1
+        if text and spoken[text] <= 1 and sum(_contains(other, text) for other in texts) == 1 and said(text) <= 1
     ]
 
 
+def mentions(texts: Sequence[str]) -> Callable[[str], int]:
+    """How often these texts, one after the other, say a name, also where it wraps or carries markup: space does not count."""
+    bare = [_bare(each) for each in texts]
+    alone, joined = Counter(bare), "".join(bare)
+
+    def count(name: str) -> int:
+        return alone[_bare(name)] if _exact(name) else joined.count(_bare(name))
+
+    return count
+
+
+def _bare(text: str) -> str:
+    return _SPACE.sub("", text).casefold()
+
+
 def _contains(text: str, part: str) -> bool:
+    return text == part if _exact(part) else part in text
+
+
+def _exact(name: str) -> bool:
     """Digits and single letters are named exactly ("1" is not meant by "10"); longer texts may not be part of others."""
-    return text == part if len(part) == 1 or part.isdigit() else part in text
+    return len(name) == 1 or name.isdigit()
 
 
 def _taps(seen: Seen, clear: Sequence[Element], language: Language, dice: Dice) -> list[_Made]:

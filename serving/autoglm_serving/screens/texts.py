@@ -10,6 +10,8 @@ _SCRIPT = """
   const lines = [], range = document.createRange(), scale = devicePixelRatio;
   const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   for (let node; (node = walk.nextNode());) {
+    const parent = node.parentElement;
+    if (parent.checkVisibility() && !parent.checkVisibility({opacityProperty: true})) continue;  // nobody can read it
     range.selectNodeContents(node);
     const all = range.getBoundingClientRect();
     if (all.bottom < 0 || all.top > innerHeight) continue;  // long documents: most of it is out of the window
@@ -20,7 +22,7 @@ _SCRIPT = """
       const r = range.getClientRects()[0];
       const x = r ? (r.left + r.right) / 2 : -1, y = r ? (r.top + r.bottom) / 2 : -1;
       const hit = r && r.width > 0 ? document.elementFromPoint(x, y) : null;
-      if (!hit || !node.parentElement.contains(hit)) {
+      if (!hit || !parent.contains(hit)) {
         if (sign.trim()) line = null;
         continue;
       }
