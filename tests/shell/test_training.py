@@ -46,6 +46,8 @@ from autoglm_serving.vision.modules.attention.maps import eager
 from support.models import answer, engine_config
 from support.screens import write_screens
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMOKE = PRESETS["smoke"]
 WAIT_S = 500
 
@@ -160,8 +162,6 @@ from pathlib import Path
 from autoglm_serving.training.dataset import open_screens
 from autoglm_serving.training.recipe import PRESETS
 from autoglm_serving.training.trainer import Machine, train
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 def tell(progress):
     if progress.step == {KILLED_AFTER}:
