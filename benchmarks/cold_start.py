@@ -16,7 +16,6 @@ import statistics
 import sys
 import tempfile
 import time
-import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,12 +24,12 @@ from typing import Any
 
 from benchmarks.cold.on_ray import BUILT, HEAD, PROCESS, RUNNING, START_S, OnRay, kind
 from benchmarks.cold.phases import Mark, memory_rows, middle, parts, phases, rows
-from benchmarks.load import Clients, body, run, screen
+from benchmarks.load import Clients, body, healthy, run, screen
 from benchmarks.machine import describe, table
 
 from autoglm_serving.config import AppConfig, EngineConfig, ModelConfig
 from support.ports import free_port
-from support.processes import Process, family, processor_s, title
+from support.processes import Process, family, processor_s, pss_bytes, title
 from support.serving import MODEL, app_config
 
 SIZE = (360, 800)
@@ -76,7 +75,7 @@ class Bare:
 
     def start(self, names: dict[str, str]) -> list[Mark]:
         self._process.start()
-        self._process.wait_for(self._listens, "it listens", START_S)
+        self._process.wait_for(lambda: healthy(self._port), "it listens", START_S)
         running = time.monotonic()
         ready = self.told()[0]
         return [
@@ -97,14 +96,6 @@ class Bare:
 
     def told(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self._process.log_text().splitlines() if line.startswith("{")]
-
-    def _listens(self) -> bool:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        try:
-            with opener.open(f"http://127.0.0.1:{self._port}/health", timeout=5):
-                return True
-        except OSError:
-            return False
 
 
 def bare_kind(name: str) -> str:
@@ -145,20 +136,12 @@ def memory(pids: Sequence[int], kind_of: Callable[[str], str]) -> dict[str, floa
     """Megabytes of proportional set size by kind of process: what processes share counts once."""
     held: dict[str, float] = defaultdict(float)
     for pid in pids:
-        if size := pss(pid):
+        if size := pss_bytes(pid) / 2**20:
             what = kind_of(title(pid))
             held[what] += size
             if what in REPLICA:
                 held[KINDS[3]] += size
     return dict(held)
-
-
-def pss(pid: int) -> float:
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import random
 import time
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -81,6 +82,16 @@ class Clients:
     number: int
     requests: int
     make: Callable[[int, int], Body]
+
+
+def healthy(port: int) -> bool:
+    """Whether a server of this machine answers at /health."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"http://127.0.0.1:{port}/health", timeout=5):
+            return True
+    except OSError:
+        return False
 
 
 def run(url: str, clients: list[Clients]) -> tuple[list[Answered], float]:

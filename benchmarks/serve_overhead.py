@@ -13,13 +13,12 @@ import statistics
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.load import Answered, Clients, body, run, screen
+from benchmarks.load import Answered, Clients, body, healthy, run, screen
 from benchmarks.machine import describe, quantile, table
 
 from autoglm_serving.config import EngineConfig, Limits, ModelConfig
@@ -69,14 +68,11 @@ def vllm_server(folder: Path, port: int, log: Path) -> Process:
 
 
 def wait_for_server(port: int) -> None:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     end = time.monotonic() + START_S
     while time.monotonic() < end:
-        try:
-            with opener.open(f"http://127.0.0.1:{port}/health", timeout=5):
-                return
-        except OSError:
-            time.sleep(0.5)
+        if healthy(port):
+            return
+        time.sleep(0.5)
     raise SystemExit("vLLM's server did not start")
 
 

@@ -80,7 +80,7 @@ class OnRay:
 
     def _ready(self) -> dict[str, Any]:
         """The replica's own record of its start."""
-        for path in self._logs(f"replica_{self._app['name']}_Engine_*.log"):
+        for path in self._ray.serve_logs(f"replica_{self._app['name']}_Engine_*.log"):
             for line in path.read_text().splitlines():
                 if '"replica ready"' in line:
                     record: dict[str, Any] = json.loads(line)
@@ -89,15 +89,11 @@ class OnRay:
 
     def _added(self) -> float:
         """When the controller asked for the first replica."""
-        for path in self._logs("controller_*.log"):
+        for path in self._ray.serve_logs("controller_*.log"):
             for line in path.read_text().splitlines():
                 if found := ADDED.match(line):
                     return _monotonic(datetime.fromisoformat(found[1]).astimezone().timestamp())
         raise SystemExit("the controller wrote nothing of a replica")
-
-    def _logs(self, pattern: str) -> list[Path]:
-        assert self._head.temp_dir is not None
-        return list((self._head.temp_dir / "session_latest/logs/serve").glob(pattern))
 
 
 def kind(name: str) -> str:

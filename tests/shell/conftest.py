@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from autoglm_serving.model.tiny import build
+from support.screens import write_screens
 
 
 @pytest.fixture(scope="session")
@@ -12,6 +13,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model folder of AutoGLM-Tiny with random weights. To be read only: all tests share it."""
     path: Path = tmp_path_factory.mktemp("autoglm-tiny")
     build(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of six screens to learn from. To be read only: all tests share it."""
+    path: Path = tmp_path_factory.mktemp("screens") / "data"
+    write_screens(path, 6)
     return path
 
 

@@ -14,7 +14,7 @@ from aiohttp import web
 from typing_extensions import override
 
 from support.gateway import FakeServer, Gateway, question, route
-from support.processes import family
+from support.processes import family, pss_bytes
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -105,12 +105,7 @@ async def good_traffic(gateway: Gateway) -> AsyncIterator[list[int]]:
 
 def resident_bytes(gateway: Gateway) -> int:
     """Of the gateway and its Envoy: what is theirs, and a share of what is shared."""
-    total = 0
-    for pid in family(gateway.process.pid):
-        with suppress(OSError):
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-            total += sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return total
+    return sum(pss_bytes(pid) for pid in family(gateway.process.pid))
 
 
 async def test_twelve_hundred_slow_clients_cost_nobody_an_answer_and_are_cut_off(tmp_path: Path) -> None:

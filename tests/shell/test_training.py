@@ -8,7 +8,6 @@ import sys
 import tomllib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -45,18 +44,12 @@ from autoglm_serving.training.trainer import train as run_training
 from autoglm_serving.vision.modules.attention.maps import eager
 from support.models import answer, engine_config
 from support.screens import write_screens
+from support.training import lines_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SMOKE = PRESETS["smoke"]
 WAIT_S = 500
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder: Path = tmp_path_factory.mktemp("screens") / "data"
-    write_screens(folder, 6)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +60,6 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert result.exit_code == 0, result.output
     assert (out / "model").as_uri() in result.output
     return out
-
-
-def lines_of(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
 def losses_of(out: Path) -> list[tuple[int, float, float]]:

@@ -1,6 +1,5 @@
 """Copies of a model that learn side by side on a real Ray cluster learn what one learns alone from as many batches."""
 
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -19,19 +18,12 @@ from autoglm_serving.training.recipe import PRESETS
 from autoglm_serving.training.replicas import followed
 from autoglm_serving.training.trainer import Machine
 from autoglm_serving.training.trainer import train as train_alone
-from support.screens import write_screens
+from support.training import lines_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SMOKE = PRESETS["smoke"]
 COPIES = 2
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder: Path = tmp_path_factory.mktemp("screens") / "data"
-    write_screens(folder, 6)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +44,6 @@ def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = replace(SMOKE, accumulate=COPIES)
     train_alone(recipe, open_screens(data, side=640), out, Machine(threads=1), False, lambda _: None)
     return out
-
-
-def lines_of(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
 def paired(together: Path, alone: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:

@@ -1,6 +1,5 @@
 """Codes of signs from what a tower tells apart, and the stages that teach them to its last MLP."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from autoglm_serving.training.starts import start
 from autoglm_serving.training.trainer import Machine
 from autoglm_serving.training.trainer import train as run_training
 from support.screens import write_screens
+from support.training import lines_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -192,7 +192,7 @@ def test_a_run_that_stops_in_the_middle_of_the_sorting_gathers_again_and_goes_on
     data: Screens, tmp_path: Path
 ) -> None:
     def losses(folder: Path) -> list[float]:
-        return [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+        return [line["loss"] for line in lines_of(folder)]
 
     class Killed(Exception):
         pass

@@ -45,9 +45,7 @@ def test_a_replica_answers_with_vllm_and_takes_its_engine_along_when_it_is_kille
 
 
 def _log(ray_head: RayCluster, name: str) -> str:
-    assert ray_head.head.temp_dir is not None
-    logs = (ray_head.head.temp_dir / "session_latest/logs/serve").glob(f"replica_{name}_Engine_*.log")
-    return "".join(path.read_text() for path in logs)
+    return "".join(path.read_text() for path in ray_head.serve_logs(f"replica_{name}_Engine_*.log"))
 
 
 def _ask(url: str) -> Any:

@@ -204,6 +204,15 @@ def processor_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
 
 
+def pss_bytes(pid: int) -> int:
+    """The proportional set size of a process: what is its own, and a share of what it shares; 0 when it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+
 def _stat(pid: int) -> list[str]:
     """What /proc says of a process, from its state on; nothing when it has ended."""
     try:

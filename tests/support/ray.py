@@ -65,6 +65,11 @@ class RayCluster:
     def token(self) -> str:
         return self.head.token
 
+    def serve_logs(self, pattern: str) -> list[Path]:
+        """Serve's own logs whose names match: of its controller, its proxies and the replicas."""
+        assert self.head.temp_dir is not None
+        return list((self.head.temp_dir / "session_latest/logs/serve").glob(pattern))
+
     def deploy(self, *applications: dict[str, Any], wait: bool = True) -> None:
         """Add or change applications; those already there stay as they are. Waits until all are RUNNING."""
         names = {each["name"] for each in applications}

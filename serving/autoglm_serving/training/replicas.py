@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from autoglm_serving.training.dataset import Screens, open_screens
+from autoglm_serving.training.dataset import Screens
 from autoglm_serving.training.recipe import Recipe
 from autoglm_serving.training.trainer import LOG, MODEL, Machine, Progress, learn, prepare
 from autoglm_serving.training.world import World
@@ -38,18 +38,6 @@ class Replicas:
 
 
 @dataclass(frozen=True)
-class _Work:
-    """What each copy is told. It opens the screens itself: their list is long, and their pictures are kept in memory."""
-
-    recipe: Recipe
-    folder: Path
-    cache_bytes: int
-    side: int | None
-    out: Path
-    machine: Machine
-
-
-@dataclass(frozen=True)
 class Job:
     """What `trainer.train` is asked for: `screens` to learn from, the folder to write, and whether to go on in it."""
 
@@ -70,15 +58,15 @@ def train_side_by_side(job: Job, replicas: Replicas, tell: Callable[[Progress], 
         from ray.train.torch import TorchConfig, TorchTrainer
     except ImportError as error:
         raise ReplicasFailed("copies need Ray Train: install autoglm with its extra `train`") from error
-    out, screens = job.out.resolve(), job.screens
     recipe = replace(job.recipe, accumulate=job.recipe.accumulate * replicas.count)
-    work = _Work(recipe, screens.folder.resolve(), screens.cache_bytes, screens.side, out, job.machine)
+    screens, out = replace(job.screens, folder=job.screens.folder.resolve()), job.out.resolve()
+    job = replace(job, recipe=recipe, screens=screens, out=out)  # as every node sees it
     needed = _needed(replicas, job.machine)
     with _cluster(replicas, needed):
         prepare(recipe, screens, out, job.resume)
         trainer = TorchTrainer(
             _learn_share,
-            train_loop_config={"work": work},
+            train_loop_config={"job": job},
             scaling_config=ScalingConfig(
                 num_workers=replicas.count, use_gpu=replicas.gpu, resources_per_worker=dict(needed)
             ),
@@ -113,11 +101,11 @@ def _learn_share(told: dict[str, Any]) -> None:
     """What each copy does, in a process of its own."""
     from ray.train import get_context
 
-    work: _Work = told["work"]
+    job: Job = told["job"]
     context = get_context()
-    screens = open_screens(work.folder, work.cache_bytes // context.get_local_world_size(), work.side)
+    screens = replace(job.screens, cache_bytes=job.screens.cache_bytes // context.get_local_world_size())
     world = World(context.get_world_rank(), context.get_world_size())
-    learn(work.recipe, screens, work.out, work.machine, lambda _: None, world)
+    learn(job.recipe, screens, job.out, job.machine, lambda _: None, world)
 
 
 @contextmanager
