@@ -22,7 +22,7 @@ from autoglm_serving.app.decoding import Decoder
 from autoglm_serving.app.engine_replica import EngineReplica, ModelUnavailable
 from autoglm_serving.app.replicas import ACCEPT_TIMEOUT_S, DIRECT_BYTES, Replicas
 from autoglm_serving.app.translate import to_call
-from autoglm_serving.config import Limits
+from autoglm_serving.config import Limits, ModelConfig
 from autoglm_serving.engines.interface import ImagePart, TextPart
 from autoglm_serving.images import ImageSize
 from autoglm_serving.protocol import parse_chat
@@ -135,6 +135,16 @@ async def test_every_answer_names_the_revision() -> None:
     assert answers[2].json()["error"]["code"] == "not_found"
     assert answers[3].json()["error"]["code"] == "method_not_allowed"
     assert answers[3].headers["allow"] == "POST"
+
+
+async def test_every_answer_names_the_variant_of_the_model_where_it_is_one() -> None:
+    small = ModelConfig(name=MODEL, uri="builtin://autoglm-tiny", variant="int8")
+    found = []
+    for config in (app_config(model=small), app_config()):
+        async with serving(config) as (http, _):
+            answers = [await http.post(CHAT, json=chat()), await http.post(CHAT, content=b"{")]
+            found.append([answer.headers.get("x-autoglm-variant") for answer in answers])
+    assert found == [["int8", "int8"], [None, None]]
 
 
 JPEG = picture(40, 30, "JPEG")
