@@ -14,6 +14,8 @@ from typing import Self
 from support.reaper import reaper
 
 POLL_S = 0.05
+SPAWNED = "from multiprocessing.spawn import"
+"""What the command line of a child that multiprocessing spawned says, unless the child could name itself."""
 # Deadlines are for machines ten times slower than one expects; nothing waits that long when all is well.
 DEADLINE_S = 120.0
 
@@ -188,8 +190,12 @@ def title(pid: int) -> str:
 
 
 def engine_cores(pid: int) -> list[int]:
-    """vLLM's engine processes below `pid`; helpers of multiprocessing are not among them."""
-    return [each for each in family(pid)[1:] if title(each).startswith("VLLM")]
+    """vLLM's engine processes below `pid`; helpers of multiprocessing are not among them.
+
+    They name themselves, but that fails without a word where the first variable of their environment was set anew: the
+    arguments are looked for right before it. Ray puts the variables of a worker in an order by chance.
+    """
+    return [each for each in family(pid)[1:] if title(each).startswith("VLLM") or SPAWNED in title(each)]
 
 
 def runs(pid: int) -> bool:
