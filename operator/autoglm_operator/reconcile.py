@@ -20,6 +20,7 @@ from autoglm_operator import (
     removal,
     rolling,
     routes,
+    variants,
     views,
 )
 from autoglm_operator.ages import AT_REST, PROGRESSING, STEADY, WAITING, backoff
@@ -33,6 +34,7 @@ from autoglm_operator.state import (
     Plan,
     Published,
     SiteOutcome,
+    SiteView,
     Verdict,
 )
 from autoglm_operator.subject import Subject
@@ -135,14 +137,21 @@ def _route(
         return None
     conflicts = {outcome.name for outcome in selected if outcome.status.state == "Conflict"}
     stops = [
-        routes.Stop(view, subject.config.revision, subject.path(view))
+        _stop(subject, view, subject.config_at(view.name).revision)
         for view in subject.chosen
         if view.name not in conflicts
     ]
-    stops += [routes.Stop(place.view, place.revision, subject.path(place.view)) for place in places if place.serves]
+    stops += [_stop(subject, place.view, place.revision) for place in places if place.serves]
     route = routes.route(subject.deployment, subject.config, stops, suspended=subject.stopped is not None)
     canary = rollout.canary if rollout is not None else None
+    route = route.model_copy(update={"variants": variants.policy_of(subject.deployment.spec.model)})
     return route if canary is None else route.model_copy(update={"canary": canary})
+
+
+def _stop(subject: Subject, view: SiteView, revision: str) -> routes.Stop:
+    choice = subject.variant_choices.get(view.name)
+    wanted = subject.config_at(view.name).revision
+    return routes.Stop(view, revision, subject.path(view), choice.name if choice else None, wanted)
 
 
 def _published(subject: Subject, route: Route | None) -> Published | None:
@@ -299,4 +308,8 @@ def _again(
 
 
 def _count(selected: Sequence[SiteOutcome]) -> str:
-    return "1 site" if len(selected) == 1 else f"{len(selected)} sites"
+    """How many sites, and which variants of the model run there."""
+    text = "1 site" if len(selected) == 1 else f"{len(selected)} sites"
+    names = [one.status.variant for one in selected if one.status.variant is not None]
+    found = ", ".join(f"{name} at {names.count(name)}" for name in sorted(set(names)))
+    return f"{text} ({found})" if found else text

@@ -16,10 +16,8 @@ from autoglm_operator.api.deployment import (
     AutoGLMDeployment,
     DeploymentSpec,
     EngineSpec,
-    ModelSpec,
     Parallelism,
     ResourceSpec,
-    SiteSelector,
     SitesSpec,
     WorkerSpec,
 )
@@ -41,6 +39,7 @@ from autoglm_operator.api.kuberay import (
     TopologySpread,
 )
 from autoglm_operator.api.metadata import ObjectMeta
+from autoglm_operator.api.model import ModelSpec, ModelVariant, TasksSolved, VariantSites
 from autoglm_operator.api.parse import (
     InvalidResource,
     Problem,
@@ -64,6 +63,7 @@ from autoglm_operator.api.rollout import (
     RolloutStep,
 )
 from autoglm_operator.api.secrets import SecretReference
+from autoglm_operator.api.selector import SiteSelector
 from autoglm_operator.api.site import (
     AutoGLMSite,
     BackendSpec,
@@ -118,6 +118,7 @@ __all__ = [
     "LimitsSpec",
     "LinkSpec",
     "ModelSpec",
+    "ModelVariant",
     "ObjectMeta",
     "Parallelism",
     "PlacementSpec",
@@ -154,9 +155,11 @@ __all__ = [
     "SiteStatus",
     "SitesSpec",
     "SloSpec",
+    "TasksSolved",
     "Toleration",
     "TopologySpread",
     "TtftStatus",
+    "VariantSites",
     "WorkerSpec",
     "parse_deployment",
     "parse_deployment_status",
