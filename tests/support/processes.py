@@ -189,6 +189,15 @@ def title(pid: int) -> str:
         return ""
 
 
+def pid_inside(pid: int) -> int:
+    """The process id in the innermost namespace; 0 when the process has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[-1]) for line in lines if line.startswith("NSpid:")), 0)
+
+
 def engine_cores(pid: int) -> list[int]:
     """vLLM's engine processes below `pid`; helpers of multiprocessing are not among them.
 
