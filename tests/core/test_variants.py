@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoglm_operator import applications, routes, variants
+from autoglm_operator import applications, revision, routes, variants
 from autoglm_operator.api import AutoGLMDeployment
 from autoglm_operator.applications import ENGINE
 from autoglm_operator.kuberay import names as names_of
@@ -192,6 +192,42 @@ def test_another_measurement_restarts_nothing_and_a_floor_above_it_changes_that_
     assert "int8 is left out: it solves 0.9500" in row.variant_reason
 
 
+@st.composite
+def model_specs(draw: st.DrawFn) -> Json:
+    """Up to three variants for some of three sites, measured, with a floor or without."""
+    found = [
+        measured(variant, draw(st.integers(20, 40)), sites={"names": draw(st.lists(names, min_size=1, unique=True))})
+        for variant in (INT8, INT4, {"name": "small", "uri": "file:///models/small"})
+        if draw(st.booleans())
+    ]
+    floor = draw(st.sampled_from([None, 0.6, 0.8, 0.95]))
+    model = MODEL | {"variants": found} | ({} if floor is None else {"qualityFloor": floor})
+    return model if found else {key: MODEL[key] for key in ("name", "uri")}
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(models=st.lists(model_specs(), min_size=2, max_size=4))
+def test_whatever_changes_every_site_comes_to_its_variant_and_no_other_site_is_touched(models: list[Json]) -> None:
+    world = World(fleet.deployment({"model": models[0]}), {"a": {}, "b": {}, "c": {}})
+    world.converge()
+    for generation, model in enumerate(models[1:], 2):
+        before = {name: arguments(world, name) for name in world.clusters}
+        log = changed(world, fleet.deployment({"model": model}, generation=generation))
+        after = {name: arguments(world, name) for name in world.clusters}
+        assert log == [f"apply {name}" for name in sorted(after) if after[name] != before[name]]
+        status, table = world.deployment.status, world.table
+        assert status is not None
+        assert table is not None
+        assert status.conditions[0].status == "True"
+        (route,) = table.routes
+        for row, end in zip(status.sites, route.endpoints, strict=True):
+            config = after[row.name]
+            assert row.revision == (end.wanted or route.revision) == config.revision
+            assert row.variant == end.variant == (config.model.variant or (BASE if "variants" in model else None))
+            assert route.variants is None or not route.variants.shortfall(row.variant or BASE)
+            assert revision.of(config) == config.revision
+
+
 def test_replicas_of_a_variant_are_scaled_without_a_new_revision() -> None:
     world = World(of(INT8), {"a": {}})
     world.converge()
@@ -200,6 +236,15 @@ def test_replicas_of_a_variant_are_scaled_without_a_new_revision() -> None:
     assert arguments(world, "a") == before
     (app,) = world.clusters["a"].values()
     assert app.config["deployments"] == [{"name": ENGINE, "num_replicas": 3}]
+
+
+def test_replicas_of_a_variant_that_earned_their_place_count_while_another_one_starts() -> None:
+    world = World(of(INT8, replicas=2), {"a": {}})
+    world.converge()
+    (app,) = world.clusters["a"].values()
+    app.status, app.ready, app.message = "DEPLOYING", 1, ""
+    (row,) = world.step().status.sites
+    assert (row.ready, row.desired, row.variant) == (1, 2, "int8")
 
 
 def test_variants_and_placement_go_together() -> None:
@@ -269,18 +314,19 @@ def test_a_deployment_without_variants_sends_gateways_no_new_key() -> None:
 def test_a_site_that_is_silent_keeps_what_it_was_told_and_its_place() -> None:
     world = World(of(INT8 | at("b")), {"a": {}, "b": {}})
     world.converge()
-    revision = arguments(world, "b").revision
+    small = arguments(world, "b").revision
     world.cut("b")
     plan = world.step()
     row = plan.status.sites[1]
     assert (row.variant, row.variant_reason) == ("int8", "int8 is for this site")
-    assert [(end.site, end.wanted) for end in plan.routes[0].endpoints] == [("a", None), ("b", revision)]
+    assert [(end.site, end.wanted) for end in plan.routes[0].endpoints] == [("a", None), ("b", small)]
 
 
 def test_the_routes_of_an_unusable_spec_are_those_of_the_variants_that_run() -> None:
     world = World(of(INT8 | at("b")), {"a": {}, "b": {}})
     world.converge()
     assert world.table is not None
+    world.clusters["a"]["team.quickstart"].ready = 0  # what leads is the model itself all the same
     meta, status = world.deployment.metadata, world.deployment.status
     observed = replace(world.observed(), published=None)
     invalid = InvalidDeployment(meta, (), status)
