@@ -83,12 +83,15 @@ def _serve(spec: Subject, rollout: rolling.Rolling | None) -> Plan:
     written = conditions.written(verdicts, before, meta.generation, subject.now)
     changes = tuple(outcome.change for outcome in (*selected, *left) if outcome.change is not None)
     changes += _of_rollout(rollout, published)
+    decided = subject.allocated is not None and subject.allocated.moves
+    if decided:
+        changes = ()  # first the goal is stored: whoever did not know it would take the move back halfway
     status = _status(subject, (*selected, *left), written, route)
     if rollout is not None:
         status = status.model_copy(update={"revision": spec.config.revision, "rollout": rollout.status})
     return Plan(
         status=news.of_deployment(before, status, subject.now),
-        requeue_after=_again(subject, selected, verdicts, bool(changes)),
+        requeue_after=timedelta(0) if decided else _again(subject, selected, verdicts, bool(changes)),
         applications=changes,
         add_finalizer=FINALIZER not in meta.finalizers,
         events=_events(subject, written) if rollout is None else _events_of_rollout(subject, written, rollout),
