@@ -6,6 +6,8 @@ from autoglm_serving.gateway.health import (
     ADMITTED_PROBE_SECONDS,
     MAX_OPEN_SECONDS,
     MAX_RETRY_SECONDS,
+    RETURN_FAILURES,
+    RETURN_RETRY_SECONDS,
     Health,
     answered,
     busy,
@@ -24,7 +26,7 @@ ADMITTED = answered(NEW, "r1", "r1", 0.5, NOW)
 
 def failed_times(health: Health, times: int) -> Health:
     for _ in range(times):
-        health = probe_failed(health, "no answer", LATER)
+        health = probe_failed(health, "no answer", LATER, 100.0)
     return health
 
 
@@ -42,7 +44,7 @@ def test_the_variant_that_answered_last_is_known() -> None:
     assert answered(small, "r1", "r2", 0.5, LATER).variant == "", "the model itself does not name itself"
     assert served(NEW, "r2", "r2", 0.5, LATER, "int8").variant == "int8"
     assert served(small, "r1", "r2", 9.0, LATER).variant == "int8", "a slow answer that the change has overtaken"
-    assert probe_failed(wanted_changed(small, "r3"), "no answer", LATER).variant == "int8"
+    assert probe_failed(wanted_changed(small, "r3"), "no answer", LATER, 100.0).variant == "int8"
 
 
 def test_another_revision_serves_but_is_not_admitted() -> None:
@@ -111,3 +113,21 @@ def test_probes_are_rare_while_all_is_well_and_soon_when_it_is_not() -> None:
     assert probe_delay(NEW) < 1
     assert probe_delay(request_failed(ADMITTED, 1.0)) < 1
     assert probe_delay(failed_times(NEW, 1000)) == MAX_RETRY_SECONDS
+
+
+def test_an_endpoint_that_has_answered_is_looked_for_more_often_for_a_while() -> None:
+    assert probe_delay(failed_times(ADMITTED, 3)) == RETURN_RETRY_SECONDS
+    assert probe_delay(failed_times(ADMITTED, RETURN_FAILURES)) == RETURN_RETRY_SECONDS
+    assert probe_delay(failed_times(ADMITTED, RETURN_FAILURES + 1)) == MAX_RETRY_SECONDS
+    assert probe_delay(failed_times(NEW, 10)) == MAX_RETRY_SECONDS
+
+
+def test_a_failed_request_is_looked_into_at_once_and_a_failed_probe_then_opens_the_breaker() -> None:
+    shaken = request_failed(ADMITTED, 100.0)
+    assert probe_delay(shaken) == 0.0
+    gone = probe_failed(shaken, "no answer", LATER, 100.5)
+    assert gone.breaker_open_until > 100.5
+    assert gone.answers, "it is kept for the last resort"
+    assert probe_delay(gone) > 0.0
+    assert failed_times(ADMITTED, 2).breaker_open_until == 0.0, "probes alone do not open it"
+    assert answered(gone, "r1", "r1", 0.5, LATER).breaker_open_until == 0.0

@@ -16,6 +16,10 @@ MAX_OPEN_SECONDS = 30.0
 ADMITTED_PROBE_SECONDS = 10.0
 FIRST_RETRY_SECONDS = 0.5
 MAX_RETRY_SECONDS = 5.0
+RETURN_RETRY_SECONDS = 1.25
+RETURN_FAILURES = 60
+"""An endpoint that has answered before is looked for so often, and for so many probes: what ended is mostly back within a
+minute, as Serve's proxy is after half of one. One that never answered yet may be loading a model."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +73,12 @@ def served(health: Health, revision: str, wanted: str, ttft_s: float, at: dateti
     return replace(health, traffic_failures=0, breaker_open_until=0.0)
 
 
-def probe_failed(health: Health, message: str, at: datetime) -> Health:
-    """A probe failed. The third in a row takes the endpoint out."""
+def probe_failed(health: Health, message: str, at: datetime, now: float) -> Health:
+    """A probe failed. The third in a row takes the endpoint out; after a failed request it counts as one more of them."""
     failures = health.failures + 1
     out = failures >= FAILURES_TO_REMOVE
     return replace(
-        health,
+        request_failed(health, now) if health.traffic_failures else health,
         observed_at=at,
         state="ProbeFailed" if out else health.state,
         message=message if out or not health.answers else f"answers, but {failures} probes failed: {message}",
@@ -109,7 +113,11 @@ def probe_delay(health: Health) -> float:
     """Seconds from the last news to the next probe."""
     if health.state == "Admitted" and health.failures == 0 and health.traffic_failures == 0:
         return ADMITTED_PROBE_SECONDS
-    return float(min(FIRST_RETRY_SECONDS * 2 ** min(health.failures, 8), MAX_RETRY_SECONDS))
+    if health.traffic_failures > 0 and health.failures == 0:
+        return 0.0  # whether the endpoint is gone, or only what it had of that request
+    returning = bool(health.revision) and health.failures <= RETURN_FAILURES
+    most = RETURN_RETRY_SECONDS if returning else MAX_RETRY_SECONDS
+    return float(min(FIRST_RETRY_SECONDS * 2 ** min(health.failures, 8), most))
 
 
 def _other_revision(revision: str, wanted: str) -> str:

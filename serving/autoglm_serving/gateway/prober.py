@@ -104,12 +104,12 @@ class Prober:
             if failure.busy and member.health.answers:
                 member.health = health.busy(member.health, datetime.now(UTC))
             else:
-                member.health = health.probe_failed(member.health, failure.message, datetime.now(UTC))
+                member.health = _probe_failed(member, failure.message)
             self._metrics.probes.labels(site, "failed").inc()
             return
         except Exception:  # noqa: BLE001 - one endpoint's surprise must not end its probing
             _log.exception("the probe of %s failed unexpectedly", member.endpoint.url)
-            member.health = health.probe_failed(member.health, "the probe failed unexpectedly", datetime.now(UTC))
+            member.health = _probe_failed(member, "the probe failed unexpectedly")
             return
         at = datetime.now(UTC)
         member.health = health.answered(member.health, revision, member.wanted, seconds, at, variant)
@@ -165,6 +165,10 @@ def _judge(answer: aiohttp.ClientResponse) -> tuple[str, str]:
     if answer.status == 503 and "retry-after" in answer.headers and revision:
         raise _Failed("busy: it answers 503 with Retry-After", busy=True)
     raise _Failed(f"a generation was answered with status {answer.status}")
+
+
+def _probe_failed(member: Member, message: str) -> health.Health:
+    return health.probe_failed(member.health, message, datetime.now(UTC), time.monotonic())
 
 
 def _due_in(member: Member) -> float:
