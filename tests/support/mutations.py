@@ -21,6 +21,7 @@ _VALUES: tuple[Any, ...] = (
 DEPTH = 10_000
 """Of a value in every fiftieth body: far above what recursion takes."""
 _DEEP = "<deep>"
+_BRACKETS = ((b"[", b"]"), (b'{"":', b"}"), (b'[{"type":', b"}]"))
 
 
 def mutated(seeds: list[Any], count: int, seed: int = 0) -> Iterator[bytes]:
@@ -72,9 +73,14 @@ def _deep(value: Any, chance: random.Random) -> bytes:
     """Made as text: what nests so deeply can be neither copied nor written by Python."""
     container = chance.choice([each for each in _containers(value) if isinstance(each, dict)])
     container[chance.choice([*container, *_KEYS])] = _DEEP
-    begin, end = chance.choice(((b"[", b"]"), (b'{"":', b"}"), (b'[{"type":', b"}]")))
+    begin, end = chance.choice(_BRACKETS)
     ends = chance.choice((DEPTH, DEPTH, DEPTH - 1, 0))
     return json.dumps(value).encode().replace(b'"<deep>"', begin * DEPTH + b"1" + end * ends)
+
+
+def is_deep(body: bytes) -> bool:
+    """Whether a value of the body is nested `DEPTH` deep."""
+    return any(begin * DEPTH in body for begin, _ in _BRACKETS)
 
 
 def _change_bytes(body: bytes, chance: random.Random) -> bytes:
