@@ -63,6 +63,13 @@ from autoglm_operator.api.rollout import (
     RolloutStatus,
     RolloutStep,
 )
+from autoglm_operator.api.scaling import (
+    ScaledSite,
+    ScalingDecision,
+    ScalingReason,
+    ScalingSpec,
+    ScalingStatus,
+)
 from autoglm_operator.api.secrets import SecretReference
 from autoglm_operator.api.site import (
     AutoGLMSite,
@@ -140,6 +147,11 @@ __all__ = [
     "RolloutStatus",
     "RolloutStep",
     "RoutingSpec",
+    "ScaledSite",
+    "ScalingDecision",
+    "ScalingReason",
+    "ScalingSpec",
+    "ScalingStatus",
     "SecretReference",
     "SiteAccelerator",
     "SiteCapacity",
