@@ -12,6 +12,7 @@ from functools import cached_property
 from autoglm_operator import applications, views
 from autoglm_operator.api import (
     AutoGLMDeployment,
+    RolloutStatus,
     ScaledSite,
     ScalingDecision,
     ScalingReason,
@@ -82,6 +83,22 @@ def scale(scene: Scene) -> Scaled | None:
     return _Look(scene, spec).scaled
 
 
+def policy(deployment: AutoGLMDeployment) -> Policy | None:
+    """What is asked of the replicas of a deployment; None where they do not follow the load."""
+    spec = deployment.spec.scaling
+    return None if spec is None else _policy(deployment, spec)
+
+
+def _policy(deployment: AutoGLMDeployment, spec: ScalingSpec) -> Policy:
+    return Policy(
+        least=max(spec.min, 1),
+        most=spec.max,
+        per_replica=spec.target.queue or deployment.spec.engine.max_concurrency,
+        ttft_s=seconds(spec.target.ttft) if spec.target.ttft else None,
+        window=timedelta(seconds=seconds(spec.down_after)),
+    )
+
+
 @dataclass(frozen=True)
 class _Step:
     """One target with the decision about it."""
@@ -113,14 +130,7 @@ class _Look:
 
     @cached_property
     def policy(self) -> Policy:
-        target = self.spec.target
-        return Policy(
-            least=max(self.spec.min, 1),
-            most=self.spec.max,
-            per_replica=target.queue or self.scene.deployment.spec.engine.max_concurrency,
-            ttft_s=seconds(target.ttft) if target.ttft else None,
-            window=timedelta(seconds=seconds(self.spec.down_after)),
-        )
+        return _policy(self.scene.deployment, self.spec)
 
     # What is remembered and seen
 
@@ -166,10 +176,18 @@ class _Look:
         return asked or next((row.desired for row in rows if row.name == view.name), 0)
 
     @property
+    def _rollout(self) -> RolloutStatus | None:
+        return self.scene.deployment.status.rollout if self.scene.deployment.status else None
+
+    @property
     def _may_fall(self) -> bool:
         """While two revisions share the load each needs what it has."""
-        rollout = self.scene.deployment.status.rollout if self.scene.deployment.status else None
-        return rollout is None or rollout.candidate is None
+        return self._rollout is None or (self._rollout.candidate is None and not self._is_held)
+
+    @property
+    def _is_held(self) -> bool:
+        """Whether a rollout is paused: then replicas stay as they are, so no other number is decided."""
+        return self._rollout is not None and self._rollout.phase == "Paused"
 
     # What is decided
 
@@ -195,7 +213,7 @@ class _Look:
             return self._first(name)
         if self._sleep is not None:
             decision = self._slept(old, self._sleep)
-        elif not any(views.is_live(view, now) for view in self._of(name)):
+        elif self._is_held or not any(views.is_live(view, now) for view in self._of(name)):
             decision = Decision(old.desired, None, old.desired)
         else:
             standing = Standing(old.desired, ready, old.since, self._may_fall)

@@ -2,7 +2,7 @@
 
 import math
 import random
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoglm_operator.scaling.decide import decide, is_idle, is_wanted, needed
+from autoglm_operator.scaling.decide import decide, features, is_idle, is_wanted, needed
 from autoglm_operator.scaling.history import History, told
 from autoglm_operator.scaling.terms import (
     FRESH,
@@ -23,6 +23,7 @@ from autoglm_operator.scaling.terms import (
     SiteLoad,
     Standing,
 )
+from support.queueing import Queueing
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 LONG_AGO = NOW - timedelta(hours=1)
@@ -114,6 +115,16 @@ def test_a_raise_is_bounded_and_waits_for_the_figures_of_the_last_one(
     if decision.cause in ("LoadRose", "FirstBytesLate"):
         assert decision.desired <= max(2 * standing.desired, standing.desired + STEP)
         assert standing.changed_at is None or NOW - standing.changed_at >= SETTLE
+
+
+@given(policy=POLICIES, standing=STANDINGS, load=LOADS, other=LOADS)
+def test_a_load_that_looks_the_same_leads_to_the_same_raise(
+    policy: Policy, standing: Standing, load: SiteLoad, other: SiteLoad
+) -> None:
+    """By this a deployment is woken or not. How large a raise is may differ: that it is one may not."""
+    if features(policy, load) == features(policy, other) and standing.ready >= standing.desired:
+        first, second = (decide(policy, standing, Figures(one, None), NOW) for one in (load, other))
+        assert (first.desired > standing.desired) == (second.desired > standing.desired)
 
 
 # Single rules
@@ -259,60 +270,13 @@ def test_a_request_wakes_only_if_it_came_since_there_is_nothing() -> None:
 # Over time
 
 
-@dataclass
-class Site:
-    """Replicas that take time to start, in front of them a queue. Every request takes ten seconds of one of four places."""
-
-    starts_in_s: float
-    desired: int = 1
-    changed: datetime = LONG_AGO
-    history: History | None = None
-    changes: list[tuple[float, int]] = field(default_factory=list)
-    queue: list[float] = field(default_factory=list)
-    running: list[float] = field(default_factory=list)
-    ready: int = 1
-    _starting: list[float] = field(default_factory=list)
-    _levels: list[int] = field(default_factory=list)
-    _came: list[int] = field(default_factory=list)
-    _done: list[int] = field(default_factory=list)
-    queue_limit: int = 64
-
-    def second(self, at: float, arrivals: int) -> None:
-        """One second goes by."""
-        self._starting, ready = [t for t in self._starting if t > at], [t for t in self._starting if t <= at]
-        self.ready += len(ready)
-        done = [end for end in self.running if end <= at]
-        self.running = [end for end in self.running if end > at]
-        self.queue = (self.queue + [at] * arrivals)[: self.queue_limit]
-        while self.queue and len(self.running) < 4 * self.ready:
-            self.queue.pop(0)
-            self.running.append(at + 10)
-        self._levels = [*self._levels, len(self.queue) + len(self.running)][-20:]
-        self._came, self._done = [*self._came, arrivals][-60:], [*self._done, len(done)][-60:]
-
-    def decide(self, at: float, policy: Policy = POLICY) -> None:
-        """What the operator would do now."""
-        now = NOW + timedelta(seconds=at)
-        span = max(len(self._came), 5)
-        load = SiteLoad(sum(self._levels) / 20, sum(self._came) / span, sum(self._done) / span)
-        self.history = told(self.history, Load({"a": load}, ready={"a": self.ready}), now, policy.window)
-        standing = Standing(self.desired, self.ready, self.changed)
-        decision = decide(policy, standing, self.history.figures("a", policy.window, now), now)
-        if decision.desired > self.desired:
-            self._starting += [at + self.starts_in_s] * (decision.desired - self.desired)
-        self.ready = min(self.ready, decision.desired)
-        if decision.desired != self.desired:
-            self.changes.append((at, decision.desired))
-            self.desired, self.changed = decision.desired, now
-
-
 def test_a_surge_is_met_without_far_too_many_replicas_and_is_left_once() -> None:
-    site, dice = Site(starts_in_s=60), random.Random(3)
+    site, dice = Queueing(starts_in_s=60), random.Random(3)
     for at in range(1800):
         rate = 2.0 if at < 900 else 0.1  # 2 a second are 20 under way: five replicas
         site.second(at, sum(dice.random() < rate / 4 for _ in range(4)))
         if at % 2 == 0:
-            site.decide(at)
+            site.decide(at, POLICY)
     most = max(count for _, count in site.changes)
     assert 5 <= most <= 10, site.changes
     assert next(at for at, count in site.changes if count >= 5) < 45, (
@@ -326,12 +290,12 @@ def test_a_surge_is_met_without_far_too_many_replicas_and_is_left_once() -> None
 
 def test_without_counting_what_starts_the_same_surge_would_ask_for_twice_as_many() -> None:
     """The surge above, with figures that do not tell what comes and what is answered."""
-    site, dice = Site(starts_in_s=60), random.Random(3)
+    site, dice = Queueing(starts_in_s=60), random.Random(3)
     for at in range(300):
         site.second(at, sum(dice.random() < 0.5 for _ in range(4)))
-        site._done = [0] * len(site._done)
+        site.answered = [0] * len(site.answered)
         if at % 2 == 0:
-            site.decide(at)
+            site.decide(at, POLICY)
     assert max(count for _, count in site.changes) >= 15, site.changes
 
 

@@ -326,6 +326,21 @@ def test_during_a_rollout_in_steps_replicas_are_added_and_none_taken_away() -> N
     assert one.running == {"a": 6}
 
 
+def test_a_paused_rollout_holds_the_number() -> None:
+    rollout = {"maxSurge": 1, "steps": [{"weight": 50, "approval": True}]}
+    one = scaling(None, rollout=rollout)
+    engine = {"maxConcurrency": 4, "maxModelLen": 8192}
+    for generation, paused, load, desired in ((2, False, 0.0, 1), (3, True, 11.0, 1), (4, False, 11.0, 3)):
+        spec = {"scaling": {"max": 8}, "rollout": rollout | {"paused": paused}, "engine": engine}
+        new = fleet.deployment(spec, generation=generation)
+        one.world.deployment = new.model_copy(update={"status": one.world.deployment.status})
+        one.go_on(20)
+        one.load = {"a": load}
+        one.go_on(120)
+        assert one.desired == {"a": desired}
+        assert one.running == {"a": desired + 1}, "with the surge"
+
+
 def test_a_silent_site_keeps_its_number() -> None:
     one = scaling(None, "a", "b")
     one.load = {"a": 11.0, "b": 11.0}

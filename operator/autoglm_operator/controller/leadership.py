@@ -9,10 +9,9 @@ at any point is replaced by one that goes on from the same facts.
 import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from datetime import timedelta
 
+from autoglm_operator import scaled
 from autoglm_operator.api import AutoGLMDeployment
-from autoglm_operator.api.quantities import seconds
 from autoglm_operator.backend import SiteFailure
 from autoglm_operator.controller.loads import Loads, Sources
 from autoglm_operator.controller.objects import Deployment, Objects, Site, problems_of
@@ -240,7 +239,9 @@ class Leadership:
         before, item = self.objects.put_deployment(raw)
         if before is None or before.metadata.generation != item.metadata.generation:
             self._wake(self.objects.rivals(before or item, item) - {key})
-        self.loads.watch(f"{key.namespace}/{key.name}", _window(item))
+        self.loads.watch(
+            f"{key.namespace}/{key.name}", scaled.policy(item) if isinstance(item, AutoGLMDeployment) else None
+        )
         plan = reconcile(item, self._observed(key), self.now())
         self.publisher.set_routes(key, plan.routes)
         self._decided(key)
@@ -371,12 +372,6 @@ class Leadership:
     async def _tell(self, raw: JsonObject, kind: Kind, event: Event) -> None:
         log.info(event.message, extra={"fields": {"object": str(ObjectKey.of(kind, raw)), "reason": event.reason}})
         await self.store.record_event(raw, kind, event, self.now())
-
-
-def _window(item: Deployment) -> timedelta | None:
-    """For how long the load of a deployment is remembered; None where replicas do not follow it."""
-    scaling = item.spec.scaling if isinstance(item, AutoGLMDeployment) else None
-    return timedelta(seconds=seconds(scaling.down_after)) if scaling is not None else None
 
 
 def _phase(view: SiteView) -> str | None:

@@ -9,18 +9,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from autoglm_operator import views
+from autoglm_operator.scaling.decide import features
 from autoglm_operator.scaling.history import History, told
-from autoglm_operator.scaling.terms import Load
+from autoglm_operator.scaling.terms import Load, Policy
 from autoglm_operator.state import GatewayView
 
 GATHER_S = 1.0
 """Reports that come closer together are gathered at once."""
-
-FAR = 0.1
-"""Requests under way that moved by this share are worth a look."""
-
-NEAR = 0.25
-"""Less than so many requests under way more or less never are."""
 
 QUIET = timedelta(seconds=5)
 """A deployment is woken so often at most."""
@@ -38,7 +33,7 @@ class Sources:
 
 @dataclass
 class _Watched:
-    window: timedelta
+    policy: Policy
     history: History | None = None
     woken_at: datetime | None = None
     woken_for: Load | None = None
@@ -53,12 +48,12 @@ class Loads:
         self._gathered = float("-inf")
         self._watched: dict[str, _Watched] = {}
 
-    def watch(self, deployment: str, window: timedelta | None) -> None:
-        """From now on a deployment is watched, and its load kept for so long; without a window it is not."""
-        if window is None:
+    def watch(self, deployment: str, policy: Policy | None) -> None:
+        """From now on a deployment is watched; without a policy it is not."""
+        if policy is None:
             self._watched.pop(deployment, None)
         else:
-            self._watched.setdefault(deployment, _Watched(window)).window = window
+            self._watched.setdefault(deployment, _Watched(policy)).policy = policy
 
     def of(self, deployment: str) -> History | None:
         """What was told of the load of a deployment."""
@@ -78,9 +73,9 @@ class Loads:
         if load is None:
             known, one.woken_for = one.woken_for, one.woken_for if _is_fresh(one.history, now) else None
             return known is not None and one.woken_for is None
-        one.history = told(one.history, replace(load, ready=self._from.ready(name)), now, one.window)
+        one.history = told(one.history, replace(load, ready=self._from.ready(name)), now, one.policy.window)
         before = one.woken_for
-        if before is not None and not _is_news(before, load):
+        if before is not None and not _is_news(one.policy, before, load):
             return False
         if one.woken_at is not None and timedelta(0) <= now - one.woken_at < QUIET:
             return False
@@ -92,8 +87,8 @@ def _is_fresh(history: History | None, now: datetime) -> bool:
     return history is not None and history.is_fresh(now)
 
 
-def _is_news(before: Load, after: Load) -> bool:
-    """Whether a decision may be another one: more or fewer requests under way somewhere, or the first after none."""
+def _is_news(policy: Policy, before: Load, after: Load) -> bool:
+    """Whether a decision may be another one, or the first request came after none."""
     if before.complete != after.complete:
         return True
     asked = after.asked_at is not None and (
@@ -101,13 +96,5 @@ def _is_news(before: Load, after: Load) -> bool:
     )
     if asked and not after.total.in_flight:
         return True
-    names = before.sites.keys() | after.sites.keys()
-    return any(_moved(before.at(name).in_flight, after.at(name).in_flight) for name in names) or any(
-        (before.at(name).ttft_s is None) != (after.at(name).ttft_s is None)
-        or abs((before.at(name).ttft_s or 0.0) - (after.at(name).ttft_s or 0.0)) > FAR * (before.at(name).ttft_s or 0.0)
-        for name in names
-    )
-
-
-def _moved(old: float, new: float) -> bool:
-    return abs(new - old) > max(FAR * max(old, new), NEAR)
+    pairs = [(before.at(name), after.at(name)) for name in before.sites.keys() | after.sites.keys()]
+    return any(features(policy, old) != features(policy, new) for old, new in (*pairs, (before.total, after.total)))

@@ -65,6 +65,13 @@ def is_wanted(history: History | None, asleep_since: datetime) -> bool:
     return asked is not None and asked > asleep_since
 
 
+def features(policy: Policy, load: SiteLoad) -> tuple[int, int, int]:
+    """What of a load a decision may depend on: while that is the same, only time makes another one."""
+    asked = load.in_flight / policy.per_replica
+    late = 0 if policy.ttft_s is None else 1 + math.floor(asked / BUSY) * (_lateness(policy, load) > 1 + TOLERANCE)
+    return needed(policy, load.in_flight), math.ceil(asked / (1 + TOLERANCE) - _ROUND), late
+
+
 def needed(policy: Policy, in_flight: float) -> int:
     """Replicas for so many requests under way."""
     return math.ceil(in_flight / policy.per_replica - _ROUND)
