@@ -202,9 +202,10 @@ class _Look:
             if since > self.scene.now:  # another clock's error
                 since = self.scene.now - self.policy.window
             return "Woken" if is_wanted(self.scene.load, since) else "Idle"
-        window = self.policy.window
-        young = any(row.since is not None and self.scene.now - row.since < window for row in rows)
-        return "Idle" if self._may_fall and not young and is_idle(self.scene.load, window, self.scene.now) else None
+        window, now = self.policy.window, self.scene.now
+        settled = [_settled_at(row) for row in rows]
+        young = any(at is None or timedelta(0) <= now - at < window for at in settled)
+        return "Idle" if self._may_fall and not young and is_idle(self.scene.load, window, now) else None
 
     def _step(self, name: str) -> _Step:
         old, now = self._rows.get(name), self.scene.now
@@ -311,6 +312,13 @@ def of_total(deployment: AutoGLMDeployment, scaled: Scaled | None) -> AutoGLMDep
 
 def _is_asleep(rows: Sequence[ScaledSite]) -> bool:
     return bool(rows) and all(row.desired == 0 for row in rows)
+
+
+def _settled_at(row: ScaledSite) -> datetime | None:
+    """When the replicas of a decision were there; None while some start. Who woke a model needs time to find it awake."""
+    if row.since is None or row.reason not in _RAISES:
+        return row.since
+    return None if row.took is None else row.since + timedelta(seconds=seconds(row.took))
 
 
 def _logged(step: _Step) -> ScalingDecision:

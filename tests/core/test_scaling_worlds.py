@@ -236,6 +236,21 @@ def test_a_request_wakes_it_at_all_sites_also_if_one_gateway_alone_tells() -> No
     assert one.desired == {"a": 0, "b": 0}
 
 
+def test_a_model_that_takes_longer_to_start_than_the_window_is_not_put_to_sleep_on_its_way() -> None:
+    one = scaling({"min": 0, "downAfter": "60s"})
+    one.go_on(90)
+    assert one.desired == {"a": 0}
+    one.world.shrunk = {"a": 0}
+    one.asked_ago = 1.0
+    one.go_on(600)
+    assert one.desired == {"a": 1}, "it starts, however long that takes"
+    one.world.shrunk = {}
+    one.go_on(30)
+    assert one.condition("Ready") == ("True", "Answering"), "who asked has time to ask again"
+    one.go_on(80)
+    assert one.desired == {"a": 0}
+
+
 def test_a_request_of_before_it_fell_asleep_does_not_wake_it() -> None:
     one = scaling({"min": 0})
     one.asked_ago = 0.0
