@@ -121,6 +121,23 @@ def test_it_stays_ready_while_more_replicas_than_the_fewest_are_on_their_way_or_
     assert one.condition("Ready")[0] == "False", "the fewest are missing"
 
 
+def test_a_gateway_that_is_silent_for_a_moment_does_not_make_it_forget_what_runs_while_more_start() -> None:
+    one = scaling()
+    one.world.shrunk = {"a": 1}
+    one.load = {"a": 11.0}
+    one.go_on(60)
+    assert (one.desired, one.condition("Ready")[0]) == ({"a": 3}, "True")
+    one.world.mute = 1
+    one.go_on(120)
+    assert one.condition("GatewayReady")[0] == one.condition("Ready")[0] == "Unknown"
+    one.world.mute = 0
+    one.go_on(20)
+    assert one.condition("Ready") == ("True", "Answering")
+    status = one.world.deployment.status
+    assert status is not None
+    assert status.replicas_ready == "1/3"
+
+
 def test_nothing_is_written_while_the_load_moves_within_the_band() -> None:
     one = scaling()
     one.load = {"a": 11.0}
