@@ -124,6 +124,8 @@ class _Look:
             decisions=((self._before.decisions if self._before else ()) + tuple(map(_logged, changed)))[-DECISIONS:],
         )
         again = [one.decision.again for one in steps if one.decision.again is not None]
+        if (falls_asleep := self._falls_asleep_in) is not None:
+            again.append(falls_asleep)
         return Scaled(status, self._verdict(steps), tuple(map(_event, changed)), min(again, default=None))
 
     # What is asked for
@@ -206,6 +208,18 @@ class _Look:
         settled = [_settled_at(row) for row in rows]
         young = any(at is None or timedelta(0) <= now - at < window for at in settled)
         return "Idle" if self._may_fall and not young and is_idle(self.scene.load, window, now) else None
+
+    @property
+    def _falls_asleep_in(self) -> timedelta | None:
+        """When nothing but time is missing until there shall be no replicas: how much of it, at the least."""
+        load, now, window = self.scene.load, self.scene.now, self.policy.window
+        if self.spec.min > 0 or self._sleep is not None or load is None or load.load.total.in_flight:
+            return None
+        settled = [_settled_at(row) for row in self._rows.values()]
+        if load.since is None or not settled or None in settled:
+            return None
+        begun = max(at for at in (load.since, load.load.asked_at, *settled) if at is not None)
+        return max(begun + window - now, window / 10)
 
     def _step(self, name: str) -> _Step:
         old, now = self._rows.get(name), self.scene.now

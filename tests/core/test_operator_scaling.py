@@ -187,7 +187,7 @@ def test_replicas_that_somebody_set_at_the_ray_cluster_are_set_back_once() -> No
 
 def test_what_nobody_asks_for_sleeps_and_the_first_request_wakes_it() -> None:
     async def act(world: World) -> None:
-        await becomes(world, 400)
+        assert await becomes(world, 400) < 305, "as soon as a whole window was seen; it was Ready for 30 s before"
         assert world.condition(PHONES) == ("False", "ScaledToZero")
         await asyncio.sleep(60)
         (route,) = world.tables[-1].routes
@@ -203,7 +203,7 @@ def test_what_nobody_asks_for_sleeps_and_the_first_request_wakes_it() -> None:
         world.asked[NAME] = world.now()
         await asyncio.sleep(200)
         assert asked(world) == {"a": 1, "b": 1}, "somebody asked meanwhile"
-        await becomes(world, 300)
+        assert await becomes(world, 300) < 140, "a window after the last request"
 
     play(act, scaling={"min": 0, "max": 4})
 
