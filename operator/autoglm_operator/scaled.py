@@ -22,7 +22,7 @@ from autoglm_operator.api import (
 from autoglm_operator.api.quantities import duration, seconds
 from autoglm_operator.scaling.decide import decide, is_idle, is_wanted
 from autoglm_operator.scaling.history import History
-from autoglm_operator.scaling.terms import Decision, Figures, Policy, Standing
+from autoglm_operator.scaling.terms import TOLERANCE, Decision, Figures, Policy, Standing
 from autoglm_operator.state import Event, SiteView, Verdict, clip
 
 TOGETHER = "*"
@@ -195,7 +195,7 @@ class _Look:
 
     @cached_property
     def _sleep(self) -> ScalingReason | None:
-        """Whether there shall be no replicas: since when nobody asked, or until somebody does."""
+        """Whether there shall be no replicas (Idle), or some again; None where each target decides for itself."""
         rows = tuple(self._rows.values())
         if self.spec.min > 0 or not rows:
             return "Bounds" if _is_asleep(rows) else None
@@ -314,7 +314,7 @@ class _Look:
         if step.row.desired < self.spec.max:
             return False
         peak = self._figures(step.row.name).peak or 0.0
-        return step.decision.asked > self.spec.max or peak > self.spec.max * self.policy.per_replica * 1.1
+        return step.decision.asked > self.spec.max or peak > self.spec.max * self.policy.per_replica * (1 + TOLERANCE)
 
 
 def of_total(deployment: AutoGLMDeployment, scaled: Scaled | None) -> AutoGLMDeployment:
