@@ -29,7 +29,7 @@ from autoglm_serving.app.calls import Call
 from autoglm_serving.app.http import create_app
 from autoglm_serving.config import AppConfig, EngineConfig, Limits, ModelConfig
 from autoglm_serving.engines.interface import Delta
-from support.processes import family, processor_s, title
+from support.processes import SPAWNED, family, processor_s, title
 from support.ray import RayCluster, application
 from support.serving import MODEL, app_config
 
@@ -41,7 +41,7 @@ ROLES = {
     "ingresses": (":Ingress",),
     "engine replica": (":Engine",),
     "decode workers": ("decode_worker",),
-    "vLLM's engine core": ("VLLM::",),
+    "vLLM's engine core": ("VLLM::", SPAWNED),
 }
 OWN_REQUESTS = 400
 OWN_PIECES = 7

@@ -1,6 +1,7 @@
 """Size, latency and accuracy of the quantised variants of a model: `python -m benchmarks variants [--model FOLDER]`.
 
-Accuracy is that of `autoglm eval tiny` on the committed test screens. Each variant is loaded anew in this process; the
+Accuracy is that of `autoglm eval tiny` on the committed test screens; the lines of `spec.model` that say it follow the table
+(docs/variants.md). Each variant is loaded anew in this process; the
 latencies are medians over the same screens for all. `--layer` times one linear layer of each variant instead, in processor
 time, for one token and for the many of a prompt.
 """
@@ -10,6 +11,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,7 +96,8 @@ def main() -> None:
     screens = open_screens(SCREENS)
     if asked.screens:
         screens = replace(screens, items=screens.items[: asked.screens])
-    rows = []
+    rows: list[list[str]] = []
+    solved: dict[str, list[bool]] = {}
     with tempfile.TemporaryDirectory() as cache:
         folder = locate(uri, Path(cache))
         for variant in VARIANTS:
@@ -108,10 +111,28 @@ def main() -> None:
             picture = screens.decoded(screens.items[0])
             first, rest = latencies(replier, picture, asked.short_side**2 * 2, asked.runs)
             found = [each.right for each in verdicts(replier, screens, [asked.short_side], lambda *_: None)]
+            solved[variant] = found
             rows.append(_row(variant, size, first, rest, found, rows))
             print(" ".join(rows[-1]), file=sys.stderr, flush=True)
     print(f"{machine}; {asked.model}, short side {asked.short_side}, {asked.threads} thread(s), {asked.runs} runs\n")
     print(table(["variant", "weights", "first token", "each further token", "right (95 % interval)"], rows))
+    print("\n" + manifest(solved))
+
+
+def manifest(solved: Mapping[str, Sequence[bool]]) -> str:
+    """The lines of `spec.model` that say what each variant solves, ready to paste."""
+    base = solved["none"]
+    if not any(base):
+        return f"The model itself solves none of the {len(base)} tasks: no variant has a quality, which is a share of that."
+    lines = [f"quality: {_counts(base)}", "variants:"]
+    for variant, found in solved.items():
+        if variant != "none":
+            lines += [f"  - name: {variant}", f"    quantization: {variant}", f"    quality: {_counts(found)}"]
+    return "spec:\n  model:\n" + "\n".join(f"    {line}" for line in lines)
+
+
+def _counts(found: Sequence[bool]) -> str:
+    return f"{{right: {sum(found)}, samples: {len(found)}}}"
 
 
 def _row(variant: str, size: int, first: float, rest: float, found: list[bool], rows: list[list[str]]) -> list[str]:

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from autoglm_operator.local.ray_head import RayHead
 from autoglm_serving.config import AppConfig
-from support.processes import family
+from support.processes import SPAWNED, family
 from support.ray import RayCluster, application
 
 START_S = 1200.0
@@ -99,7 +99,8 @@ class OnRay:
 def kind(name: str) -> str:
     """What a process of the cluster is, by its title."""
     kinds = {
-        "VLLM": "vLLM's engine core", ":Engine": "engine process", "decode_worker": "decode worker",
+        "VLLM": "vLLM's engine core", SPAWNED: "vLLM's engine core",
+        ":Engine": "engine process", "decode_worker": "decode worker",
         ":Ingress": "ingress", "ServeController": "Serve's controller", "ProxyActor": "Serve's proxy",
     }  # fmt: skip
     return next((kind for part, kind in kinds.items() if part in name), "Ray itself")

@@ -17,11 +17,15 @@ MAX_ROWS = 256
 
 @dataclass(frozen=True)
 class Allocated:
-    """Replicas that shall run now, by site; the status that tells where that leads; what cannot be had, if anything."""
+    """Replicas that shall run now, by site; the status that tells where that leads; what cannot be had, if anything.
+
+    `moves` says that a move by choice begins, which is to be stored before it is carried out.
+    """
 
     now: Mapping[str, int]
     status: PlacementStatus
     shortfall: str
+    moves: bool = False
 
 
 def allocate(
@@ -38,7 +42,7 @@ def allocate(
     decision = placing.decide(problem, _standing(deployment, spec, usable, now), _habits(spec))
     if not decision.goal:
         decision = _waiting(problem, decision, usable)
-    return Allocated(decision.now, _status(deployment, decision, places, now), problem.shortfall)
+    return Allocated(decision.now, _status(deployment, decision, places, now), problem.shortfall, decision.moved)
 
 
 def _waiting(problem: placing.Problem, decision: placing.Decision, places: list[Place]) -> placing.Decision:

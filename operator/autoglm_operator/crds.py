@@ -101,6 +101,7 @@ def _deployment_definition() -> Json:
         _column("Model", ".spec.model.name", "Model id by which clients ask for it."),
         _column("Reason", ".status.conditions[?(@.type=='Ready')].reason", "Why it is ready or not.", wide=True),
         _column("Revision", ".status.revision", "Revision that shall run.", wide=True),
+        _column("Variants", ".status.variants", "How many sites run which variant of the model.", wide=True),
         _column("TTFT p95", ".status.ttft.p95", "Time to the first byte at the 95th percentile.", wide=True),
         _column("Message", ".status.conditions[?(@.type=='Ready')].message", "Why, in a sentence.", wide=True),
         _column("Age", ".metadata.creationTimestamp", "Time since the object was made.", type_="date"),

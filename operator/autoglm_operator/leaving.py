@@ -86,4 +86,6 @@ def _is_out_of_routes(subject: Subject, site: str, published: Published | None) 
 
 def _revision(subject: Subject, view: SiteView) -> str:
     found, old = subject.ours(view), subject.row(view.name)
-    return (found.revision if found else None) or (old.revision if old else None) or subject.config.revision
+    return (
+        (found.revision if found else None) or (old.revision if old else None) or subject.config_at(view.name).revision
+    )

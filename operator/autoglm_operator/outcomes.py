@@ -4,8 +4,17 @@ from datetime import datetime
 
 from autoglm_operator import applications, clusters, conditions, views
 from autoglm_operator.api import DeploymentSiteStatus, SiteState
-from autoglm_operator.state import ApplyApplication, DeleteApplication, SiteOutcome, SiteView, Verdict, clip
+from autoglm_operator.state import (
+    ApplicationView,
+    ApplyApplication,
+    DeleteApplication,
+    SiteOutcome,
+    SiteView,
+    Verdict,
+    clip,
+)
 from autoglm_operator.subject import Subject
+from autoglm_serving.config import BASE
 
 
 def at_all(subject: Subject) -> tuple[SiteOutcome, ...]:
@@ -36,6 +45,7 @@ def _served(subject: Subject, view: SiteView, turn: clusters.Turn) -> SiteOutcom
         desired=wanted.replicas,
         ready=standing.ready,
         revision=found.revision if found and found.owner_uid == wanted.uid else None,
+        **_variant(subject, view, found if found and found.owner_uid == wanted.uid else None),
         state=standing.state,
         message=clip(_told(standing, view)),
         since=second(view.observed_at),
@@ -93,11 +103,20 @@ def _silent(subject: Subject, view: SiteView) -> SiteOutcome:
         desired=0 if subject.stopped else subject.wanted_at(view.name).replicas,
         ready=old.ready if old else 0,
         revision=old.revision if old else None,
+        variant=old.variant if old else None,
+        variant_reason=old.variant_reason if old else None,
         state=state,
         message=clip(why.message),
         since=second(subject.heard(view)),
     )
     return SiteOutcome(row, why.reason, False)
+
+
+def _variant(subject: Subject, view: SiteView, ours: ApplicationView | None) -> dict[str, str | None]:
+    """What a row says of the variant of the model: the one that was last submitted, and why which one shall run."""
+    choice = subject.variant_choices.get(view.name)
+    submitted = ours.variant or (BASE if choice is not None else None) if ours is not None else None
+    return {"variant": submitted, "variant_reason": None if choice is None else clip(choice.why, 512)}
 
 
 def _history(subject: Subject, site: str) -> applications.History:
@@ -106,7 +125,7 @@ def _history(subject: Subject, site: str) -> applications.History:
     since = ready.last_transition_time if ready and failing else None
     if old is None or old.revision is None:
         return applications.History(failing_since=since)
-    current = old.revision == subject.wanted.revision
+    current = old.revision == subject.config_at(site).revision
     # Replicas that follow the load are started again and again, for minutes each time. What was seen to run the revision is
     # not forgotten because a gateway is silent for a moment meanwhile: that is for GatewayReady to tell.
     heard = subject.scaled is not None or subject.is_admitted(site)

@@ -20,6 +20,7 @@ from autoglm_operator import (
     removal,
     rolling,
     routes,
+    variants,
     views,
 )
 from autoglm_operator.ages import AT_REST, PROGRESSING, STEADY, WAITING, backoff
@@ -33,6 +34,7 @@ from autoglm_operator.state import (
     Plan,
     Published,
     SiteOutcome,
+    SiteView,
     Verdict,
 )
 from autoglm_operator.subject import Subject
@@ -84,9 +86,9 @@ def _serve(spec: Subject, rollout: rolling.Rolling | None) -> Plan:
     written = conditions.written(verdicts, before, meta.generation, subject.now)
     changes = tuple(outcome.change for outcome in (*selected, *left) if outcome.change is not None)
     changes += _of_rollout(rollout, published)
-    decided = subject.scaled is not None and subject.scaled.is_new
+    decided = _decides(subject)
     if decided:
-        changes = ()  # first the number is stored: an operator that ends before that must not be followed by one that goes back
+        changes = ()  # first the goal is stored: whoever did not know it would take it back halfway
     status = _status(subject, (*selected, *left), written, route)
     if rollout is not None:
         status = status.model_copy(update={"revision": spec.config.revision, "rollout": rollout.status})
@@ -100,6 +102,12 @@ def _serve(spec: Subject, rollout: rolling.Rolling | None) -> Plan:
         ),
         routes=() if route is None else (route,),
     )
+
+
+def _decides(subject: Subject) -> bool:
+    """Whether replicas shall run elsewhere, or in another number, than what is stored says."""
+    moves = subject.allocated is not None and subject.allocated.moves
+    return moves or (subject.scaled is not None and subject.scaled.is_new)
 
 
 def _of_rollout(rollout: rolling.Rolling | None, published: Published | None) -> tuple[ApplicationChange, ...]:
@@ -155,15 +163,22 @@ def _route(
         return None
     conflicts = {outcome.name for outcome in selected if outcome.status.state == "Conflict"}
     stops = [
-        routes.Stop(view, subject.config.revision, subject.path(view))
+        _stop(subject, view, subject.config_at(view.name).revision)
         for view in subject.chosen
         if view.name not in conflicts
     ]
-    stops += [routes.Stop(place.view, place.revision, subject.path(place.view)) for place in places if place.serves]
+    stops += [_stop(subject, place.view, place.revision) for place in places if place.serves]
     stopped, asleep = subject.stopped is not None, subject.is_asleep
     route = routes.route(subject.deployment, subject.config, stops, suspended=stopped and not asleep, asleep=asleep)
     canary = rollout.canary if rollout is not None else None
+    route = route.model_copy(update={"variants": variants.policy_of(subject.deployment.spec.model)})
     return route if canary is None else route.model_copy(update={"canary": canary})
+
+
+def _stop(subject: Subject, view: SiteView, revision: str) -> routes.Stop:
+    choice = subject.variant_choices.get(view.name)
+    wanted = subject.config_at(view.name).revision
+    return routes.Stop(view, revision, subject.path(view), choice.name if choice else None, wanted)
 
 
 def _published(subject: Subject, route: Route | None) -> Published | None:
@@ -340,4 +355,8 @@ def _by_the_clock(
 
 
 def _count(selected: Sequence[SiteOutcome]) -> str:
-    return "1 site" if len(selected) == 1 else f"{len(selected)} sites"
+    """How many sites, and which variants of the model run there."""
+    text = "1 site" if len(selected) == 1 else f"{len(selected)} sites"
+    names = [one.status.variant for one in selected if one.status.variant is not None]
+    found = ", ".join(f"{name} at {names.count(name)}" for name in sorted(set(names)))
+    return f"{text} ({found})" if found else text

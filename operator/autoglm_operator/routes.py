@@ -16,12 +16,15 @@ from autoglm_serving.routing_table import Endpoint, MeasuredQuality, ResolutionP
 class Stop:
     """A site that may answer for a deployment, the revision that is expected there, and its application.
 
-    Without a name the application has that of its deployment.
+    Without a name the application has that of its deployment. `variant` is that of the model, None for a deployment without
+    variants; `wanted` is the revision that has to answer there, if it is not that of the route.
     """
 
     view: SiteView
     revision: str
     application: str = ""
+    variant: str | None = None
+    wanted: str = ""
 
 
 def table(routes: Iterable[Route], epoch: int, version: int, now: datetime) -> RoutingTable:
@@ -78,7 +81,7 @@ def _route(config: AppConfig, stops: Sequence[Stop], routing: RoutingSpec, resol
 
 def endpoints(config: AppConfig, stops: Iterable[Stop]) -> tuple[Endpoint, ...]:
     """The paths to the application at these sites."""
-    return tuple(end for stop in stops for end in _endpoints(stop, config.deployment))
+    return tuple(end for stop in stops for end in _endpoints(stop, config))
 
 
 def application_at(endpoints: Iterable[Endpoint], site: str) -> str | None:
@@ -102,8 +105,8 @@ def holder(
     return None if first is deployment else first
 
 
-def _endpoints(stop: Stop, deployment: str) -> Iterable[Endpoint]:
-    site, name = stop.view.site, stop.application or deployment.replace("/", ".")
+def _endpoints(stop: Stop, config: AppConfig) -> Iterable[Endpoint]:
+    site, name = stop.view.site, stop.application or config.deployment.replace("/", ".")
     link, ray = site.spec.link, site.spec.backend.ray
     for address in ray.serve_addresses if ray else serve_addresses(name, site):
         yield Endpoint(
@@ -114,6 +117,8 @@ def _endpoints(stop: Stop, deployment: str) -> Iterable[Endpoint]:
             bandwidth_bps=bits_per_second(link.bandwidth) if link.bandwidth else None,
             rtt_s=seconds(link.rtt) if link.rtt else None,
             price=site.spec.price,
+            variant=stop.variant,
+            wanted=stop.wanted if stop.wanted not in ("", config.revision) else None,
         )
 
 

@@ -120,6 +120,13 @@ class ApplicationView:
         return self._arg("revision") if self.import_path == IMPORT_PATH else None
 
     @property
+    def variant(self) -> str | None:
+        """The variant of the model that was last submitted; None for the model itself."""
+        model = (self.args or {}).get("model") if self.import_path == IMPORT_PATH else None
+        name = model.get("variant") if isinstance(model, Mapping) else None
+        return name if isinstance(name, str) and name else None
+
+    @property
     def cluster(self) -> str | None:
         """The cluster in which that resource is stored; None for an application that does not say."""
         return self._arg("cluster") if self.import_path == IMPORT_PATH else None

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 
-from autoglm_operator import allocation, applications, placement, revision, routes, scaled, views
+from autoglm_operator import allocation, applications, placement, revision, routes, scaled, variants, views
 from autoglm_operator.api import AutoGLMDeployment, DeploymentSiteStatus
 from autoglm_operator.kuberay import names
 from autoglm_operator.state import ApplicationView, Observed, SiteView, Verdict
@@ -35,10 +35,31 @@ class Subject:
 
     @cached_property
     def config(self) -> AppConfig:
-        """The arguments of the application, revision included."""
+        """The arguments of the application, revision included, where it runs no variant of the model."""
         if self.lead is not None:
             return self.lead.config
         return revision.stamp(applications.config(self.deployment, self.observed.cluster))
+
+    @cached_property
+    def variant_choices(self) -> Mapping[str, variants.Choice]:
+        """Which variant of the model each site runs, by site; empty for a deployment without variants."""
+        model = self.deployment.spec.model
+        chosen = {view.name: variants.choose(model, view.site) for view in self.observed.sites if model.variants}
+        return {site: choice for site, choice in chosen.items() if choice is not None}
+
+    @cached_property
+    def _variant_configs(self) -> dict[str, AppConfig]:
+        """The arguments of the application by variant, each with a revision of its own."""
+        return {
+            choice.name: revision.stamp(variants.applied(self.config, choice))
+            for choice in self.variant_choices.values()
+            if choice.variant is not None
+        }
+
+    def config_at(self, site: str) -> AppConfig:
+        """The arguments of the application at one site."""
+        choice = self.variant_choices.get(site)
+        return self.config if choice is None else self._variant_configs.get(choice.name, self.config)
 
     @cached_property
     def is_behind(self) -> bool:
@@ -47,8 +68,8 @@ class Subject:
 
     @cached_property
     def wanted(self) -> applications.Wanted:
-        """The application that shall run at each selected site."""
-        return self._wanted(self._sized.spec.replicas)
+        """The application that shall run at each selected site that runs no variant of the model."""
+        return self._wanted(self.config, self._sized.spec.replicas)
 
     def wanted_at(self, site: str) -> applications.Wanted:
         """The application that shall run at one selected site."""
@@ -57,10 +78,13 @@ class Subject:
             replicas = self.allocated.now.get(site)
         if replicas is None and self.scaled is not None:
             replicas = self.scaled.at.get(site)
-        return self.wanted if replicas is None else self._wanted(replicas)
+        config = self.config_at(site)
+        if replicas is None:
+            return self.wanted if config is self.config else self._wanted(config, self._sized.spec.replicas)
+        return self._wanted(config, replicas)
 
-    def _wanted(self, replicas: int) -> applications.Wanted:
-        return applications.wanted(self.config, max(replicas, 1), self.lead.application if self.lead else "")
+    def _wanted(self, config: AppConfig, replicas: int) -> applications.Wanted:
+        return applications.wanted(config, max(replicas, 1), self.lead.application if self.lead else "")
 
     @cached_property
     def selection(self) -> placement.Selection:
@@ -161,7 +185,7 @@ class Subject:
 
     def target(self, site: str) -> views.Target:
         """What gateways shall have admitted at a site."""
-        return views.Target(self.config.deployment, site, self.config.revision)
+        return views.Target(self.config.deployment, site, self.config_at(site).revision)
 
     def is_admitted(self, site: str) -> bool:
         """Whether a gateway gets answers of the wanted revision from a site."""

@@ -12,6 +12,9 @@ from pydantic.alias_generators import to_camel
 EngineName = Literal["transformers", "vllm"]
 OptionValue = str | int | float | bool
 
+BASE = "base"
+"""What the model is called where it is none of its deployment's variants."""
+
 Positive = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -29,10 +32,14 @@ class Frozen(BaseModel):
 
 
 class ModelConfig(Frozen):
-    """The model to load, and the name under which clients ask for it."""
+    """The model to load, and the name under which clients ask for it.
+
+    `variant` names the form of the weights that `uri` and the engine's options make; empty for the model itself.
+    """
 
     name: str = Field(min_length=1, max_length=253)
     uri: str = Field(min_length=1, max_length=2048)
+    variant: str = Field(default="", max_length=63)
 
 
 class EngineConfig(Frozen):

@@ -12,6 +12,9 @@ SITE = "x-autoglm-site"
 REVISION = "x-autoglm-revision"
 """Answer of the application: the revision of the deployment that served the request."""
 
+VARIANT = "x-autoglm-variant"
+"""Answer: the variant of the model that served the request, or `base` (`config.BASE`); absent where a deployment has none."""
+
 RESOLUTION = "x-autoglm-resolution"
 """Answer: the short side in pixels that the gateway chose for images, for example `720`."""
 

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from autoglm_serving.config import BASE
 from autoglm_serving.images import ImageSize
-from autoglm_serving.routing_table import Policy
+from autoglm_serving.routing_table import Policy, VariantPolicy
 from autoglm_serving.vision.sizing import image_tokens
 
 Reason = Literal["least_work", "cheapest_on_target", "round_robin", "only_endpoint", "old_revision", "last_resort"]
@@ -81,6 +82,8 @@ class EndpointState:
     rtt_s: float | None = None
     price: float = 0.0
     weights: Weights = Weights()
+    variant: str = BASE
+    """The variant of the model that answered last."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,18 @@ class Profile:
     retries: int = 1
     turn: int = 0
     max_pixels: int | None = None
+    variants: VariantPolicy | None = None
+    """What each variant of the model solves, and the floor; None for a deployment without variants."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """An endpoint whose variant of the model must not serve, and why."""
+
+    endpoint: str
+    site: str
+    variant: str
+    why: str
 
 
 @dataclass(frozen=True)
@@ -105,6 +120,7 @@ class Score:
     queue_s: float
     work_s: float
     in_flight: int
+    variant: str = BASE
 
     @property
     def total_s(self) -> float:
@@ -118,6 +134,7 @@ class Pick:
     attempts: tuple[EndpointState, ...]
     scores: tuple[Score, ...]
     reason: Reason
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def chosen(self) -> EndpointState:
@@ -129,20 +146,24 @@ class NoEndpoint:
     """No endpoint can serve the request now."""
 
     message: str
+    left_out: tuple[LeftOut, ...] = ()
 
 
 def pick(request: RequestCost, endpoints: Sequence[EndpointState], profile: Profile, now: float) -> Pick | NoEndpoint:
     """Filter, score and order the endpoints of one route. `now` is in the unit of `breaker_open_until`."""
+    left_out = _left_out(endpoints, profile.variants)
+    out = {one.endpoint for one in left_out}
+    endpoints = [endpoint for endpoint in endpoints if endpoint.name not in out]
     candidates, fallback = _candidates(endpoints, now)
     if not candidates:
-        return NoEndpoint(_why_none(endpoints))
+        return NoEndpoint(_why_none(endpoints, left_out), left_out)
     scores = {endpoint.name: score(request, endpoint, profile.max_pixels) for endpoint in candidates}
     ordered, reason = _order(request, candidates, scores, profile)
     # Endpoints with a closed breaker come first; the others stay in reserve for retries.
     reserve = [e for e in endpoints if e.answers and e.name not in scores]
     attempts = _attempts([*ordered, *reserve], profile.retries)
     listed = tuple(scores[endpoint.name] for endpoint in ordered)
-    return Pick(attempts, listed, fallback or ("only_endpoint" if len(candidates) == 1 else reason))
+    return Pick(attempts, listed, fallback or ("only_endpoint" if len(candidates) == 1 else reason), left_out)
 
 
 def score(request: RequestCost, endpoint: EndpointState, max_pixels: int | None = None) -> Score:
@@ -156,6 +177,7 @@ def score(request: RequestCost, endpoint: EndpointState, max_pixels: int | None 
         queue_s=endpoint.queued_work_s * endpoint.weights.queued_second,
         work_s=own_work(request, endpoint.weights, max_pixels),
         in_flight=endpoint.in_flight,
+        variant=endpoint.variant,
     )
 
 
@@ -204,6 +226,17 @@ def trusted(own: Weights, peers: Weights, samples: int, idle_s: float) -> Weight
     return Weights(*(trust * mine + (1 - trust) * theirs for mine, theirs in pairs))
 
 
+def _left_out(endpoints: Sequence[EndpointState], variants: VariantPolicy | None) -> tuple[LeftOut, ...]:
+    """The endpoints below the floor. What answers there counts, whatever shall run there: a change may be under way."""
+    if variants is None:
+        return ()
+    return tuple(
+        LeftOut(endpoint.name, endpoint.site, endpoint.variant, why)
+        for endpoint in endpoints
+        if endpoint.answers and (why := variants.shortfall(endpoint.variant))
+    )
+
+
 def _candidates(endpoints: Sequence[EndpointState], now: float) -> tuple[list[EndpointState], Reason | None]:
     """The best non-empty group: wanted revision, else another revision that answers, else those with an open breaker."""
     answering = [endpoint for endpoint in endpoints if endpoint.answers]
@@ -249,7 +282,10 @@ def _attempts(ordered: list[EndpointState], retries: int) -> tuple[EndpointState
     return tuple(same_path[attempt % len(same_path)] for attempt in range(1 + retries))
 
 
-def _why_none(endpoints: Sequence[EndpointState]) -> str:
+def _why_none(endpoints: Sequence[EndpointState], left_out: Sequence[LeftOut]) -> str:
+    if left_out:
+        why = "; ".join(f"{one.site} runs variant {one.variant}: {one.why}" for one in left_out)
+        return f"no endpoint that may serve answers yet ({why})"
     if not endpoints:
         return "the deployment has no site yet"
     return f"none of the {len(endpoints)} endpoints of the deployment answers yet"

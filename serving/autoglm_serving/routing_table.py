@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
-from autoglm_serving.config import Limits
+from autoglm_serving.config import BASE, Limits
 from autoglm_serving.measurements import FirstBytes, LoadReport, RevisionReport
 
 Tier = Literal["cloud", "edge"]
@@ -48,6 +48,66 @@ class Endpoint(Part):
     """Bits per second from the gateway to the site. None: not a limit."""
     rtt_s: Annotated[float, Field(ge=0)] | None = None
     price: Annotated[float, Field(ge=0)] = 0.0
+    variant: str | None = None
+    """The variant of the model that shall run there; `base` for the model itself. None: the deployment has no variants."""
+    wanted: str | None = None
+    """The revision that it must answer with, where that is not the route's: each variant has one of its own."""
+
+
+class TasksSolved(Part):
+    """How many tasks a model solved, of how many."""
+
+    right: Annotated[int, Field(ge=0)]
+    samples: Annotated[int, Field(ge=1)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.right > self.samples:
+            raise ValueError("right must not be above samples")
+        return self
+
+
+class Variant(Part):
+    """A form of the model's weights, and what it was measured to solve."""
+
+    name: str
+    quality: TasksSolved | None = None
+
+
+class VariantPolicy(Part):
+    """Which variants of its model a deployment has, and how good one must be to serve."""
+
+    base: TasksSolved | None = None
+    """What the model itself solves."""
+    variants: tuple[Variant, ...] = ()
+    floor: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Share of the tasks solved by the model itself that a variant must solve."""
+
+    def quality(self, name: str) -> TasksSolved | None:
+        """What a variant was measured to solve."""
+        if name == BASE:
+            return self.base
+        return next((one.quality for one in self.variants if one.name == name), None)
+
+    def share(self, name: str) -> float | None:
+        """What a variant solves, as a share of what the model itself solves, which is 1; None where nobody measured it."""
+        if name == BASE:
+            return 1.0
+        own = self.quality(name)
+        if own is None or self.base is None or not self.base.right:
+            return None
+        return own.right * self.base.samples / (own.samples * self.base.right)
+
+    def shortfall(self, name: str) -> str:
+        """Why a variant must not serve; empty where it may. Without a floor every variant may."""
+        if self.floor is None:
+            return ""
+        share = self.share(name)
+        if share is None:
+            return f"nobody has measured what it solves, and the floor is {self.floor:.4g}"
+        if share >= self.floor:
+            return ""
+        return f"it solves {share:.4f} of what the model itself solves, and the floor is {self.floor:.4g}"
 
 
 class MeasuredQuality(Part):
@@ -121,6 +181,8 @@ class Route(Part):
     """Further attempts, each on another endpoint, before the first byte of an answer."""
     limits: Limits = Limits()
     resolution: ResolutionPolicy = ResolutionPolicy()
+    variants: VariantPolicy | None = None
+    """None: the deployment has no variants."""
     suspended: bool = False
     asleep: bool | None = None
     """True: there are no replicas because nobody asked for any, and a request wakes them."""

@@ -206,6 +206,10 @@ def test_what_a_site_cannot_hold_any_more_moves_away_and_comes_back_replica_by_r
 def test_a_cheaper_site_is_moved_to_step_by_step_and_nothing_shrinks_before_it_is_replaced() -> None:
     of = asks(2, {"settle": "0s"})
     cheap, dear = place("cheap", price=1.0), place("dear", runs(of, 2), price=5.0)
+    begun = decide(of, cheap, dear)
+    assert puts(begun) == {}, "the goal is stored before anything is written: whoever leads next goes on from it"
+    assert begun.requeue_after == timedelta(0)
+    of = with_status(of, begun)
     first = decide(of, cheap, dear)
     assert puts(first) == {"cheap": 1}
     of = with_status(of, first)
@@ -214,8 +218,9 @@ def test_a_cheaper_site_is_moved_to_step_by_step_and_nothing_shrinks_before_it_i
     arrived = decide(of, place("cheap", runs(of, 1), price=1.0), dear)
     assert puts(arrived) == {"dear": 1}
     of = with_status(of, arrived)
-    second = decide(of, place("cheap", runs(of, 1), price=1.0), place("dear", runs(of, 1), price=5.0))
-    assert puts(second) == {"cheap": 2}
+    halfway = (place("cheap", runs(of, 1), price=1.0), place("dear", runs(of, 1), price=5.0))
+    of = with_status(of, decide(of, *halfway))
+    assert puts(decide(of, *halfway)) == {"cheap": 2}
 
 
 def test_after_a_move_the_next_one_waits_until_the_placement_has_settled() -> None:
@@ -226,6 +231,7 @@ def test_after_a_move_the_next_one_waits_until_the_placement_has_settled() -> No
     assert puts(decide(of, *views)) == {}
     late = NOW + timedelta(minutes=6)
     fresh = tuple(replace(view, observed_at=late) for view in views)
+    of = with_status(of, decide(of, *fresh, at=late))
     assert puts(decide(of, *fresh, at=late)) == {"cheap": 2}
 
 

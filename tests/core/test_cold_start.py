@@ -54,6 +54,7 @@ def test_memory_of_a_kind_of_process_that_one_start_has_not_is_left_out() -> Non
         ("ray::test.1:Engine.initialize_and_get_metadata", "engine process"),
         ("ray::ServeReplica:test.1:Ingress", "ingress"),
         ("VLLM::EngineCore", "vLLM's engine core"),
+        ("/usr/bin/python -c from multiprocessing.spawn import spawn_main", "vLLM's engine core"),
         ("ray::ServeController", "Serve's controller"),
         ("ray::IDLE", "Ray itself"),
     ],

@@ -24,6 +24,13 @@ GPU = {"accelerator": {"type": "gpu"}}
 VLLM = {"name": "vllm"}
 QUALITY = {"kind": "*", "shortSide": 480, "right": 8, "samples": 10}
 
+VARIANTS: Json = {
+    "name": "autoglm-phone-9b",
+    "uri": "builtin://autoglm-tiny",
+    "variants": [{"name": "int8", "quantization": "int8-weight", "quality": {"right": 8, "samples": 10}}],
+    "quality": {"right": 9, "samples": 10},
+}
+
 PLACED: Json = {"placement": {}}
 
 
@@ -39,6 +46,11 @@ def _moves(replicas: int = 3, **changes: Any) -> Json:
 DEPLOYMENT: dict[str, tuple[Json, Json]] = {
     "model.name": ({}, {"model": {"name": "other", "uri": "builtin://autoglm-tiny"}}),
     "model.uri": ({}, {"model": {"name": "autoglm-phone-9b", "uri": "hf://zai-org/AutoGLM-Phone-9B"}}),
+    "model.variants": ({}, {"model": VARIANTS}),
+    # Whether its site runs the variant follows from the share; without a floor the gateway is told.
+    "model.quality.right": ({"model": VARIANTS}, {"model": VARIANTS | {"quality": {"right": 8, "samples": 10}}}),
+    "model.quality.samples": ({"model": VARIANTS}, {"model": VARIANTS | {"quality": {"right": 9, "samples": 11}}}),
+    "model.qualityFloor": ({"model": VARIANTS}, {"model": VARIANTS | {"qualityFloor": 1}}),
     "engine.name": ({}, {"engine": VLLM}),
     "engine.parallelism.tensor": (
         {"worker": GPU},

@@ -27,6 +27,23 @@ def state(fleet: Fleet, member: Member) -> EndpointState:
     return fleet.states([member], now=0.0)[0]
 
 
+def test_an_endpoint_of_a_variant_has_a_revision_of_its_own_to_answer_with() -> None:
+    small = endpoint("b", 8001).model_copy(update={"variant": "int8", "wanted": "r1-int8"})
+    fleet = fleet_of(endpoint("a"), small)
+    assert [member.wanted for member in fleet.members] == ["r1", "r1-int8"]
+    second = fleet.members[1]
+    assert state(fleet, second).variant == "base", "before it has answered"
+    second.health = answered(second.health, "r1-int8", second.wanted, 0.1, NOW, "int8")
+    assert state(fleet, second).variant == "int8"
+    assert [(one.site, one.state, one.wanted) for one in fleet.admissions()] == [
+        ("a", "Probing", "r1"),
+        ("b", "Admitted", "r1-int8"),
+    ]
+    fleet_of(endpoint("a"), endpoint("b", 8001), fleet=fleet, version=2)
+    assert (second.wanted, second.health.state) == ("r1", "Probing")
+    assert state(fleet, second).variant == "int8", "until another one answers"
+
+
 @pytest.mark.parametrize(
     ("url", "location"),
     [

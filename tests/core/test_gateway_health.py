@@ -36,6 +36,15 @@ def test_the_wanted_revision_admits_it() -> None:
     assert (ADMITTED.state, ADMITTED.answers, ADMITTED.revision, ADMITTED.ttft_s) == ("Admitted", True, "r1", 0.5)
 
 
+def test_the_variant_that_answered_last_is_known() -> None:
+    small = answered(NEW, "r2", "r2", 0.5, NOW, "int8")
+    assert (NEW.variant, small.variant) == ("", "int8")
+    assert answered(small, "r1", "r2", 0.5, LATER).variant == "", "the model itself does not name itself"
+    assert served(NEW, "r2", "r2", 0.5, LATER, "int8").variant == "int8"
+    assert served(small, "r1", "r2", 9.0, LATER).variant == "int8", "a slow answer that the change has overtaken"
+    assert probe_failed(wanted_changed(small, "r3"), "no answer", LATER).variant == "int8"
+
+
 def test_another_revision_serves_but_is_not_admitted() -> None:
     old = answered(NEW, "r0", "r1", 0.5, NOW)
     assert (old.state, old.answers) == ("Probing", True)

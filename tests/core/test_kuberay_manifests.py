@@ -11,6 +11,8 @@ import yaml
 
 from autoglm_operator.kuberay import names, pods
 from autoglm_operator.kuberay.manifests import Wanted, ray_service_of
+from autoglm_operator.state import Observed
+from autoglm_operator.subject import Subject
 from support import fleet, kube
 
 Json = dict[str, Any]
@@ -30,6 +32,16 @@ CASES: dict[str, tuple[Json, Json]] = {
             "tokenSecret": "ray-token",
             "gcsFaultTolerance": {"claim": "gcs"},
         },
+    ),
+    "variant": (
+        {
+            "model": {
+                "name": "autoglm-phone-9b",
+                "uri": "builtin://autoglm-tiny",
+                "variants": [{"name": "int8", "quantization": "int8-weight", "sites": {"names": ["pods"]}}],
+            }
+        },
+        {},
     ),
     "npu-tensor-parallel": (
         {
@@ -113,7 +125,8 @@ def test_every_container_keeps_to_the_restricted_pod_security(case: str) -> None
 @pytest.mark.parametrize("case", sorted(CASES))
 def test_the_serve_document_carries_the_application_of_every_back_end(case: str) -> None:
     document = yaml.safe_load(made(case)["RayService"]["spec"]["serveConfigV2"])
-    wanted = fleet.wanted(fleet.deployment(CASES[case][0])).application
+    observed = Observed(sites=(kube.view("pods"),))
+    wanted = Subject(fleet.deployment(CASES[case][0]), observed, fleet.NOW).wanted_at("pods").application
     assert document["applications"] == [json.loads(json.dumps(wanted))]
 
 

@@ -25,6 +25,7 @@ from autoglm_serving.routing import (
     trusted,
     typical,
 )
+from autoglm_serving.routing_table import TasksSolved, Variant, VariantPolicy
 
 SHOT = ImageSize(1080, 2400, "png")
 REQUEST = RequestCost("id-1", body_bytes=1_200_000, text_characters=3000, images=(SHOT,))
@@ -137,6 +138,60 @@ def test_the_wanted_revision_comes_first_and_the_old_one_serves_until_it_is_ther
     assert order(picked(old, new)) == ["new", "old"]
     result = picked(old)
     assert (result.chosen.name, result.reason) == ("old", "old_revision")
+
+
+INT8 = VariantPolicy(
+    base=TasksSolved(right=40, samples=100),
+    variants=(
+        Variant(name="int8", quality=TasksSolved(right=38, samples=100)),
+        Variant(name="int4", quality=TasksSolved(right=30, samples=100)),
+    ),
+    floor=0.9,
+)
+
+
+def test_a_variant_below_the_floor_is_never_tried_and_the_pick_says_why() -> None:
+    ends = (
+        endpoint("a", variant="int4"),
+        endpoint("b", variant="int8", queued_work_s=9.0),
+        endpoint("c", answers=False),
+    )
+    result = picked(*ends, profile=Profile(variants=INT8, retries=3))
+    assert set(order(result)) == {"b"}
+    assert [(one.endpoint, one.site, one.variant) for one in result.left_out] == [("a", "site-a", "int4")]
+    assert "0.7500 of what the model itself solves, and the floor is 0.9" in result.left_out[0].why
+    assert result.scores[0].variant == "int8"
+    assert order(picked(*ends, profile=Profile(variants=INT8.model_copy(update={"floor": None})))) == ["a", "b"]
+    assert order(picked(*ends)) == ["a", "b"], "a deployment without variants has no floor"
+
+
+def test_rather_no_answer_than_one_below_the_floor_also_from_an_old_revision() -> None:
+    """The floor was raised, and the one site still runs what is below it."""
+    old = endpoint("a", variant="int4", wanted_revision=False)
+    result = pick(REQUEST, [old], Profile(variants=INT8), NOW)
+    assert isinstance(result, NoEndpoint)
+    assert "site-a runs variant int4: it solves 0.7500" in result.message
+    assert [one.endpoint for one in result.left_out] == ["a"]
+    assert order(picked(dataclasses.replace(old, variant="base"), profile=Profile(variants=INT8)))[0] == "a"
+    unknown = pick(REQUEST, [dataclasses.replace(old, variant="gone")], Profile(variants=INT8), NOW)
+    assert isinstance(unknown, NoEndpoint)
+    assert "nobody has measured" in unknown.message
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["base", "int8", "int4"]), st.booleans(), st.booleans()), min_size=1, max_size=6)
+)
+def test_no_attempt_is_below_the_floor(given_ends: list[tuple[str, bool, bool]]) -> None:
+    ends = [
+        endpoint(str(number), variant=variant, answers=answers, wanted_revision=wanted)
+        for number, (variant, answers, wanted) in enumerate(given_ends)
+    ]
+    result = pick(REQUEST, ends, Profile(variants=INT8, retries=5), NOW)
+    usable = [end for end in ends if end.answers and end.variant != "int4"]
+    assert isinstance(result, Pick) == bool(usable)
+    if isinstance(result, Pick):
+        assert {attempt.name for attempt in result.attempts} <= {end.name for end in usable}
+    assert len(result.left_out) == sum(end.answers and end.variant == "int4" for end in ends)
 
 
 def test_retries_go_to_other_endpoints_with_the_same_path() -> None:

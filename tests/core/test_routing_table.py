@@ -13,6 +13,9 @@ from autoglm_serving.routing_table import (
     RoutingTable,
     SignedTable,
     TableRefused,
+    TasksSolved,
+    Variant,
+    VariantPolicy,
     sign,
     verify,
 )
@@ -37,6 +40,18 @@ def test_it_travels_as_json() -> None:
     text = sign(table(), KEY).model_dump_json(by_alias=True)
     assert verify(SignedTable.model_validate_json(text), KEY) == table()
     assert "ttftTargetS" in sign(table(), KEY).payload
+
+
+def test_variants_travel_and_a_deployment_without_sends_no_key_of_them() -> None:
+    policy = VariantPolicy(
+        base=TasksSolved(right=4, samples=9), variants=(Variant(name="int8", quality=TasksSolved(right=3, samples=9)),)
+    )
+    small = table().routes[0].endpoints[0].model_copy(update={"variant": "int8", "wanted": "r2"})
+    route = table().routes[0].model_copy(update={"endpoints": (small,), "variants": policy})
+    assert verify(sign(table(routes=(route,)), KEY), KEY).routes == (route,)
+    assert not [key for key in ("variant", "wanted") if key in sign(table(), KEY).payload]
+    with pytest.raises(ValidationError, match="must not be above samples"):
+        TasksSolved(right=2, samples=1)
 
 
 def test_another_key_is_refused_with_the_reason() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
@@ -282,29 +283,93 @@ async def test_a_killed_replica_costs_no_whole_answer(
 async def test_a_killed_replica_ends_its_streams_with_an_error_event(scripted: App, ray_head: RayCluster) -> None:
     _wait_for_replicas(ray_head, scripted.name, 2)
     url = f"{scripted.url}/v1/chat/completions"
-    body = chat({"tokens": 200, "pace": 0.05}, max_tokens=200, stream=True)
+    body = chat({"tokens": 200, "pace": 0.05}, max_tokens=200, stream=True, temperature=0)
+    undisturbed = await _read(url, body)
     begun = [asyncio.Event() for _ in range(2 * RUNNING_AT_ONCE)]
-
-    async def read(first: asyncio.Event) -> list[str]:
-        lines = []
-        async with (
-            httpx.AsyncClient(timeout=DEADLINE_S, trust_env=False) as client,
-            client.stream("POST", url, json=body) as answer,
-        ):
-            async for line in answer.aiter_lines():
-                lines.append(line)
-                if '"content":"w0 ' in line:
-                    first.set()
-        return [line for line in lines if line]
-
-    streams = [asyncio.create_task(read(first)) for first in begun]
+    streams = [asyncio.create_task(_read(url, body, first)) for first in begun]
     async with asyncio.timeout(DEADLINE_S):
         await asyncio.gather(*[first.wait() for first in begun])
     await asyncio.to_thread(ray_head.kill_replica, scripted.name)
-    ends = [lines[-1] for lines in await asyncio.gather(*streams)]
-    broken = [end for end in ends if end != "data: [DONE]"]
-    assert broken
-    assert {json.loads(end.removeprefix("data: "))["error"]["code"] for end in broken} == {"upstream_failed"}
+    read = await asyncio.gather(*streams)
+    broken = [each for each in read if each.end != "[DONE]"]
+    assert len(broken) == RUNNING_AT_ONCE
+    for each in read:
+        each.expect_end()
+        assert each.tokens == undisturbed.tokens[: len(each.tokens)], "none is doubled, none left out"
+    assert all(each.tokens == undisturbed.tokens for each in read if each not in broken)
+    assert undisturbed.tokens == [f"w{index}" for index in range(200)]
+
+
+@pytest.mark.faults
+async def test_a_killed_replica_costs_no_stream_that_has_no_token_yet(
+    scripted: App, ray_head: RayCluster, tmp_path: Path
+) -> None:
+    """All places of both replicas are taken when one dies. What it had is begun again at the other one, once."""
+    _wait_for_replicas(ray_head, scripted.name, 2)
+    url = f"{scripted.url}/v1/chat/completions"
+    body = chat({"tokens": 20, "gate": str(tmp_path)}, max_tokens=20, stream=True, temperature=0)
+    streams = [asyncio.create_task(_read(url, body)) for _ in range(2 * RUNNING_AT_ONCE)]
+
+    def begun() -> int:
+        return len(list(tmp_path.glob("begun-*")))
+
+    await asyncio.to_thread(wait_until, lambda: begun() == 2 * RUNNING_AT_ONCE, "all have begun", DEADLINE_S)
+    await asyncio.to_thread(ray_head.kill_replica, scripted.name)
+    assert not any(each.done() for each in streams)
+    (tmp_path / "open").touch()
+    read = await asyncio.gather(*streams)
+    assert begun() == 3 * RUNNING_AT_ONCE, "those of the killed replica have begun twice"
+    for each in read:
+        each.expect_end()
+        assert each.end == "[DONE]"
+        assert each.tokens == [f"w{index}" for index in range(20)]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What a client read of one streamed answer: its events without `data: `."""
+
+    events: list[str]
+
+    @property
+    def end(self) -> str:
+        return self.events[-1]
+
+    @property
+    def tokens(self) -> list[str]:
+        """Of the whole text: an event may have several."""
+        choices = [choice for each in self.events[:-1] for choice in json.loads(each)["choices"]]
+        return "".join(choice["delta"].get("content") or "" for choice in choices).split()
+
+    def expect_end(self) -> None:
+        """Fails unless there is one end, and it is [DONE] after a reason to finish, or an error that can be read."""
+        others = [json.loads(each) for each in self.events[:-1]]
+        assert all(each["object"] == "chat.completion.chunk" and "error" not in each for each in others)
+        reasons = [choice["finish_reason"] for each in others for choice in each["choices"] if choice["finish_reason"]]
+        if self.end == "[DONE]":
+            assert len(reasons) == 1
+        else:
+            assert not reasons
+            told = json.loads(self.end)
+            assert set(told) == {"error"}
+            assert told["error"]["code"] == "upstream_failed"
+            assert told["error"]["message"]
+
+
+async def _read(url: str, body: dict[str, Any], first: asyncio.Event | None = None) -> Stream:
+    """The whole stream; `first` is set once it has a token."""
+    lines = []
+    async with (
+        httpx.AsyncClient(timeout=DEADLINE_S, trust_env=False) as client,
+        client.stream("POST", url, json=body) as answer,
+    ):
+        assert answer.status_code == 200
+        async for line in answer.aiter_lines():
+            lines.append(line)
+            if first is not None and '"content":"w0 ' in line:
+                first.set()
+    assert all(line.startswith("data: ") for line in lines if line)
+    return Stream([line.removeprefix("data: ") for line in lines if line])
 
 
 @pytest.mark.faults

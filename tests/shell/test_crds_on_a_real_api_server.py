@@ -193,8 +193,8 @@ STATUS = DeploymentStatus.model_validate(
             }
         ],
         "sites": [
-            DeploymentSiteStatus(name="region-1", desired=2, ready=2, state="Ready"),
-            DeploymentSiteStatus(name="store-17", desired=2, ready=0, state="Deploying"),
+            DeploymentSiteStatus(name="region-1", desired=2, ready=2, state="Ready", variant="base"),
+            DeploymentSiteStatus(name="store-17", desired=2, ready=0, state="Deploying", variant="int8"),
         ],
     }
 )
@@ -214,10 +214,12 @@ def test_kubectl_get_and_scale_work_on_a_deployment(api_server: ControlPlane) ->
 
     shown = api_server.kubectl("get", "agd", "-n", namespace, "-o", "wide").splitlines()
     assert re.split(r"\s{2,}", shown[0].strip()) == [
-        *("NAME", "READY", "REPLICAS", "SITES", "MODEL", "REASON", "REVISION", "TTFT P95", "MESSAGE", "AGE")
+        *("NAME", "READY", "REPLICAS", "SITES", "MODEL"),
+        *("REASON", "REVISION", "VARIANTS", "TTFT P95", "MESSAGE", "AGE"),
     ]
     assert re.split(r"\s{2,}", shown[1].strip())[:-1] == [
-        *("phones", "False", "2/4", "1/2", "autoglm-phone-9b", "Deploying", "5c1f", "820ms"),
+        *("phones", "False", "2/4", "1/2", "autoglm-phone-9b", "Deploying", "5c1f"),
+        *("base 1, int8 1", "820ms"),
         "store-17: Ray Serve is starting the application",
     ]
     api_server.kubectl("scale", "agd/phones", "-n", namespace, "--replicas=3", "--current-replicas=1")

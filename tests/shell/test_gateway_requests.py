@@ -11,9 +11,10 @@ from typing import Any
 import aiohttp
 import pytest
 
+from autoglm_operator.local import show
 from autoglm_serving import headers
 from autoglm_serving.config import Limits
-from autoglm_serving.routing_table import MeasuredQuality, ResolutionPolicy
+from autoglm_serving.routing_table import MeasuredQuality, ResolutionPolicy, TasksSolved, Variant, VariantPolicy
 from support.gateway import DEADLINE_S, MODEL, PREFIX, FakeServer, Gateway, Mode, image_url, question, route
 from support.ports import free_port
 
@@ -76,6 +77,45 @@ async def test_a_request_reaches_the_deployments_path_and_its_answer_says_who_an
     assert (record["site"], record["revision"], record["model"]) == ("first", "r1", MODEL)
     assert record["candidates"][0]["totalS"] > 0
     assert "你好" not in json.dumps(record, ensure_ascii=False)
+
+
+async def test_answers_and_records_say_which_variant_it_was_and_none_below_the_floor_serves(
+    gateway: Gateway, first: FakeServer, second: FakeServer
+) -> None:
+    second.revision, second.variant = "r1-int8", "int8"
+    ends = (first.endpoint(variant="base"), second.endpoint(variant="int8", wanted=second.revision))
+    known = Variant(name="int8", quality=TasksSolved(right=38, samples=131))
+    policy = VariantPolicy(base=TasksSolved(right=40, samples=131), variants=(known,), floor=0.95)
+    both = route(first, second, policy="roundRobin", endpoints=ends, variants=policy)
+    await gateway.serve(both)
+    found = {}
+    for _ in range(2):
+        _, told, answer = await gateway.ask()
+        assert await gateway.record(told["X-Request-ID"])
+        found[answer["site"]] = told
+    assert found["first"][headers.VARIANT] == "base"
+    assert (found["second"][headers.VARIANT], found["second"][headers.REVISION]) == ("int8", "r1-int8")
+    record = await gateway.record(found["second"]["X-Request-ID"])
+    assert record["variant"] == "int8"
+    assert record["variantQuality"] == "38 of 131 tasks right (21.9% to 37.3%), 95.0% of what the model itself solves"
+    assert {one["variant"] for one in record["candidates"]} == {"base", "int8"}
+    assert record["leftOut"] == []
+
+    stricter = policy.model_copy(update={"floor": 0.96})
+    await gateway.serve(both.model_copy(update={"variants": stricter}))
+    asked = [await gateway.ask() for _ in range(3)]
+    assert {(answer["site"], told[headers.REASON]) for _, told, answer in asked} == {("first", "only_endpoint")}
+    record = await gateway.record(asked[0][1]["X-Request-ID"])
+    assert [(one["site"], one["variant"]) for one in record["leftOut"]] == [("second", "int8")]
+    assert "left out    second" in show.decision(record)
+    assert "0.9500 of what the model itself solves, and the floor is 0.96" in show.decision(record)
+
+    only = both.model_copy(update={"endpoints": ends[1:], "variants": stricter})
+    await gateway.serve(only)
+    status, _, refused = await gateway.ask()
+    assert status == 503
+    assert_openai_error(refused, "not_ready")
+    assert "second runs variant int8" in refused["error"]["message"]
 
 
 async def test_each_model_goes_to_its_own_deployment_on_the_same_server(gateway: Gateway, first: FakeServer) -> None:

@@ -6,8 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
+from benchmarks.variants import manifest
 from torch import nn
 
+from autoglm_operator.api import parse_deployment
+from autoglm_operator.variants import policy_of
 from autoglm_serving.config import EngineConfig
 from autoglm_serving.engines.interface import EngineOptionsInvalid
 from autoglm_serving.engines.options import TransformersOptions, Variant, VllmOptions, parse_options
@@ -38,6 +42,24 @@ class Small(nn.Module):
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         found: torch.Tensor = self.head(self.norm(self.narrow(self.odd(torch.relu(self.wide(self.embedding(ids)))))))
         return found
+
+
+def test_what_the_benchmark_prints_is_a_good_part_of_a_manifest() -> None:
+    measured = {"none": [True, True, False], "int8-weight": [True, False, False], "int4-weight": [False] * 3}
+    model = yaml.safe_load(manifest(measured))["spec"]["model"]
+    spec = parse_deployment(
+        {
+            "apiVersion": "serving.autoglm.dev/v1alpha1",
+            "kind": "AutoGLMDeployment",
+            "metadata": {"name": "phones", "namespace": "team"},
+            "spec": {"model": {"name": "m", "uri": "builtin://autoglm-tiny", "qualityFloor": 0.5, **model}},
+        }
+    ).spec.model
+    policy = policy_of(spec)
+    assert policy is not None
+    assert (policy.share("int8-weight"), policy.share("int4-weight")) == (0.5, 0.0)
+    assert not policy.shortfall("int8-weight")
+    assert "none of the 3 tasks" in manifest({"none": [False] * 3})
 
 
 @pytest.mark.parametrize("variant", QUANTISED)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from support.ports import free_ports
-from support.processes import Process, ProcessFailed, wait_until
+from support.processes import Process, ProcessFailed, engine_cores, title, wait_until
 
 TESTS = Path(__file__).resolve().parents[1]
 # A run that starts a process whose child ignores SIGTERM, and then waits to be killed.
@@ -31,6 +31,24 @@ import pathlib, sys, time
 while True:
     pathlib.Path(sys.argv[1]).write_text(str(time.monotonic()))
     time.sleep(0.05)
+"""
+
+# A child that names itself as vLLM's engine core does, after the first variable of its environment was set anew.
+_NAMED = """
+import multiprocessing, os, sys, time
+from pathlib import Path
+
+def main(told):
+    os.environ[Path("/proc/self/environ").read_text().partition("=")[0]] = "anew"
+    import setproctitle
+    setproctitle.setproctitle("VLLM::EngineCore")
+    Path(told).touch()
+    time.sleep(600)
+
+if __name__ == "__main__":
+    child = multiprocessing.get_context("spawn").Process(target=main, args=(sys.argv[1],))
+    child.start()
+    child.join()
 """
 
 
@@ -98,6 +116,16 @@ def test_a_process_can_be_started_again_and_adds_to_its_log(tmp_path: Path) -> N
         process.start()
         process.wait_for(lambda: process.log_text().count("here") == 2, "it has written again")
     assert not process.running
+
+
+def test_an_engine_core_that_could_not_name_itself_is_found_by_how_it_was_started(tmp_path: Path) -> None:
+    pytest.importorskip("setproctitle", reason="it comes with vLLM")
+    script, told = tmp_path / "script.py", tmp_path / "told"
+    script.write_text(_NAMED)
+    with Process("parent", [sys.executable, script, told], log=tmp_path / "log") as parent:
+        parent.wait_for(told.exists, "the child has set its title")
+        (core,) = engine_cores(parent.pid)
+        assert "VLLM" not in title(core)
 
 
 def test_free_ports_are_distinct_and_bindable() -> None:

@@ -465,7 +465,7 @@ def test_a_place_that_is_given_teaches_the_layers_after_it_alone_at_the_position
     shown = Stage("looking", 1, (112,), 100, perfect=True, token_budget=64)
     seen = maker.batch(replace(plan_step(recipe, 0), stage=shown))
     unseen = maker.batch(replace(plan_step(recipe, 0), stage=replace(shown, name="telling")))
-    beyond = student._positions(seen)[:, 0, int(seen.prefix[0])]
+    beyond = student.positions(seen)[:, 0, int(seen.prefix[0])]
     assert telling.positions(unseen, 4)[:, 0, int(unseen.prefix[0])].tolist() == beyond.tolist()
 
 

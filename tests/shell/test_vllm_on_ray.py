@@ -11,7 +11,7 @@ import pytest
 from autoglm_serving.model.tiny import build
 from support.models import SYSTEM, engine_config, screenshot
 from support.pictures import data_url
-from support.processes import engine_cores, runs, wait_until
+from support.processes import engine_cores, family, runs, title, wait_until
 from support.ray import RayCluster, application
 
 pytest.importorskip("vllm", reason="vLLM is an extra")
@@ -37,7 +37,7 @@ def test_a_replica_answers_with_vllm_and_takes_its_engine_along_when_it_is_kille
         assert "replica ready" in _log(ray_head, app["name"]), "Serve's log ended when vLLM began"
         (replica,) = ray_head.processes(app["name"])
         engines = engine_cores(replica)
-        assert engines, "vLLM's engine core was not found below the replica"
+        assert engines, f"no engine core of vLLM below the replica: {[title(pid) for pid in family(replica)]}"
         ray_head.kill_replica(app["name"])
         wait_until(lambda: not any(runs(pid) for pid in engines), "the engine core has ended too")
     finally:

@@ -8,7 +8,7 @@ import asyncio
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -33,6 +33,17 @@ class Application:
     deployed_at: float = field(default_factory=time.time)
     ready: int | None = None
     """Running replicas of the engine; None: as many as wanted once it runs."""
+    kept: int = 0
+    """Running replicas that stay while the number is changed in place."""
+    room: int | None = None
+    """Replicas that have a place on the cluster; None: all."""
+
+    @property
+    def running(self) -> int:
+        """Running replicas of the engine."""
+        up = self.wanted if self.status in ("RUNNING", "UNHEALTHY") else min(self.kept, self.wanted)
+        up = up if self.ready is None else self.ready
+        return up if self.room is None else min(up, self.room)
 
     @property
     def wanted(self) -> int:
@@ -42,6 +53,43 @@ class Application:
             if deployment.get("name") == "Engine" and "num_replicas" in deployment:
                 return int(deployment["num_replicas"])
         return int((config.get("args") or {}).get("replicas") or 1)
+
+    def arrive(self) -> None:
+        """What was deployed has started, as far as there is a place for it."""
+        if self.waiting:
+            self.kept = self.wanted
+        else:
+            self.status = "RUNNING"
+
+    @property
+    def waiting(self) -> int:
+        """Replicas that have no place on the cluster."""
+        return 0 if self.room is None else max(self.wanted - self.room, 0)
+
+    @property
+    def cores(self) -> float:
+        """What one replica takes."""
+        worker = ((self.config or {}).get("args") or {}).get("worker") or {}
+        return float(worker.get("cpus", 1.0))
+
+
+def follow(known: Application | None, made: Application) -> Application:
+    """The application that replaces `known`: as in Serve, what runs of the same code and arguments runs on."""
+    if known is not None and known.status != "DELETING" and _code(known.config) == _code(made.config):
+        made.kept = known.running
+    return made
+
+
+def make_room(applications: Iterable[Application], cores: float) -> None:
+    """Gives each application what its replicas take of the cores, in order; those without a place wait to be scheduled."""
+    for one in applications:
+        each = one.cores
+        one.room = min(one.wanted, int(cores / each))
+        cores -= one.room * each
+        if one.room < one.wanted and one.status == "RUNNING":
+            one.status = "UNHEALTHY"
+        elif one.room == one.wanted and one.status == "UNHEALTHY":
+            one.status = "RUNNING"
 
 
 @dataclass(frozen=True)
@@ -61,6 +109,8 @@ class FakeRay(ThreadedServer):
         super().__init__()
         self.token = token
         self.deploy_s = deploy_s
+        self.cores: float | None = None
+        """Free for replicas, where the cluster is to have an end; may fall while replicas run."""
         self.fault: Fault | None = None
         self.put_fault: Fault | None = None
         self.refuse_config: str | None = None
@@ -200,13 +250,15 @@ class FakeRay(ThreadedServer):
     def _advance(self) -> None:
         """What time does: deploying applications run, deleted ones go."""
         now = time.monotonic()
+        if self.cores is not None:
+            make_room(self.applications.values(), self.cores)
         for name, application in tuple(self.applications.items()):
             if now - application.since < self.deploy_s:
                 continue
             if application.status == "DELETING":
                 del self.applications[name]
             elif application.status == "DEPLOYING":
-                application.status = "RUNNING"
+                application.arrive()
 
     async def _put(self, request: web.Request) -> web.Response:
         self.writers += 1
@@ -234,7 +286,7 @@ class FakeRay(ThreadedServer):
             for name, config in configs.items():
                 known = self.applications.get(name)
                 if known is None or known.config != config or known.status == "DELETING":
-                    self.applications[name] = Application(config)
+                    self.applications[name] = follow(known, Application(config))
         self.after_put()
         return web.Response()
 
@@ -247,20 +299,31 @@ class FakeRay(ThreadedServer):
         return web.json_response({"version": "4", "ray_version": "2.60.0", "session_name": self.session})
 
     async def _cluster_status(self, _: web.Request) -> web.Response:
-        usage = {"CPU": [1.0, 8.0], "memory": [0.0, 16e9]}
-        return web.json_response(
-            {"result": True, "msg": "", "data": {"clusterStatus": {"loadMetricsReport": {"usage": usage}}}}
-        )
+        with self._lock:
+            self._advance()
+            used = 1.0 if self.cores is None else 8.0 - self.cores + taken(self.applications.values())
+        return web.json_response(cluster_status(used, 8.0))
+
+
+def cluster_status(used: float, cores: float) -> dict[str, Any]:
+    """What `/api/cluster_status` answers."""
+    usage = {"CPU": [used, cores], "memory": [0.0, 16e9]}
+    return {"result": True, "msg": "", "data": {"clusterStatus": {"loadMetricsReport": {"usage": usage}}}}
+
+
+def taken(applications: Iterable[Application]) -> float:
+    """Cores that running replicas take."""
+    return sum(one.running * one.cores for one in applications)
 
 
 def details(name: str, application: Application) -> dict[str, Any]:
     """What Ray tells about one application."""
-    running = application.status in ("RUNNING", "UNHEALTHY")
-    ready = application.ready if application.ready is not None else application.wanted if running else 0
+    settled, ready = application.status in ("RUNNING", "UNHEALTHY"), application.running
+    waits = f"Deployment 'Engine' has {application.waiting} replicas that have taken more than 30s to be scheduled."
     engine = {
         "name": "Engine",
-        "status": "HEALTHY" if running else "UPDATING",
-        "message": "",
+        "status": "HEALTHY" if settled and not application.waiting else "UPDATING",
+        "message": waits if application.waiting else "",
         "target_num_replicas": application.wanted,
         "replicas": [{"replica_id": f"{name}-{number}", "state": "RUNNING"} for number in range(ready)]
         + [{"replica_id": f"{name}-{n}", "state": "STARTING"} for n in range(ready, application.wanted)],
@@ -278,6 +341,11 @@ def details(name: str, application: Application) -> dict[str, Any]:
         "deployments": {} if application.status == "DELETING" else {"Engine": engine},
         "external_scaler_enabled": False,
     }
+
+
+def _code(config: Mapping[str, Any] | None) -> Any:
+    """What Serve restarts replicas for."""
+    return {name: value for name, value in (config or {}).items() if name != "deployments"}
 
 
 def _as_ray_keeps_it(body: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

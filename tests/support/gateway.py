@@ -50,6 +50,7 @@ class FakeServer:
     probes: bool = True
     revision: str = REVISION
     prefix: str = PREFIX
+    variant: str = ""
     port: int = field(default_factory=free_port)
     seen: list[Seen] = field(default_factory=list)
     probe_count: int = 0
@@ -146,7 +147,7 @@ class FakeServer:
         return response
 
     def _headers(self) -> dict[str, str]:
-        return {headers.REVISION: self.revision}
+        return {headers.REVISION: self.revision} | ({headers.VARIANT: self.variant} if self.variant else {})
 
 
 def route(*servers: FakeServer, **changes: Any) -> Route:

@@ -159,4 +159,5 @@ def service(application: str, status: str, engine: str = "HEALTHY", message: str
 
 def _applied(of: AutoGLMDeployment, where: SiteView) -> ApplyApplication:
     subject = Subject(of, Observed(sites=(where,)), fleet.NOW)
-    return clusters.apply(clusters.Place(subject, where, subject.wanted, next(iter(where.applications or ()), None)))
+    wanted = subject.wanted_at(where.name)
+    return clusters.apply(clusters.Place(subject, where, wanted, next(iter(where.applications or ()), None)))

@@ -84,6 +84,8 @@ def _not_yet(kind: str, field: str, value: Any, remedy: str = "remove it") -> Re
     return Refused(f"{field} has no effect yet", kind, {field: value}, field, f"{field} is not supported yet: {remedy}")
 
 
+_INT8: Json = {"name": "int8", "quantization": "int8-weight"}
+_SOLVED: Json = {"right": 38, "samples": 131}
 _LABEL = "must be a DNS label: at most 63 of a-z, 0-9"
 _URI = (
     "must be builtin://autoglm-tiny, builtin://autoglm-tiny-trained, file:///absolute/path or hf://organisation/model"
@@ -116,11 +118,103 @@ REFUSED_DEPLOYMENTS = (
         "spec.scaling.downAfter",
         "must be a duration between 10s and 1h",
     ),
-    _not_yet(
-        "deployment",
+    _d(
+        "a variant that is the model itself",
+        {"spec.model.variants": [{"name": "same"}]},
+        "spec.model.variants[0]",
+        "is the model itself without quantization and uri: set one of them",
+    ),
+    _d(
+        "a variant called base",
+        {"spec.model.variants": [_INT8 | {"name": "base"}]},
+        "spec.model.variants[0].name",
+        "must not be base, which is what the model itself is called: choose another name",
+    ),
+    _d("a variant twice", {"spec.model.variants": [_INT8, _INT8]}, "spec.model.variants[1]", "Duplicate value"),
+    _d("no variants", {"spec.model.variants": []}, "spec.model.variants", "should have at least 1 items"),
+    _d(
+        "a quantization with a space",
+        {"spec.model.variants": [{"name": "int8", "quantization": "int8 weight"}], "spec.engine.name": "vllm"},
+        "spec.model.variants[0].quantization",
+        "must be the name of a quantization such as int8-weight",
+    ),
+    _d(
+        "a quantization of the other engine",
+        {"spec.model.variants": [{"name": "fp8", "quantization": "fp8"}]},
         "spec.model.variants",
-        [{"name": "int4"}],
-        "remove it and name the weights to serve in spec.model.uri",
+        "must have int8-dynamic, int8-weight or int4-weight as quantization with the transformers engine: change it, or set"
+        " spec.engine.name to vllm",
+    ),
+    _d(
+        "shards of a named variant",
+        {"spec.model.variants": [_INT8], "spec.engine.parallelism.tensor": 2},
+        "spec.model.variants",
+        "must not have a quantization with tensor parallelism, which cannot split such weights: remove it, or set"
+        " spec.engine.parallelism.tensor to 1",
+    ),
+    _d(
+        "a variant by option and by name",
+        {"spec.model.variants": [_INT8], "spec.engine.options": {"variant": "int4-weight"}},
+        "spec.engine.options",
+        "must not have variant or quantization with spec.model.variants, which say it for each site: remove it",
+    ),
+    _d(
+        "a quantization by option and by name",
+        {
+            "spec.model.variants": [_INT8 | {"quantization": "fp8"}],
+            "spec.engine": {"name": "vllm", "options": {"quantization": "awq"}},
+        },
+        "spec.engine.options",
+        "must not have variant or quantization with spec.model.variants, which say it for each site: remove it",
+    ),
+    _d(
+        "variants in steps",
+        {"spec.model.variants": [_INT8], "spec.rollout": {"maxSurge": 1, "steps": [{"weight": 5}]}},
+        "spec.model.variants",
+        "must be absent with spec.rollout.steps, where one revision is for all sites: remove it, or remove the steps",
+    ),
+    _d(
+        "a quality without variants",
+        {"spec.model.quality": _SOLVED},
+        "spec.model.quality",
+        "has no effect without variants: add spec.model.variants, or remove it",
+    ),
+    _d(
+        "a floor without variants",
+        {"spec.model.qualityFloor": 0.9},
+        "spec.model.qualityFloor",
+        "has no effect without variants: add spec.model.variants, or remove it",
+    ),
+    _d(
+        "a share of nothing",
+        {"spec.model.variants": [_INT8 | {"quality": _SOLVED}]},
+        "spec.model.quality",
+        "must be there, with right above 0, where a variant has a quality, which is a share of it",
+    ),
+    _d(
+        "a share of a model that solves nothing",
+        {"spec.model.variants": [_INT8 | {"quality": _SOLVED}], "spec.model.quality": {"right": 0, "samples": 9}},
+        "spec.model.quality",
+        "must be there, with right above 0, where a variant has a quality, which is a share of it",
+    ),
+    _d(
+        "a floor of a variant that nobody measured",
+        {"spec.model.variants": [_INT8], "spec.model.qualityFloor": 0.9},
+        "spec.model.variants",
+        "must all have a quality with spec.model.qualityFloor: measure it by `python -m benchmarks variants`, or remove"
+        " qualityFloor",
+    ),
+    _d(
+        "more tasks right than asked",
+        {"spec.model.variants": [_INT8 | {"quality": {"right": 9, "samples": 8}}], "spec.model.quality": _SOLVED},
+        "spec.model.variants[0].quality.right",
+        "must not be above samples: lower it",
+    ),
+    _d(
+        "a variant for names and a selector",
+        {"spec.model.variants": [_INT8 | {"sites": {"names": ["a"], "selector": {}}}]},
+        "spec.model.variants[0].sites",
+        "names and selector exclude each other: remove one of them",
     ),
     _d(
         "memory in decimal units",
@@ -556,6 +650,36 @@ ACCEPTED = (
         "tensor parallel with vllm",
         "deployment",
         {"spec.engine": {"name": "vllm", "parallelism": {"tensor": 2}}, "spec.worker.accelerator": _GPU},
+    ),
+    Accepted("a variant", "deployment", {"spec.model.variants": [_INT8]}),
+    Accepted(
+        "measured variants by site",
+        "deployment",
+        {
+            "spec.model.variants": [
+                _INT8 | {"quality": _SOLVED, "sites": {"names": ["store-17"]}},
+                {"name": "distilled", "uri": "file:///models/small", "quality": _SOLVED, "sites": {"selector": {}}},
+            ],
+            "spec.model.quality": {"right": 39, "samples": 131},
+            "spec.model.qualityFloor": 0.95,
+        },
+    ),
+    Accepted(
+        "variants with vllm, in parts",
+        "deployment",
+        {
+            "spec.model.variants": [{"name": "fp8", "quantization": "fp8"}],
+            "spec.engine": {"name": "vllm", "parallelism": {"tensor": 2}},
+            "spec.worker.accelerator": _GPU,
+        },
+    ),
+    Accepted(
+        "another folder in parts",
+        "deployment",
+        {
+            "spec.model.variants": [{"name": "distilled", "uri": "file:///models/small"}],
+            "spec.engine.parallelism.tensor": 2,
+        },
     ),
     Accepted("named sites", "deployment", {"spec.sites.names": ["region-1", "store-17"]}),
     Accepted("selected sites", "deployment", {"spec.sites.selector.matchLabels": {"fleet": "phones"}}),

@@ -18,13 +18,21 @@ _VALUES: tuple[Any, ...] = (
 )  # fmt: skip
 
 
+DEPTH = 10_000
+"""Of a value in every fiftieth body: far above what recursion takes."""
+_DEEP = "<deep>"
+
+
 def mutated(seeds: list[Any], count: int, seed: int = 0) -> Iterator[bytes]:
-    """`count` bodies: requests with changed values, and requests with changed bytes."""
+    """`count` bodies: requests with changed values, some of them nested very deeply, and requests with changed bytes."""
     chance = random.Random(seed)
     for index in range(count):
         value = copy.deepcopy(chance.choice(seeds))
         for _ in range(chance.randint(1, 4)):
             _change_value(value, chance)
+        if index % 50 == 1:
+            yield _deep(value, chance)
+            continue
         body = json.dumps(value).encode()
         yield _change_bytes(body, chance) if index % 4 == 0 else body
 
@@ -58,6 +66,15 @@ def _nest(value: Any, chance: random.Random) -> Any:
     for _ in range(chance.choice((3, 30, 300))):
         value = [value] if chance.random() < 0.5 else {chance.choice(_KEYS): value}
     return value
+
+
+def _deep(value: Any, chance: random.Random) -> bytes:
+    """Made as text: what nests so deeply can be neither copied nor written by Python."""
+    container = chance.choice([each for each in _containers(value) if isinstance(each, dict)])
+    container[chance.choice([*container, *_KEYS])] = _DEEP
+    begin, end = chance.choice(((b"[", b"]"), (b'{"":', b"}"), (b'[{"type":', b"}]")))
+    ends = chance.choice((DEPTH, DEPTH, DEPTH - 1, 0))
+    return json.dumps(value).encode().replace(b'"<deep>"', begin * DEPTH + b"1" + end * ends)
 
 
 def _change_bytes(body: bytes, chance: random.Random) -> bytes:

@@ -36,7 +36,7 @@ from autoglm_operator.store import (
 )
 from autoglm_serving.measurements import LoadReport, SiteLoadReport
 from autoglm_serving.routing_table import Admission, GatewayReport, LinkReport, RoutingTable, SignedTable, sign, verify
-from support.ray_model import RayModel, cluster_status
+from support.ray_model import RayModel
 from support.virtual_time import VirtualLoop
 
 T = TypeVar("T")
@@ -246,14 +246,14 @@ class World:
             self._put(key, made)
         return key
 
-    def apply_site(self, name: str) -> ObjectKey:
+    def apply_site(self, name: str, **spec: Any) -> ObjectKey:
         """A site for one of the clusters."""
         ray = {
             "address": f"http://{name}.example:8265",
             "serveAddresses": [f"http://{name}.example:8000"],
             "tokenSecret": {"namespace": "system", "name": f"ray-{name}"},
         }
-        return self.apply(SITE, name, {"backend": {"ray": ray}})
+        return self.apply(SITE, name, {"backend": {"ray": ray}, **spec})
 
     def apply_deployment(self, name: str = "phones", **spec: Any) -> ObjectKey:
         """A deployment of the tiny model."""
@@ -488,7 +488,7 @@ def _ray(world: World, site: str, method: str, path: str, body: Any, token: str 
         return 200, b""
     if path == "/api/version":
         return 200, b'{"ray_version": "2.60.0"}'
-    return 200, json.dumps(cluster_status()).encode() if path == "/api/cluster_status" else cluster.get()
+    return 200, json.dumps(cluster.figures()).encode() if path == "/api/cluster_status" else cluster.get()
 
 
 def _gateway(world: World, method: str, path: str, body: Any) -> tuple[int, bytes]:

@@ -14,6 +14,8 @@ from typing import Self
 from support.reaper import reaper
 
 POLL_S = 0.05
+SPAWNED = "from multiprocessing.spawn import"
+"""What the command line of a child that multiprocessing spawned says, unless the child could name itself."""
 # Deadlines are for machines ten times slower than one expects; nothing waits that long when all is well.
 DEADLINE_S = 120.0
 
@@ -187,9 +189,22 @@ def title(pid: int) -> str:
         return ""
 
 
+def pid_inside(pid: int) -> int:
+    """The process id in the innermost namespace; 0 when the process has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[-1]) for line in lines if line.startswith("NSpid:")), 0)
+
+
 def engine_cores(pid: int) -> list[int]:
-    """vLLM's engine processes below `pid`; helpers of multiprocessing are not among them."""
-    return [each for each in family(pid)[1:] if title(each).startswith("VLLM")]
+    """vLLM's engine processes below `pid`; helpers of multiprocessing are not among them.
+
+    They name themselves, but that fails without a word where the first variable of their environment was set anew: the
+    arguments are looked for right before it. Ray puts the variables of a worker in an order by chance.
+    """
+    return [each for each in family(pid)[1:] if title(each).startswith("VLLM") or SPAWNED in title(each)]
 
 
 def runs(pid: int) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 from autoglm_operator.local.ray_head import RayHead
 from autoglm_serving.config import AppConfig
-from support.processes import family, title
+from support.processes import family, pid_inside, title
 from support.reaper import reaper
 
 IMPORT_PATH = "autoglm_serving.app:build"
@@ -158,7 +158,7 @@ class RayCluster:
         root = self.head.pid
         assert root is not None
         inside = {each["pid"] for each in self._running(name, deployment)}
-        return [pid for pid in family(root)[1:] if _pid_inside(pid) in inside]
+        return [pid for pid in family(root)[1:] if pid_inside(pid) in inside]
 
     def actors(self, work: str) -> list[int]:
         """Process ids of the actors that run a method now, such as "Rank.run", as this process sees them."""
@@ -241,15 +241,6 @@ def _read(request: urllib.request.Request | str) -> bytes:
 def unique_name() -> str:
     """A name for an application that no other test uses."""
     return f"test.{uuid.uuid4().hex[:10]}"
-
-
-def _pid_inside(pid: int) -> int:
-    """The process id in the innermost namespace; 0 when the process has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[-1]) for line in lines if line.startswith("NSpid:")), 0)
 
 
 def _alive(pid: int) -> bool:

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from support.fake_ray import Application, details
+from support import fake_ray
+from support.fake_ray import Application, details, follow, make_room, taken
 
 EMPTY = b'{"controller_info": {}, "proxies": {}, "applications": {}, "target_capacity": null}'
 
@@ -17,6 +18,8 @@ class RayModel:
     clock: Callable[[], float]
     deploy_s: float = 0.2
     delete_s: float = 0.2
+    cores: float | None = None
+    """Free for replicas, where the cluster is to have an end; may fall while replicas run."""
     applications: dict[str, Application] = field(default_factory=dict)
     deployed: list[tuple[str, str]] = field(default_factory=list)
     """Every application that was made or changed, with its revision, in order."""
@@ -29,7 +32,8 @@ class RayModel:
         for name, config in wanted.items():
             known = self.applications.get(name)
             if known is None or known.config != config or known.status == "DELETING":
-                self.applications[name] = Application(config, since=self.clock(), deployed_at=self.clock())
+                made = Application(config, since=self.clock(), deployed_at=self.clock())
+                self.applications[name] = follow(known, made)
                 self.deployed.append((name, str((config.get("args") or {}).get("revision"))))
         for name in self.applications.keys() - wanted.keys():
             one = self.applications[name]
@@ -47,20 +51,32 @@ class RayModel:
             self._answer = self._document()
         return self._answer
 
+    def figures(self) -> dict[str, Any]:
+        """What `/api/cluster_status` answers."""
+        self._advance()
+        if self.cores is None:
+            return cluster_status()
+        used = taken(self.applications.values())
+        return fake_ray.cluster_status(used, max(self.cores, used))
+
     def serving(self, name: str) -> str | None:
         """The revision that answers, or None."""
         self._advance()
         one = self.applications.get(name)
-        if one is None or one.status != "RUNNING":
+        if one is None or not one.running or (one.status == "UNHEALTHY" and not one.waiting):
             return None
         return str(((one.config or {}).get("args") or {}).get("revision"))
 
     def _advance(self) -> None:
         """What time does: deploying applications run, deleted ones are gone."""
         now = self.clock()
+        if self.cores is not None:
+            make_room(self.applications.values(), self.cores)
+            self._answer = None
         for name, one in tuple(self.applications.items()):
             if one.status == "DEPLOYING" and now - one.since >= self.deploy_s:
-                one.status, self._answer = "RUNNING", None
+                one.arrive()
+                self._answer = None
             elif one.status == "DELETING" and now - one.since >= self.delete_s:
                 del self.applications[name]
                 self._answer = None
@@ -80,6 +96,5 @@ class RayModel:
 
 
 def cluster_status() -> dict[str, Any]:
-    """What `/api/cluster_status` answers."""
-    usage = {"CPU": [1.0, 512.0], "memory": [0.0, 512e9]}
-    return {"result": True, "msg": "", "data": {"clusterStatus": {"loadMetricsReport": {"usage": usage}}}}
+    """What `/api/cluster_status` answers for a cluster without an end."""
+    return fake_ray.cluster_status(1.0, 512.0)

@@ -8,7 +8,9 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
+from uuid import uuid4
 
 from autoglm_serving.config import AppConfig
 from autoglm_serving.engines.interface import (
@@ -30,12 +32,16 @@ SECRET = "/secret/path 10.1.2.3 swordfish"
 
 @dataclass(frozen=True)
 class Script:
-    """What to do for one request. `pace` is in seconds between tokens."""
+    """What to do for one request. `pace` is in seconds between tokens.
+
+    `gate` names a folder: the request leaves a file `begun-*` in it, and has no token before there is a file `open`.
+    """
 
     tokens: int = 3
     pace: float = 0.0
     fault: Fault | None = None
     after: int = 0
+    gate: str = ""
 
 
 class ScriptedEngine:
@@ -60,6 +66,8 @@ class ScriptedEngine:
         try:
             text = _last_text(request)
             script = _script(text)
+            if script.gate:
+                await _opened(Path(script.gate))
             images = sum(isinstance(part, ImagePart) for message in request.messages for part in message.parts)
             for index in range(min(script.tokens, request.max_new_tokens)):
                 if script.fault is not None and index == script.after and self.faults:
@@ -101,6 +109,12 @@ class ScriptedEngine:
 
 
 ECHO = Script(tokens=1)
+
+
+async def _opened(gate: Path) -> None:
+    (gate / f"begun-{uuid4().hex}").touch()
+    while not (gate / "open").exists():
+        await asyncio.sleep(0.01)
 
 
 def _last_text(request: GenerateRequest) -> str:

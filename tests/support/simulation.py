@@ -203,7 +203,10 @@ class World:
                 (route.revision, route),
                 (route.canary.revision if route.canary else "", route.canary),
             ):
-                found += [self._admission(route.deployment, wanted, end) for end in (part.endpoints if part else ())]
+                found += [
+                    self._admission(route.deployment, end.wanted or wanted, end)
+                    for end in (part.endpoints if part else ())
+                ]
         return found
 
     def _admission(self, deployment: str, wanted: str, end: Endpoint) -> Admission:

@@ -14,10 +14,10 @@ RESULT = "result.json"
 
 
 @contextmanager
-def scenario(module: str, folder: Path, place: Path, deadline_s: float) -> Iterator[Process]:
+def scenario(module: str, folder: Path, place: Path, deadline_s: float, *arguments: str) -> Iterator[Process]:
     """The process of a script that was given a model folder, once it has written its result to `place`."""
     result = place / RESULT
-    command: list[str | Path] = [sys.executable, "-m", module, folder, result]
+    command: list[str | Path] = [sys.executable, "-m", module, folder, result, *arguments]
     with Process("vllm", command, log=place / "log", env={"PYTHONPATH": str(TESTS)}) as started:
         started.wait_for(result.exists, "the scenario is over", deadline_s)
         yield started

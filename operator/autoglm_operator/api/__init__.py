@@ -16,10 +16,8 @@ from autoglm_operator.api.deployment import (
     AutoGLMDeployment,
     DeploymentSpec,
     EngineSpec,
-    ModelSpec,
     Parallelism,
     ResourceSpec,
-    SiteSelector,
     SitesSpec,
     WorkerSpec,
 )
@@ -41,6 +39,7 @@ from autoglm_operator.api.kuberay import (
     TopologySpread,
 )
 from autoglm_operator.api.metadata import ObjectMeta
+from autoglm_operator.api.model import ModelSpec, ModelVariant, TasksSolved, VariantSites
 from autoglm_operator.api.parse import (
     InvalidResource,
     Problem,
@@ -71,6 +70,7 @@ from autoglm_operator.api.scaling import (
     ScalingStatus,
 )
 from autoglm_operator.api.secrets import SecretReference
+from autoglm_operator.api.selector import SiteSelector
 from autoglm_operator.api.site import (
     AutoGLMSite,
     BackendSpec,
@@ -125,6 +125,7 @@ __all__ = [
     "LimitsSpec",
     "LinkSpec",
     "ModelSpec",
+    "ModelVariant",
     "ObjectMeta",
     "Parallelism",
     "PlacementSpec",
@@ -166,9 +167,11 @@ __all__ = [
     "SiteStatus",
     "SitesSpec",
     "SloSpec",
+    "TasksSolved",
     "Toleration",
     "TopologySpread",
     "TtftStatus",
+    "VariantSites",
     "WorkerSpec",
     "parse_deployment",
     "parse_deployment_status",

@@ -4,20 +4,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from autoglm_operator.api.base import API_VERSION, Check, Model, NotYet, Rule, Unique
+from autoglm_operator.api.base import API_VERSION, Check, Model, Rule, Unique
 from autoglm_operator.api.deployment_status import DeploymentStatus
 from autoglm_operator.api.encoder import EncoderSpec
 from autoglm_operator.api.metadata import ObjectMeta
+from autoglm_operator.api.model import TRANSFORMERS_QUANTIZATIONS, ModelSpec
 from autoglm_operator.api.placement import PlacementSpec
 from autoglm_operator.api.scaling import ScalingSpec
+from autoglm_operator.api.selector import SiteSelector
 from autoglm_operator.api.text import (
     Cpus,
     Deadline,
     DnsLabel,
-    LabelValue,
     Memory,
-    ModelName,
-    ModelUri,
     OptionName,
     ResourceName,
 )
@@ -30,35 +29,6 @@ _OPTION_NAMES = Check(
     lambda options: all(name.isascii() and name.isidentifier() and name[0] != "_" for name in options),
     "must have option names of letters, digits and _ only, such as max_num_seqs",
 )
-
-
-class ModelVariant(Model):
-    """One way to store the weights."""
-
-    name: DnsLabel
-    """Name of the variant, unique in the deployment."""
-    quantization: Annotated[str, Field(max_length=32)] | None = None
-    """How the weights are quantized, such as "int4-awq"; absent means not at all."""
-    uri: ModelUri
-    """Where the weights of this variant come from."""
-    quality: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Measured share of tasks that this variant solves, against the unquantized model."""
-
-
-class ModelSpec(Model):
-    """The model to serve."""
-
-    name: ModelName
-    """Model id by which clients ask for it, such as "autoglm-phone-9b"."""
-    uri: ModelUri
-    """Where the weights come from: builtin://autoglm-tiny (a tiny model with random weights, for trying things out),
-    builtin://autoglm-tiny-trained (a tiny model that has learned to tap), file:///absolute/path (a folder on the site's
-    machines) or hf://organisation/model (a Hugging Face repository)."""
-    variants: Annotated[
-        Annotated[tuple[ModelVariant, ...], Field(max_length=8), Unique("name")] | None,
-        NotYet("remove it and name the weights to serve in spec.model.uri"),
-    ] = None
-    """Other forms of the weights, from which placement may choose per site."""
 
 
 class Parallelism(Model):
@@ -165,15 +135,6 @@ class WorkerSpec(Model):
     has its pods already, so there it has no effect."""
 
 
-class SiteSelector(Model):
-    """Chooses sites by their labels."""
-
-    match_labels: Annotated[dict[Annotated[str, Field(max_length=317)], LabelValue], Field(max_length=16)] = Field(
-        default={}
-    )
-    """Labels that a site must have, all of them. Empty matches every site."""
-
-
 class SitesSpec(Model):
     """Where the model runs. Absent means every site."""
 
@@ -191,6 +152,42 @@ class SitesSpec(Model):
             "names and selector exclude each other: remove one of them",
         ),
     )
+
+
+def _quantizations(spec: "DeploymentSpec") -> list[str]:
+    return [one.quantization for one in spec.model.variants or () if one.quantization is not None]
+
+
+_VARIANT_RULES = (
+    Rule(
+        "self.engine.name != 'transformers' || !has(self.model.variants) || self.model.variants.all(variant,"
+        f" !has(variant.quantization) || variant.quantization in {list(TRANSFORMERS_QUANTIZATIONS)})",
+        lambda spec: spec.engine.name != "transformers" or set(_quantizations(spec)) <= set(TRANSFORMERS_QUANTIZATIONS),
+        "must have int8-dynamic, int8-weight or int4-weight as quantization with the transformers engine: change it, or set"
+        " spec.engine.name to vllm",
+        "model.variants",
+    ),
+    Rule(
+        "self.engine.name != 'transformers' || self.engine.parallelism.tensor == 1 || !has(self.model.variants)"
+        " || !self.model.variants.exists(variant, has(variant.quantization))",
+        lambda spec: _whole(spec.engine) or not _quantizations(spec),
+        "must not have a quantization with tensor parallelism, which cannot split such weights: remove it, or set"
+        " spec.engine.parallelism.tensor to 1",
+        "model.variants",
+    ),
+    Rule(
+        "!has(self.model.variants) || (!('variant' in self.engine.options) && !('quantization' in self.engine.options))",
+        lambda spec: spec.model.variants is None or not {"variant", "quantization"} & set(spec.engine.options),
+        "must not have variant or quantization with spec.model.variants, which say it for each site: remove it",
+        "engine.options",
+    ),
+    Rule(
+        "!has(self.model.variants) || !has(self.rollout.steps)",
+        lambda spec: spec.model.variants is None or spec.rollout.steps is None,
+        "must be absent with spec.rollout.steps, where one revision is for all sites: remove it, or remove the steps",
+        "model.variants",
+    ),
+)
 
 
 class DeploymentSpec(Model):
@@ -260,6 +257,7 @@ class DeploymentSpec(Model):
             " spec.scaling.min and spec.scaling.max, or remove spec.scaling",
             "replicas",
         ),
+        *_VARIANT_RULES,
     )
 
 

@@ -28,6 +28,10 @@ class DeploymentSiteStatus(Reported):
     """Replicas that ran there when last observed."""
     revision: Annotated[str, Field(max_length=64)] | None = None
     """Revision that was last submitted there."""
+    variant: Annotated[str, Field(max_length=63)] | None = None
+    """Variant of the model that was last submitted there, base for the model itself; absent without spec.model.variants."""
+    variant_reason: Annotated[str, Field(max_length=512)] | None = None
+    """Why the site shall run that variant, and why not another one that is for it."""
     state: SiteState
     """Where this site stands."""
     message: Annotated[str, Field(max_length=4096)] = ""
@@ -75,7 +79,8 @@ class DeploymentStatus(Reported):
     observed_generation: Count = 0
     """The metadata.generation that this status is about."""
     revision: Annotated[str, Field(max_length=64)] | None = None
-    """Revision that shall run: a hash of everything that needs new replicas."""
+    """Revision that shall run: a hash of everything that needs new replicas. Sites that run a variant of the model have one of
+    their own."""
     replicas: Count = 0
     """Replicas that run, on all sites together."""
     ready_replicas: Count = 0
@@ -103,6 +108,13 @@ class DeploymentStatus(Reported):
         """Ready sites out of selected sites, such as "1/2"; sites that are being left do not count."""
         selected = [site for site in self.sites if site.state != "Deleting"]
         return f"{sum(site.state == 'Ready' for site in selected)}/{len(selected)}"
+
+    @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorator above property; pydantic documents this form
+    @property
+    def variants(self) -> Annotated[str, Field(max_length=640)] | None:
+        """How many sites run which variant of the model, such as "base 2, int8 1"; absent without spec.model.variants."""
+        named = [site.variant for site in self.sites if site.variant is not None and site.state != "Deleting"]
+        return ", ".join(f"{name} {named.count(name)}" for name in sorted(set(named))) or None
 
     @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorator above property; pydantic documents this form
     @property

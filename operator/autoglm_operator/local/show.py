@@ -8,7 +8,10 @@ from typing import Any
 from autoglm_operator.store import DEPLOYMENT, SITE, JsonObject, ObjectKey
 
 NONE = "<none>"
-DEPLOYMENT_COLUMNS = ("NAME", "READY", "REPLICAS", "SITES", "MODEL", "REASON", "REVISION", "TTFT P95", "AGE", "MESSAGE")
+DEPLOYMENT_COLUMNS = (
+    *("NAME", "READY", "REPLICAS", "SITES", "MODEL"),
+    *("REASON", "REVISION", "VARIANTS", "TTFT P95", "AGE", "MESSAGE"),
+)
 SITE_COLUMNS = (
     *("NAME", "CONNECTED", "TIER", "PHASE", "FREE", "PRICE", "APPLICATIONS", "SINCE"),
     *("RAY", "ADDRESS", "MESSAGE"),
@@ -85,6 +88,13 @@ def explain(raw: JsonObject, events: Sequence[Mapping[str, Any]], now: datetime)
     ]
     if on_sites:
         parts.append(table(("SITE", "STATE", "REPLICAS", "REVISION", "SINCE", "MESSAGE"), on_sites))
+    which = [
+        (entry["name"], entry.get("variant") or NONE, entry["variantReason"])
+        for entry in status.get("sites") or ()
+        if entry.get("variantReason")
+    ]
+    if which:
+        parts.append(table(("SITE", "VARIANT", "WHY"), which))
     decided = status.get("placement")
     if decided:
         parts.append(_placement(decided))
@@ -144,6 +154,7 @@ def decision(record: Mapping[str, Any]) -> str:
         + _side(record),
         f"  attempts    {record['attempts']}, in this order: {', '.join(record['attemptsPlanned']) or NONE}",
         f"  because     {record['reason'] or NONE}",
+        *_variant(record),
         f"  resolution  {_resolution(record)}",
         f"  picked      after {_seconds(record['pickedS'])}",
         f"  first byte  after {_seconds(record['firstByteS'])}",
@@ -157,6 +168,16 @@ def decision(record: Mapping[str, Any]) -> str:
         names = tuple(record["candidates"][0])
         lines += ["", table(tuple(_title(name) for name in names), scores)]
     return "\n".join(lines)
+
+
+def _variant(record: Mapping[str, Any]) -> list[str]:
+    """Which variant of the model it was, how good that is, and which endpoints were not good enough."""
+    known = record.get("variantQuality")
+    lines = [f"  variant     {record['variant']}" + (f": {known}" if known else "")] if record.get("variant") else []
+    return lines + [
+        f"  left out    {one['site']} {one['endpoint']} with variant {one['variant']}: {one['why']}"
+        for one in record.get("leftOut") or ()
+    ]
 
 
 def _side(record: Mapping[str, Any]) -> str:
@@ -186,6 +207,7 @@ def _deployment(raw: JsonObject, now: datetime) -> tuple[str, ...]:
         raw["spec"]["model"]["name"],
         ready.get("reason", NONE),
         status.get("revision") or NONE,
+        status.get("variants") or NONE,
         (status.get("ttft") or {}).get("p95") or NONE,
         age(meta.get("creationTimestamp"), now),
         ready.get("message", ""),

@@ -72,9 +72,13 @@ def _rollout(rollout: Mapping[str, Any]) -> Node:
 def _site(entry: Mapping[str, Any], site: JsonObject | None, now: datetime) -> Node:
     text = (
         f"site {entry['name']}: {entry['state']} {entry.get('ready', 0)}/{entry.get('desired', 0)}"
-        f" revision {entry.get('revision') or show.NONE}, for {show.age(entry.get('since'), now)}"
+        f" revision {entry.get('revision') or show.NONE}"
+        + (f" variant {entry['variant']}" if entry.get("variant") else "")
+        + f", for {show.age(entry.get('since'), now)}"
     )
     children = [Node(entry["message"])] if entry.get("message") else []
+    if entry.get("variantReason"):
+        children.append(Node(f"variant: {entry['variantReason']}"))
     children.append(Node("there is no AutoGLMSite of this name") if site is None else _cluster(site, now))
     return Node(text, tuple(children))
 

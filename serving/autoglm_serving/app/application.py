@@ -43,6 +43,10 @@ IN_INGRESSES = {
 """Environment of an ingress. Serve, its router and the HTTP side share one event loop there: between threads each message
 would wake three of them. And calls to replicas, which go by gRPC, never go through a web proxy of the machine."""
 
+NOT_ON_HEADS = {"ray.io/node-group": "!headgroup"}
+"""Where ingresses may be. They need no CPU, so Ray would put some on a head that has none to offer, and they would be lost with
+it. KubeRay names the group of each node; a node that is in none, as in a cluster of one, is no head in this sense."""
+
 _LOGGING = {"encoding": "JSON", "log_level": "INFO", "enable_access_log": False}
 
 
@@ -113,7 +117,11 @@ def build_application(
         serve.ingress()(Ingress),
         name="Ingress",
         num_replicas=INGRESS_REPLICAS,
-        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": IN_INGRESSES}},
+        ray_actor_options={
+            "num_cpus": 0,
+            "label_selector": NOT_ON_HEADS,
+            "runtime_env": {"env_vars": IN_INGRESSES},
+        },
         max_ongoing_requests=INGRESS_REQUESTS,
         max_queued_requests=INGRESS_REQUESTS,
         backpressure_config={"status_code": 503, "retry_after_s": 1.0},

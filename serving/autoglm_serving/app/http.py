@@ -21,7 +21,7 @@ from autoglm_serving.app.logs import log_request, log_unexpected
 from autoglm_serving.app.streams import EventStream, unless_gone, usage
 from autoglm_serving.app.translate import read_max_pixels, read_tenant, to_call
 from autoglm_serving.config import AppConfig
-from autoglm_serving.headers import MAX_PIXELS, REQUEST_ID, REVISION, TENANT
+from autoglm_serving.headers import MAX_PIXELS, REQUEST_ID, REVISION, TENANT, VARIANT
 from autoglm_serving.protocol import (
     Answer,
     ChatRequest,
@@ -49,7 +49,7 @@ def create_app(config: AppConfig, backend: Backend, fetcher: ImageFetcher | None
             Route("/health", _guarded(endpoints.health), methods=["GET"]),
             Route("/v1/link", _guarded(endpoints.link), methods=["POST"]),
         ],
-        middleware=[Middleware(_Headers, revision=config.revision)],
+        middleware=[Middleware(_Headers, config=config)],
         exception_handlers={HTTPException: _http_error},
     )
 
@@ -117,11 +117,15 @@ class _Endpoints:
 
 
 class _Headers:
-    """Puts the revision on every answer, and writes one log line when it has ended. Serve adds the request id itself."""
+    """Puts revision and variant on every answer, and writes one log line when it has ended.
 
-    def __init__(self, app: ASGIApp, revision: str) -> None:
+    Serve adds the request id itself.
+    """
+
+    def __init__(self, app: ASGIApp, config: AppConfig) -> None:
         self._app = app
-        self._revision = revision.encode("latin-1", "replace")
+        told = {REVISION: config.revision, **({VARIANT: config.model.variant} if config.model.variant else {})}
+        self._told = [(name.encode(), value.encode("latin-1", "replace")) for name, value in told.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -136,7 +140,7 @@ class _Headers:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": [*message["headers"], (REVISION.encode(), self._revision)]}
+                message = {**message, "headers": [*message["headers"], *self._told]}
             await send(message)
 
         try:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from autoglm_serving import headers, resolution, sharing
+from autoglm_serving.config import BASE
 from autoglm_serving.gateway import health
 from autoglm_serving.gateway.fleet import Fleet, Flight, Member
 from autoglm_serving.gateway.loads import Loads
@@ -18,8 +19,9 @@ from autoglm_serving.gateway.recent import Recent
 from autoglm_serving.gateway.records import Record, Records
 from autoglm_serving.gateway.tallies import Tallies
 from autoglm_serving.routing import NoEndpoint, Pick, Profile, RequestCost, features, learn, own_work, pick
-from autoglm_serving.routing_table import Route
+from autoglm_serving.routing_table import Route, VariantPolicy
 from autoglm_serving.tracing import Tracing
+from autoglm_serving.vision.quality import interval
 from autoglm_serving.wire import api_error
 
 CHAT = "/v1/chat/completions"
@@ -95,6 +97,7 @@ class Dispatch:
         self._streams = cost.streams
         self._ttft_s: float | None = None
         self._status: int | None = None
+        self._variant = ""
         self._closed = False
         members = self._side(session)
         self._members = {member.address: member for member in members if member.address is not None}
@@ -194,9 +197,11 @@ class Dispatch:
             retries=route.retries,
             turn=self._context.next_turn(route.deployment),
             max_pixels=resolution.pixel_limit(cost.images, route.resolution.max_short_side),
+            variants=route.variants,
         )
         states = self._context.fleet.states(list(self._members.values()), self._at)
         decision = pick(cost, states, profile, self._at)
+        self._record.left_out = decision.left_out
         if isinstance(decision, NoEndpoint):
             raise api_error("not_ready", f"the model {route.model} is not ready: {decision.message}")
         return decision
@@ -223,7 +228,19 @@ class Dispatch:
             record.quality_basis = f"{size.expected.kind} {size.expected.basis}, {size.expected.samples} tasks"
         record.max_pixels = self._max_pixels
         record.site, record.endpoint = decision.chosen.site, decision.chosen.name
-        self._context.metrics.picks.labels(decision.chosen.site, decision.reason).inc()
+        if self._route.variants is not None:
+            self._tell_variant(self._route.variants, decision.chosen.variant)
+        self._context.metrics.picks.labels(decision.chosen.site, decision.reason, record.variant).inc()
+
+    def _tell_variant(self, policy: VariantPolicy, name: str) -> None:
+        self._record.variant, measured, share = name, policy.quality(name), policy.share(name)
+        if measured is None:
+            self._record.variant_quality = "nobody has measured what it solves"
+            return
+        sure = interval(measured.right / measured.samples, measured.samples)
+        text = f"{measured.right} of {measured.samples} tasks right ({sure.low:.1%} to {sure.high:.1%})"
+        told = "" if name == BASE or share is None else f", {share:.1%} of what the model itself solves"
+        self._record.variant_quality = text + told
 
     def observe(self, answer: Answer) -> None:
         """The answer's headers are there: move the claim, the health, the weights, the record."""
@@ -232,6 +249,10 @@ class Dispatch:
         record = self._record
         record.attempts, record.endpoint, record.site = attempts, answer.address, served.endpoint.site
         record.revision = answer.values.get(headers.REVISION, "")
+        self._variant = answer.values.get(headers.VARIANT, "")
+        told = self._variant or BASE
+        if self._route.variants is not None and answer.from_application and told != record.variant:
+            self._tell_variant(self._route.variants, told)
         now = time.monotonic()
         self._ttft_s, self._status = now - self._at, answer.status
         self._revision = record.revision or served.wanted
@@ -263,8 +284,8 @@ class Dispatch:
             self._context.recent.began(self._route.deployment, seconds, now)
             self._context.loads.first_byte(self._route.deployment, served.endpoint.site, seconds, now)
         self._context.metrics.first_byte_seconds.labels(self._route.deployment).observe(seconds)
-        revision = self._record.revision
-        served.health = health.served(served.health, revision, served.wanted, seconds, datetime.now(UTC))
+        revision, at = self._record.revision, datetime.now(UTC)
+        served.health = health.served(served.health, revision, served.wanted, seconds, at, self._variant)
 
     def _learn(self, served: Member, now: float) -> None:
         before = served.weights if served.samples else self._weights

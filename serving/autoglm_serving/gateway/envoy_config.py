@@ -4,6 +4,8 @@ Envoy carries the bytes and holds the limits; the picker decides. Nothing here c
 EDS, and everything that depends on a request is set by the picker in headers.
 """
 
+import socket
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,8 @@ MAX_REQUESTS = 1024
 MAX_HEAP_BYTES = 2 * 1024 * 1024 * 1024
 HEADERS_SECONDS = 10
 BODY_SECONDS = 60
+UNREAD_SECONDS = 60
+"""So long may a client take nothing of what waits for it."""
 PICKER_SECONDS = 10
 IDLE_STREAM_SECONDS = 3600
 """Above the longest `timeout` of a route: the time of a request is bounded by its route, not here."""
@@ -96,6 +100,7 @@ def _listener(settings: EnvoySettings) -> Json:
         "address": _socket(settings.host, settings.port),
         # Two gateways on one port must collide, not share the requests.
         "enable_reuse_port": False,
+        "socket_options": _socket_options(),
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
         "filter_chains": [
             {
@@ -108,6 +113,24 @@ def _listener(settings: EnvoySettings) -> Json:
             }
         ],
     }
+
+
+def _socket_options() -> list[Json]:
+    """The kernel gives up connections whose other side takes nothing, which Envoy's own times do not tell from idle ones.
+
+    Accepted connections inherit it. It counts only while something waits to be taken, so answers may take their time.
+    """
+    if sys.platform != "linux":
+        return []
+    return [
+        {
+            "description": "unread answers",
+            "level": socket.IPPROTO_TCP,
+            "name": socket.TCP_USER_TIMEOUT,
+            "int_value": UNREAD_SECONDS * 1000,
+            "state": "STATE_PREBIND",
+        }
+    ]
 
 
 def _connection_manager(settings: EnvoySettings) -> Json:
@@ -138,6 +161,8 @@ def _connection_manager(settings: EnvoySettings) -> Json:
         "request_headers_timeout": f"{HEADERS_SECONDS}s",
         "request_timeout": f"{settings.body_seconds}s",
         "stream_idle_timeout": f"{IDLE_STREAM_SECONDS}s",
+        # Of a whole answer whose HTTP/2 window stays shut; else the time of idle streams counts.
+        "stream_flush_timeout": f"{UNREAD_SECONDS}s",
         "drain_timeout": "5s",
         "access_log": [_access_log()],
         "local_reply_config": local_replies(BUFFER_BYTES),

@@ -151,6 +151,8 @@ class Exchange:
             changes[headers.RESOLUTION] = str(record.short_side)
         if answer.from_application:
             changes[headers.REVISION] = record.revision
+            if record.variant:
+                changes[headers.VARIANT] = record.variant
         return changes
 
     def _own(self, status: int, value: object) -> envoy.ProcessingResponse:
@@ -219,6 +221,7 @@ class Exchange:
             "autoglm.deployment": record.deployment,
             "autoglm.site": record.site,
             "autoglm.revision": record.revision,
+            "autoglm.variant": record.variant,
             "autoglm.reason": record.reason,
             "autoglm.short_side": record.short_side or 0,
             "autoglm.images": len(record.images),

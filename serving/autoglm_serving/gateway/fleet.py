@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 
+from autoglm_serving.config import BASE
 from autoglm_serving.gateway import health as transitions
 from autoglm_serving.gateway.health import Health
 from autoglm_serving.links import Figures, Link
@@ -206,6 +207,7 @@ class Fleet:
             bandwidth_bps=figures.bandwidth_bps,
             rtt_s=figures.rtt_s,
             price=endpoint.price,
+            variant=member.health.variant or BASE,
             weights=trusted(member.weights, peers, member.samples, now - member.learned_at),
         )
 
@@ -241,7 +243,7 @@ def best_ip(candidates: Iterable[str]) -> str | None:
 
 def _wanted(route: Route) -> Iterable[tuple[str, Endpoint]]:
     """Each endpoint of a route with the revision that it must answer with."""
-    yield from ((route.revision, endpoint) for endpoint in route.endpoints)
+    yield from ((endpoint.wanted or route.revision, endpoint) for endpoint in route.endpoints)
     if route.canary is not None:
         yield from ((route.canary.revision, endpoint) for endpoint in route.canary.endpoints)
 

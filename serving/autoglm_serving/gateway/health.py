@@ -26,6 +26,8 @@ class Health:
     state: AdmissionState = "Probing"
     message: str = "not probed yet"
     revision: str = ""
+    variant: str = ""
+    """The variant of the model that answered last; empty for the model itself."""
     answers: bool = False
     probed: bool = False
     failures: int = 0
@@ -36,8 +38,10 @@ class Health:
     breaker_open_until: float = 0.0
 
 
-def answered(health: Health, revision: str, wanted: str, ttft_s: float | None, at: datetime) -> Health:
-    """A probe was answered."""
+def answered(
+    health: Health, revision: str, wanted: str, ttft_s: float | None, at: datetime, variant: str = ""
+) -> Health:
+    """A probe was answered, by a revision that runs a variant of the model or the model itself."""
     admitted = revision == wanted
     return replace(
         health,
@@ -45,6 +49,7 @@ def answered(health: Health, revision: str, wanted: str, ttft_s: float | None, a
         state="Admitted" if admitted else "Probing",
         message="answers" if admitted else _other_revision(revision, wanted),
         revision=revision,
+        variant=variant,
         answers=True,
         probed=True,
         failures=0,
@@ -54,13 +59,13 @@ def answered(health: Health, revision: str, wanted: str, ttft_s: float | None, a
     )
 
 
-def served(health: Health, revision: str, wanted: str, ttft_s: float, at: datetime) -> Health:
+def served(health: Health, revision: str, wanted: str, ttft_s: float, at: datetime, variant: str = "") -> Health:
     """A client's request was answered. The wanted revision counts as a probe.
 
     Another one does not end an admission: it may be a slow answer that a rollout has overtaken. Probes decide that.
     """
     if revision == wanted or health.state != "Admitted":
-        return answered(health, revision, wanted, ttft_s, at)
+        return answered(health, revision, wanted, ttft_s, at, variant)
     return replace(health, traffic_failures=0, breaker_open_until=0.0)
 
 

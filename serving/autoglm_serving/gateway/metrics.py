@@ -26,7 +26,10 @@ class Metrics:
             "autoglm_gateway_retried_requests", "Requests that took more than one attempt.", registry=register
         )
         self.picks = Counter(
-            "autoglm_gateway_picks", "Picks by site and reason.", ["site", "reason"], registry=register
+            "autoglm_gateway_picks",
+            "Picks by site, reason and variant of the model (empty where there are none).",
+            ["site", "reason", "variant"],
+            registry=register,
         )
         self.pick_seconds = Histogram(
             "autoglm_gateway_pick_seconds",

@@ -99,7 +99,7 @@ class Prober:
     async def _probe(self, member: Member) -> None:
         site = member.endpoint.site
         try:
-            revision, seconds = await self._generate(member)
+            (revision, variant), seconds = await self._generate(member)
         except _Failed as failure:
             if failure.busy and member.health.answers:
                 member.health = health.busy(member.health, datetime.now(UTC))
@@ -111,11 +111,12 @@ class Prober:
             _log.exception("the probe of %s failed unexpectedly", member.endpoint.url)
             member.health = health.probe_failed(member.health, "the probe failed unexpectedly", datetime.now(UTC))
             return
-        member.health = health.answered(member.health, revision, member.wanted, seconds, datetime.now(UTC))
+        at = datetime.now(UTC)
+        member.health = health.answered(member.health, revision, member.wanted, seconds, at, variant)
         self._metrics.probes.labels(site, "answered").inc()
 
-    async def _generate(self, member: Member) -> tuple[str, float]:
-        """One generation. Returns the revision that answered and the seconds it took."""
+    async def _generate(self, member: Member) -> tuple[tuple[str, str], float]:
+        """One generation. Returns the revision and the variant that answered, and the seconds it took."""
         location = locate(member.endpoint.url)
         if isinstance(location, str):
             raise _Failed(location)
@@ -156,11 +157,11 @@ def _question(model: str) -> dict[str, object]:
     return {"model": model, "max_tokens": 1, "temperature": 0, "messages": [{"role": "user", "content": content}]}
 
 
-def _judge(answer: aiohttp.ClientResponse) -> str:
-    """The revision of a good answer. Raises _Failed."""
+def _judge(answer: aiohttp.ClientResponse) -> tuple[str, str]:
+    """The revision and the variant of a good answer. Raises _Failed."""
     revision = answer.headers.get(headers.REVISION, "")
     if answer.status == 200:
-        return revision
+        return revision, answer.headers.get(headers.VARIANT, "")
     if answer.status == 503 and "retry-after" in answer.headers and revision:
         raise _Failed("busy: it answers 503 with Retry-After", busy=True)
     raise _Failed(f"a generation was answered with status {answer.status}")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic.alias_generators import to_camel
 
 from autoglm_serving.images import ImageSize
-from autoglm_serving.routing import Score
+from autoglm_serving.routing import LeftOut, Score
 
 MAX_RECORDS = 1000
 
@@ -28,6 +28,8 @@ class Record:
     streams: bool = False
     images: tuple[ImageSize, ...] = ()
     candidates: tuple[Score, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    """Endpoints whose variant of the model is below the floor."""
     attempts_planned: tuple[str, ...] = ()
     reason: str = ""
     short_side: int | None = None
@@ -44,6 +46,10 @@ class Record:
     site: str = ""
     endpoint: str = ""
     revision: str = ""
+    variant: str = ""
+    """The variant of the model that answered, until then the one that was chosen; empty where there are none."""
+    variant_quality: str = ""
+    """What it was measured to solve, in words."""
     side: str = ""
     """stable or canary, while two revisions share the traffic."""
     mirrored: bool = False
@@ -65,6 +71,9 @@ class Record:
             {**{to_camel(name): item for name, item in asdict(score).items()}, "totalS": score.total_s}
             for score in self.candidates
         ]
+        if not self.variant:
+            for candidate in value["candidates"]:
+                del candidate["variant"]
         return value
 
 

@@ -74,6 +74,48 @@ def train_tiny(data: Path, out: Path, preset: str, smoke: bool, steps: int | Non
     click.echo(f"The model is in {folder}. Its URI is {folder.resolve().as_uri()}")
 
 
+@train.command("ground")
+@click.argument("data", type=_DATA)
+@click.argument("out", type=_FOLDER)
+@click.option(
+    "--from",
+    "uri",
+    default="builtin://autoglm-tiny-trained",
+    show_default=True,
+    help="URI of the model whose tower reads.",
+)
+@click.option("--preset", type=click.Choice(["hour", "smoke"]), default="hour", show_default=True)
+@click.option("--resume", is_flag=True, help="Go on with the run in OUT from the part that it was in.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of torch.")
+def train_ground(data: Path, out: Path, uri: str, preset: str, resume: bool, threads: int | None) -> None:
+    """Teach a tower that reads, and a language model that begins anew, to find what is named on the screens in DATA.
+
+    OUT gets the model, a checkpoint after each part, and a log. It computes on the CPU.
+    """
+    import torch
+
+    from autoglm_serving.model.locate import locate
+    from autoglm_serving.training.dataset import open_screens
+    from autoglm_serving.training.grounding.recipe import PRESETS as GROUNDINGS
+    from autoglm_serving.training.grounding.run import GroundingRefused, Told, ground
+
+    bars: dict[str, _Bar] = {}
+
+    def tell(told: Told) -> None:
+        bar = bars.setdefault(told.part, _Bar(told.part, every=200))
+        bar.show(told.done, told.of, " ".join(f"{name} {value:.3f}" for name, value in told.figures.items()))
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        with _told():
+            screens = open_screens(data, side=KEPT_SIDE, cache_bytes=CACHE_BYTES)
+            folder = ground(GROUNDINGS[preset], screens, locate(uri), out, tell, resume=resume)
+    except GroundingRefused as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"The model is in {folder}. Its URI is {folder.resolve().as_uri()}")
+
+
 @train.command("variant")
 @click.argument("names")
 @click.argument("data", type=_DATA)

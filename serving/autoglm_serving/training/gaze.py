@@ -40,6 +40,15 @@ def looks(
     return torch.stack(losses).mean(), found / len(batch.asks)
 
 
+def attention_logs(
+    text_model: Any, states: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, ends: Sequence[int]
+) -> torch.Tensor:
+    """(heads, ends, length): the logarithm of the attention of one row's places `ends`. `states` are what the layer gets."""
+    layer = text_model.layers[looking_layer(text_model.layers)]
+    queries, keys = _compared(layer, text_model.rotary_emb, states, positions)
+    return _logs(queries[0][:, list(ends)], keys[0], mask[0, 0, list(ends)])
+
+
 def _compared(
     layer: Any, rotary: Any, states: torch.Tensor, positions: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:

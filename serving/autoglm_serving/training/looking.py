@@ -78,6 +78,31 @@ def spell_words(model: Glm4vForConditionalGeneration, tokenizer: ModelTokenizer,
         _embed(model.get_input_embeddings().weight, tokenizer, marks, codes.cpu())
 
 
+@torch.no_grad()
+def keep_to_words(text_model: Any, first: int) -> list[tuple[torch.Tensor, list[int]]]:
+    """Let every head of the layers from `first` on prefer words to image tokens; the rows that say so, to be held fixed.
+
+    What a picture shows has arrived at the ends of questions by then.
+    """
+    marks = _Marks(text_model.config.hidden_size)
+    fixed: list[tuple[torch.Tensor, list[int]]] = []
+    for layer in text_model.layers[first:]:
+        attention = layer.self_attn
+        size = int(attention.head_dim)
+        rows = [(head + 1) * size - 1 for head in range(int(attention.num_heads))]
+        for weight, content in (
+            (attention.q_proj.weight, 0.0),
+            (attention.q_proj.bias, _PREFERS),
+            (attention.k_proj.weight, _WORDS * marks.word),
+            (attention.k_proj.bias, 0.0),
+        ):
+            weight[rows] = content
+            fixed.append((weight, rows))
+    return fixed
+
+
+_PREFERS, _WORDS = 10.0, 3.2
+
 _LAYERS = LOOKING_LAYER + 2
 """A model of fewer has no room for it, and learns better without a part of it."""
 

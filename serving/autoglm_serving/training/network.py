@@ -134,7 +134,7 @@ class Student(nn.Module):
         embedded = model.get_input_embeddings()(batch.ids)
         is_image = batch.ids == model.config.image_token_id
         embedded = embedded.masked_scatter(is_image.unsqueeze(-1), features.to(embedded.dtype))
-        positions = self._positions(batch)
+        positions = self.positions(batch)
         output = model.language_model(
             inputs_embeds=embedded,
             position_ids=positions,
@@ -218,7 +218,7 @@ class Student(nn.Module):
             loss = loss + 1 - functional.cosine_similarity(beside[full], whole[full]).mean()
         return loss
 
-    def _positions(self, batch: Batch) -> torch.Tensor:
+    def positions(self, batch: Batch) -> torch.Tensor:
         """As the model itself counts them; every question begins at the position after the picture."""
         kinds = (batch.ids == self.model.config.image_token_id).int()
         inside = (batch.segments == 0).long()

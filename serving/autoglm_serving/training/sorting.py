@@ -82,6 +82,10 @@ class Sorter:
         self._parts.append(self._kept(batch, entered[0].float()))
         return _nothing(entered[0])
 
+    def add(self, patches: Patches) -> None:
+        """Keep what was gathered elsewhere."""
+        self._parts.append(patches)
+
     def _kept(self, batch: Batch, entering: torch.Tensor) -> Patches:
         told, per_token = batch.told, self._student.recipe.network.patches_per_token
         counts = torch.bincount(told.patches[told.places], minlength=len(entering))

@@ -139,9 +139,32 @@ def waves(across: int, along: int, count: int) -> torch.Tensor:
     rows, columns = torch.meshgrid(
         (torch.arange(along) + 0.5) / along, (torch.arange(across) + 0.5) / across, indexing="ij"
     )
-    turns = math.pi * 2.0 ** torch.linspace(-1, 3.5, count)
-    angles = [axis.reshape(-1, 1) * turns for axis in (columns, rows)]
+    return waves_at(torch.stack([columns.flatten(), rows.flatten()], 1), count)
+
+
+def waves_at(places: torch.Tensor, count: int) -> torch.Tensor:
+    """[places, 4 * count]: the same of any places [places, 2], x and y from 0 to 1."""
+    angles = [axis.reshape(-1, 1) * _turns(count) for axis in places.unbind(1)]
     return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], 1)
+
+
+def place_codes_at(places: torch.Tensor) -> torch.Tensor:
+    """[places, 4 * PLACE_WAVES]: the codes of any places, among the directions of places."""
+    return waves_at(places, PLACE_WAVES) / math.sqrt(2 * PLACE_WAVES) * PLACE
+
+
+def moved(codes: torch.Tensor, by: tuple[float, float]) -> torch.Tensor:
+    """Codes of places, among their directions, as if each place were moved so far: every wave turns by its angle."""
+    found = []
+    for number, step in enumerate(by):
+        begin, turned = 2 * PLACE_WAVES * number, step * _turns(PLACE_WAVES)
+        sines, cosines = codes[:, begin : begin + PLACE_WAVES], codes[:, begin + PLACE_WAVES : begin + 2 * PLACE_WAVES]
+        found += [sines * turned.cos() + cosines * turned.sin(), cosines * turned.cos() - sines * turned.sin()]
+    return torch.cat(found, 1)
+
+
+def _turns(count: int) -> torch.Tensor:
+    return math.pi * 2.0 ** torch.linspace(-1, 3.5, count)
 
 
 def reader(patch_width: int, width: int) -> torch.Tensor:

@@ -90,6 +90,24 @@ def to_read(screen: Screen, symbols: Sequence[Element], short_side: int, dice: D
     return Window((left, top, left + width, top + height), across * TOKEN_SIDE, along * TOKEN_SIDE)
 
 
+def part(screen: Screen, short_side: int, dice: Dice) -> Window:
+    """A window anywhere, in the scale of `choose`, as wide as the screen where that is not many image tokens."""
+    side = TOKEN_SIDE * min(screen.width, screen.height) / short_side  # of an image token, in pixels of the screen
+    across = _between(dice.between(*_ACROSS), 1, max(1, round(screen.width / side)))
+    along = _between(
+        dice.pick(_PART_TOKENS) // across, min(3, round(screen.height / side)), round(screen.height / side)
+    )
+    width, height = min(screen.width, round(across * side)), min(screen.height, round(along * side))
+    left, top = dice.below(screen.width - width + 1), dice.below(screen.height - height + 1)
+    return Window((left, top, left + width, top + height), across * TOKEN_SIDE, along * TOKEN_SIDE)
+
+
+_ACROSS = (10, 22)
+"""Least and most columns of image tokens of a part."""
+
+_PART_TOKENS = (100, 160, 220, 280)
+"""About so many image tokens a part has."""
+
 _SMALL, _LARGE = ((5, 9), (3, 7)), ((9, 12), (9, 16))
 """Least and most columns and rows of image tokens."""
 
