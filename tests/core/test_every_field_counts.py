@@ -268,13 +268,14 @@ def placed(spec: Json) -> tuple[object, ...]:
     moved = {"placement": {"movedAt": "2026-03-01T11:59:00Z", "sites": [{"name": "region", "replicas": 3}]}}
     running = fleet.deployment(spec, status=moved)
     first = reconcile(running, Observed(sites=sites(2.0)), fleet.NOW)
-    moving = reconcile(running, Observed(sites=sites(8.0, fleet.application(running))), fleet.NOW)
+    there = Observed(sites=sites(8.0, fleet.application(running)))
+    moving = reconcile(fleet.with_status(running, reconcile(running, there, fleet.NOW)), there, fleet.NOW)
     row = {"name": "region", "state": "Ready", "revision": "abc", "desired": 1, "ready": 1}
     silent = fleet.deployment(spec, status={"sites": [row]})
     away = replace(sites(8.0)[0], observed_at=fleet.NOW - timedelta(minutes=3), error=SiteError("Unreachable", "none"))
     gateways = (fleet.gateway(*fleet.admitted(silent, "store")),)
-    there = replace(sites(8.0)[1], applications=(fleet.application(silent),))
-    ready = reconcile(silent, Observed(sites=(away, there), gateways=gateways), fleet.NOW).status.conditions[1]
+    other = replace(sites(8.0)[1], applications=(fleet.application(silent),))
+    ready = reconcile(silent, Observed(sites=(away, other), gateways=gateways), fleet.NOW).status.conditions[1]
     alone = reconcile(silent, Observed(sites=(away, sites(8.0)[1])), fleet.NOW)
     return (first.applications, moving.applications, alone.applications, ready.status)
 
