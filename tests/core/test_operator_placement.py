@@ -10,7 +10,7 @@ import pytest
 
 from autoglm_operator.store import DEPLOYMENT, ObjectKey
 from support import virtual_time
-from support.operator_sim import World, wired
+from support.operator_sim import Fault, Trap, World, wired, writes
 
 PHONES = ObjectKey(DEPLOYMENT, "team", "phones")
 APPLICATION = "team.phones"
@@ -152,6 +152,42 @@ def test_replicas_move_to_the_cheaper_site_one_by_one_whatever_fails_meanwhile(f
         assert max(sum(one.values()) for one in watch.asked) == REPLICAS + 1
 
     play(act)
+
+
+@pytest.mark.parametrize("fault", ["killed after", "answer lost"])
+def test_a_move_survives_a_fault_at_any_write(fault: Fault) -> None:
+    """Told once undisturbed, then once for each write, with one fault there; whoever was killed is replaced."""
+    spec: dict[str, Any] = {"replicas": REPLICAS, "placement": {"settle": "0s"}}
+
+    def tell(trap: Trap | None) -> list[str]:
+        calls: list[str] = []
+
+        async def act(world: World, watch: Watch) -> None:
+            world.apply_deployment(**spec)
+            await world.wait(lambda: world.is_ready(PHONES), "it is Ready with the new spec")
+            await asyncio.sleep(5)
+            process = world.processes[0]
+            process.calls, process.trap = [], trap
+            watch.begin()
+            world.apply_site("a", price=5.0)
+            await world.wait(lambda: process.dead or is_at(world, b=4), "they moved, or it was killed", 1800)
+            calls.extend(process.calls)
+            if process.dead:
+                world.start("second")
+            await world.wait(lambda: world.is_ready(PHONES) and is_at(world, b=4), "all are at the other site", 1800)
+            assert steps(watch.asked, "b") == [1, 1, 1, 1], (trap, watch.asked)
+            assert steps(watch.asked, "a") == [-1, -1, -1, -1], (trap, watch.asked)
+            assert watch.fewest == REPLICAS, trap
+
+        play(act)
+        return calls
+
+    points = [at for at, what in enumerate(tell(None), 1) if writes(what)]
+    assert len(points) > 12, "each replica is written at both sites, and its move into the status"
+    for at in points:
+        trap = Trap(at, fault)
+        tell(trap)
+        assert trap.hit is not None
 
 
 @pytest.mark.parametrize("fault", FAULTS)
