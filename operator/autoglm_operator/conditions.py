@@ -18,13 +18,13 @@ from autoglm_operator.api import (
 from autoglm_operator.state import Event, SiteOutcome, Verdict, clip
 
 ORDER: tuple[DeploymentConditionType, ...] = (
-    "Ready", "SitesReady", "GatewayReady", "RolledOut", "Progressing", "Degraded",
+    "Ready", "SitesReady", "GatewayReady", "RolledOut", "ScalingActive", "Progressing", "Degraded",
 )  # fmt: skip
 
 _CALM: frozenset[Reason] = frozenset(
     {
         "Answering", "UpToDate", "Healthy", "Connected", "Admitted", "Suspended", "ScaledToZero", "Deploying", "RollingOut",
-        "Scaling", "Probing", "Deleting", "TablePending", "NotObserved", "Quorum", "RolloutPaused",
+        "Scaling", "Probing", "Deleting", "TablePending", "NotObserved", "Quorum", "RolloutPaused", "FollowingLoad",
     }
 )  # fmt: skip
 """Reasons that belong to the ordinary course of things. An event with another reason is a Warning."""

@@ -126,8 +126,11 @@ def _history(subject: Subject, site: str) -> applications.History:
     if old is None or old.revision is None:
         return applications.History(failing_since=since)
     current = old.revision == subject.config_at(site).revision
+    # Replicas that follow the load are started again and again, for minutes each time. What was seen to run the revision is
+    # not forgotten because a gateway is silent for a moment meanwhile: that is for GatewayReady to tell.
+    heard = subject.scaled is not None or subject.is_admitted(site)
     return applications.History(
-        earned=current and old.ready > 0 and subject.is_admitted(site),
+        earned=current and old.ready > 0 and heard,
         deployed=True,
         rolling=not current or (ready is not None and ready.reason == "RollingOut"),
         failing_since=since,

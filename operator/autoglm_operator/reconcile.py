@@ -43,6 +43,9 @@ from autoglm_serving.routing_table import Route
 SELECTOR = "serving.autoglm.dev/deployment"
 MAX_ROWS = 256
 
+_BEYOND = ("Scaling", "ReplicasMissing", "InsufficientResources")
+"""What a site says while it has fewer replicas than the load asks for."""
+
 
 def reconcile(deployment: AutoGLMDeployment | InvalidDeployment, observed: Observed, now: datetime) -> Plan:
     """Decide what to do about a deployment. Pure: the same input gives the same plan."""
@@ -78,14 +81,14 @@ def _serve(spec: Subject, rollout: rolling.Rolling | None) -> Plan:
     route = _route(subject, selected, places, rollout)
     published = _published(subject, route)
     left = tuple(leaving.farewell(subject, place, published) for place in places)
-    verdicts = _with_rollout(_verdicts(subject, selected, left, route), rollout)
+    verdicts = _with_scaling(subject, _with_rollout(_verdicts(subject, selected, left, route), rollout))
     meta, before = subject.deployment.metadata, subject.deployment.status
     written = conditions.written(verdicts, before, meta.generation, subject.now)
     changes = tuple(outcome.change for outcome in (*selected, *left) if outcome.change is not None)
     changes += _of_rollout(rollout, published)
-    decided = subject.allocated is not None and subject.allocated.moves
+    decided = _decides(subject)
     if decided:
-        changes = ()  # first the goal is stored: whoever did not know it would take the move back halfway
+        changes = ()  # first the goal is stored: whoever did not know it would take it back halfway
     status = _status(subject, (*selected, *left), written, route)
     if rollout is not None:
         status = status.model_copy(update={"revision": spec.config.revision, "rollout": rollout.status})
@@ -94,9 +97,17 @@ def _serve(spec: Subject, rollout: rolling.Rolling | None) -> Plan:
         requeue_after=timedelta(0) if decided else _again(subject, selected, verdicts, bool(changes)),
         applications=changes,
         add_finalizer=FINALIZER not in meta.finalizers,
-        events=_events(subject, written) if rollout is None else _events_of_rollout(subject, written, rollout),
+        events=_of_scaling(
+            subject, _events(subject, written) if rollout is None else _events_of_rollout(subject, written, rollout)
+        ),
         routes=() if route is None else (route,),
     )
+
+
+def _decides(subject: Subject) -> bool:
+    """Whether replicas shall run elsewhere, or in another number, than what is stored says."""
+    moves = subject.allocated is not None and subject.allocated.moves
+    return moves or (subject.scaled is not None and subject.scaled.is_new)
 
 
 def _of_rollout(rollout: rolling.Rolling | None, published: Published | None) -> tuple[ApplicationChange, ...]:
@@ -119,6 +130,18 @@ def _with_rollout(verdicts: conditions.Verdicts, rollout: rolling.Rolling | None
     if rollout.verdict.reason == "RollingOut":
         found["Progressing"] = Verdict("True", "RollingOut", rollout.verdict.message)
     return found
+
+
+def _with_scaling(subject: Subject, verdicts: conditions.Verdicts) -> conditions.Verdicts:
+    """Whether replicas follow the load is a fact of its own: what was decided last goes on when nobody tells the load."""
+    return verdicts if subject.scaled is None else {**verdicts, "ScalingActive": subject.scaled.verdict}
+
+
+def _of_scaling(subject: Subject, told: tuple[Event, ...]) -> tuple[Event, ...]:
+    """Each change of the number of replicas with its reason. That sites are scaling then is not told again."""
+    if subject.scaled is None:
+        return told
+    return subject.scaled.events + tuple(event for event in told if event.reason != "Scaling")
 
 
 def _events_of_rollout(
@@ -145,7 +168,8 @@ def _route(
         if view.name not in conflicts
     ]
     stops += [_stop(subject, place.view, place.revision) for place in places if place.serves]
-    route = routes.route(subject.deployment, subject.config, stops, suspended=subject.stopped is not None)
+    stopped, asleep = subject.stopped is not None, subject.is_asleep
+    route = routes.route(subject.deployment, subject.config, stops, suspended=stopped and not asleep, asleep=asleep)
     canary = rollout.canary if rollout is not None else None
     route = route.model_copy(update={"variants": variants.policy_of(subject.deployment.spec.model)})
     return route if canary is None else route.model_copy(update={"canary": canary})
@@ -192,9 +216,10 @@ def _stopped_verdicts(stopped: Verdict, rows: Sequence[SiteOutcome]) -> conditio
 def _sites_verdict(subject: Subject, selected: Sequence[SiteOutcome]) -> Verdict:
     wrong = placement.verdict(subject.selection)
     short = subject.allocated.shortfall if subject.allocated else ""
-    wanting = Verdict("False", "InsufficientResources", f"placement: {short}") if short else None
+    enough = subject.scaled is not None and sum(one.status.ready for one in selected) >= subject.fewest
+    wanting = Verdict("False", "InsufficientResources", f"placement: {short}") if short and not enough else None
     sound = _quorum(subject, selected)
-    checks = tuple(conditions.site_check(outcome) for outcome in sound)
+    checks = tuple(_site_check(subject, outcome) for outcome in sound)
     good = Verdict("True", "UpToDate", f"revision {subject.config.revision} runs at {_count(selected)}")
     if len(sound) < len(selected):
         text = f"revision {subject.config.revision} runs at {len(sound)} of {_count(selected)}, enough by spec.sites.quorum"
@@ -202,11 +227,21 @@ def _sites_verdict(subject: Subject, selected: Sequence[SiteOutcome]) -> Verdict
     return conditions.combine((*(one for one in (wrong, wanting) if one is not None), *checks), good)
 
 
+def _site_check(subject: Subject, outcome: SiteOutcome) -> Verdict:
+    """Whether a site does what it shall. Where replicas follow the load those beyond the fewest come and go, and one that is
+    still to come, or finds no room, takes nothing from those that answer. Degraded tells of the latter."""
+    check = conditions.site_check(outcome)
+    if subject.scaled is None or not outcome.live or outcome.reason not in _BEYOND:
+        return check
+    fewest = 1 if subject.allocated is not None else subject.fewest
+    return replace(check, status="True") if outcome.status.ready >= fewest else check
+
+
 def _quorum(subject: Subject, selected: Sequence[SiteOutcome]) -> tuple[SiteOutcome, ...]:
     """The sites that Ready is judged by: those in order if they are enough, else all."""
     enough = -(-len(selected) * subject.deployment.spec.sites.quorum // 100)
     sound = tuple(
-        one for one in selected if conditions.site_check(one).status == "True" and subject.is_admitted(one.name)
+        one for one in selected if _site_check(subject, one).status == "True" and subject.is_admitted(one.name)
     )
     return sound if enough <= len(sound) < len(selected) else tuple(selected)
 
@@ -259,6 +294,7 @@ def _status(
         gateway_table=_table(subject, route),
         ttft=views.ttft(subject.observed.gateways, subject.config.deployment, subject.now),
         placement=subject.allocated.status if subject.allocated else None,
+        scaling=subject.scaled.status if subject.scaled else None,
     )
 
 
@@ -300,6 +336,14 @@ def _again(
     """
     if subject.observed.failures:
         return backoff(subject.observed.failures)
+    again = _by_the_clock(subject, selected, verdicts, changes)
+    later = subject.scaled.again if subject.scaled is not None else None
+    return again if later is None else min(again, max(later, PROGRESSING))
+
+
+def _by_the_clock(
+    subject: Subject, selected: Sequence[SiteOutcome], verdicts: conditions.Verdicts, changes: bool
+) -> timedelta:
     moving = changes or verdicts["Progressing"].status == "True"
     if subject.lead is not None or subject.allocated is not None:
         return PROGRESSING if moving else STEADY

@@ -33,11 +33,21 @@ def table(routes: Iterable[Route], epoch: int, version: int, now: datetime) -> R
     return RoutingTable(epoch=epoch, version=version, written_at=now, routes=tuple(ordered))
 
 
-def route(deployment: AutoGLMDeployment, config: AppConfig, stops: Sequence[Stop], *, suspended: bool = False) -> Route:
-    """The route of one deployment. A suspended one has no endpoints: gateways then answer 503 and say why."""
+def route(
+    deployment: AutoGLMDeployment,
+    config: AppConfig,
+    stops: Sequence[Stop],
+    *,
+    suspended: bool = False,
+    asleep: bool = False,
+) -> Route:
+    """The route of one deployment. A suspended one has no endpoints: gateways then answer 503 and say why.
+
+    One that is asleep is suspended as well, by which an older gateway knows what to do.
+    """
     spec = deployment.spec
-    return _route(config, () if suspended else stops, spec.routing, spec.resolution).model_copy(
-        update={"suspended": suspended}
+    return _route(config, () if suspended or asleep else stops, spec.routing, spec.resolution).model_copy(
+        update={"suspended": suspended or asleep, "asleep": True if asleep else None}
     )
 
 

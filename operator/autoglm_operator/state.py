@@ -21,6 +21,8 @@ from autoglm_operator.api import (
     Reason,
     SiteStatus,
 )
+from autoglm_operator.scaling.history import History
+from autoglm_serving.measurements import LoadReport
 from autoglm_serving.routing_table import Admission, GatewayReport, Route
 
 IMPORT_PATH = "autoglm_serving.app:build"
@@ -198,6 +200,12 @@ class GatewayView:
             found[key] = (*found.get(key, ()), one)
         return found
 
+    @cached_property
+    def loads(self) -> Mapping[str, LoadReport] | None:
+        """What the report tells of each deployment that has something to do; None where it does not tell."""
+        told = self.report.loads if self.report else None
+        return None if told is None else {one.deployment: one for one in told}
+
 
 @dataclass(frozen=True)
 class Published:
@@ -234,7 +242,8 @@ class Observed:
     `deployments` are all stored deployments, this one included or not. `published` is None until a table with the present
     routes of this deployment was written. `failures` counts the passes over this deployment that failed since one succeeded.
     `cluster` names the place where all of these are stored; empty while that is not known. `inherited` are the routes of this
-    deployment in the table that the gateways had from an earlier leader.
+    deployment in the table that the gateways had from an earlier leader. `load` is what gateways told of its load; None until
+    then, and for one that does not scale.
     """
 
     sites: tuple[SiteView, ...] = ()
@@ -245,6 +254,7 @@ class Observed:
     failures: int = 0
     cluster: str = ""
     inherited: tuple[Route, ...] = ()
+    load: History | None = None
 
 
 @dataclass(frozen=True)

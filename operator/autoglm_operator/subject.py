@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 
-from autoglm_operator import allocation, applications, placement, revision, routes, variants, views
+from autoglm_operator import allocation, applications, placement, revision, routes, scaled, variants, views
 from autoglm_operator.api import AutoGLMDeployment, DeploymentSiteStatus
 from autoglm_operator.kuberay import names
 from autoglm_operator.state import ApplicationView, Observed, SiteView, Verdict
@@ -69,16 +69,18 @@ class Subject:
     @cached_property
     def wanted(self) -> applications.Wanted:
         """The application that shall run at each selected site that runs no variant of the model."""
-        return self._wanted(self.config, self.deployment.spec.replicas)
+        return self._wanted(self.config, self._sized.spec.replicas)
 
     def wanted_at(self, site: str) -> applications.Wanted:
         """The application that shall run at one selected site."""
         replicas = self.lead.replicas.get(site) if self.lead is not None else None
         if replicas is None and self.allocated is not None:
             replicas = self.allocated.now.get(site)
+        if replicas is None and self.scaled is not None:
+            replicas = self.scaled.at.get(site)
         config = self.config_at(site)
         if replicas is None:
-            return self.wanted if config is self.config else self._wanted(config, self.deployment.spec.replicas)
+            return self.wanted if config is self.config else self._wanted(config, self._sized.spec.replicas)
         return self._wanted(config, replicas)
 
     def _wanted(self, config: AppConfig, replicas: int) -> applications.Wanted:
@@ -90,11 +92,21 @@ class Subject:
         return placement.select(self.deployment.spec.sites, self.observed.sites, self.observed.invalid_sites)
 
     @cached_property
+    def scaled(self) -> scaled.Scaled | None:
+        """How many replicas the load asks for; None where the spec says how many there are."""
+        scene = scaled.Scene(self.deployment, self.selection.views, self.observed.load, self.now)
+        return scaled.scale(scene)
+
+    @cached_property
+    def _sized(self) -> AutoGLMDeployment:
+        return scaled.of_total(self.deployment, self.scaled)
+
+    @cached_property
     def allocated(self) -> allocation.Allocated | None:
         """How many replicas run at which site; None where every selected site runs the same."""
         if self.stopped is not None:
             return None
-        return allocation.allocate(self.deployment, self.config.worker, self.selection.views, self.now)
+        return allocation.allocate(self._sized, self.config.worker, self.selection.views, self.now)
 
     @cached_property
     def chosen(self) -> tuple[SiteView, ...]:
@@ -108,9 +120,28 @@ class Subject:
         """Why the deployment shall serve nothing, if so."""
         if self.deployment.spec.suspend:
             return Verdict("False", "Suspended", "spec.suspend is true: set it to false to serve again")
+        if self.is_asleep:
+            text = f"no request came for {self._down_after}: the next one wakes the model"
+            return Verdict("False", "ScaledToZero", text)
         if self.deployment.spec.replicas == 0:
             return Verdict("False", "ScaledToZero", "spec.replicas is 0: raise it to serve again")
         return None
+
+    @property
+    def fewest(self) -> int:
+        """Replicas without which the deployment does not do what its spec says: at each site, or with placement in all."""
+        scaling = self.deployment.spec.scaling
+        return self.deployment.spec.replicas if scaling is None else max(scaling.min, 1)
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether there are no replicas because nobody asks for any."""
+        return self.scaled is not None and self.scaled.is_asleep
+
+    @property
+    def _down_after(self) -> str:
+        scaling = self.deployment.spec.scaling
+        return scaling.down_after if scaling is not None else ""
 
     @cached_property
     def _rows(self) -> dict[str, DeploymentSiteStatus]:

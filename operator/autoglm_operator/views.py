@@ -7,8 +7,9 @@ from datetime import datetime, timedelta
 from autoglm_operator.ages import CONNECTED_FOR, FIGURE_LIMIT, STALE_FOR, is_fresh
 from autoglm_operator.api import DeploymentSiteStatus, Reason, SiteLink, SitePhase, TtftStatus
 from autoglm_operator.api.quantities import bandwidth, duration
+from autoglm_operator.scaling.terms import Load, SiteLoad
 from autoglm_operator.state import ApplicationView, GatewayView, Published, SiteView, Verdict
-from autoglm_serving.measurements import added
+from autoglm_serving.measurements import LoadReport, SiteLoadReport, added
 from autoglm_serving.routing_table import Admission, GatewayReport
 
 LINK_LIMIT = timedelta(minutes=5)
@@ -116,6 +117,35 @@ def ttft(gateways: Iterable[GatewayView], deployment: str, now: datetime) -> Ttf
         return None
     oldest = min(at for at, _ in told).replace(microsecond=0)
     return TtftStatus(p95=duration(p95), samples=sketch.total, gateways=len(told), observed_at=oldest)
+
+
+def load(gateways: Iterable[GatewayView], deployment: str, now: datetime) -> Load | None:
+    """What a deployment has to do, at all gateways together; None while none tells."""
+    views = tuple(gateways)
+    heard = [view for view in reporting(views, now) if view.loads is not None]
+    if not heard:
+        return None
+    told = [(view.observed_at or now, one) for view in heard if (one := (view.loads or {}).get(deployment)) is not None]
+    asked = [at - timedelta(seconds=one.asked_s) for at, one in told if one.asked_s is not None]
+    return Load(_by_site(one for _, one in told), max(asked, default=None), complete=len(heard) == len(views))
+
+
+def _by_site(reports: Iterable[LoadReport]) -> dict[str, SiteLoad]:
+    found: dict[str, list[SiteLoadReport]] = {}
+    for report in reports:
+        for one in report.sites:
+            found.setdefault(one.site, []).append(one)
+    return {site: _site_load(parts) for site, parts in found.items()}
+
+
+def _site_load(parts: list[SiteLoadReport]) -> SiteLoad:
+    sketch = added(one.ttft for one in parts)
+    return SiteLoad(
+        in_flight=sum(one.in_flight for one in parts),
+        arrivals=sum(one.arrivals for one in parts),
+        completions=sum(one.completions for one in parts),
+        ttft_s=sketch.quantile(0.95) if sketch.total >= TTFT_SAMPLES else None,
+    )
 
 
 def link(gateways: Iterable[GatewayView], site: str, now: datetime) -> SiteLink | None:

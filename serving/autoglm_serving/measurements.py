@@ -81,6 +81,32 @@ class FirstBytes(Measured):
     ttft: Sketch = Sketch()
 
 
+class SiteLoadReport(Measured):
+    """What one gateway sends to a deployment at one site."""
+
+    site: str
+    in_flight: Annotated[float, Field(ge=0)] = 0.0
+    """Requests under way, those that wait at the site included: the mean of the last 20 s."""
+    arrivals: Annotated[float, Field(ge=0)] = 0.0
+    """Requests a second that were sent there in the last minute."""
+    completions: Annotated[float, Field(ge=0)] = 0.0
+    """Requests a second that were answered there in the last minute."""
+    ttft: Sketch = Sketch()
+    """How long answers took to begin in the last minute."""
+
+
+class LoadReport(Measured):
+    """What clients want of one deployment at one gateway."""
+
+    deployment: str
+    rate: Annotated[float, Field(ge=0)] = 0.0
+    """Requests a second in the last minute, those included that nobody could serve."""
+    asked_s: Annotated[float, Field(ge=0)] | None = None
+    """Seconds since the last request. A span and not a time, so that clocks need not agree."""
+    sites: tuple[SiteLoadReport, ...] = ()
+    """Sites to which requests went lately."""
+
+
 def bucket(seconds: float) -> int:
     """The bucket of a duration. What is shorter or longer than the bounds counts as the bound."""
     return math.ceil(math.log(min(max(seconds, SHORTEST_S), LONGEST_S)) / math.log(GROWTH))

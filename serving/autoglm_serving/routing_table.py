@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.alias_generators import to_camel
 
 from autoglm_serving.config import BASE, Limits
-from autoglm_serving.measurements import FirstBytes, RevisionReport
+from autoglm_serving.measurements import FirstBytes, LoadReport, RevisionReport
 
 Tier = Literal["cloud", "edge"]
 Policy = Literal["leastWork", "roundRobin"]
@@ -184,6 +184,8 @@ class Route(Part):
     variants: VariantPolicy | None = None
     """None: the deployment has no variants."""
     suspended: bool = False
+    asleep: bool | None = None
+    """True: there are no replicas because nobody asked for any, and a request wakes them."""
     canary: Canary | None = None
 
 
@@ -261,6 +263,8 @@ class GatewayReport(Told):
     """How long answers took to begin lately, for each deployment that had some."""
     links: tuple[LinkReport, ...] = ()
     """The network to each site of which something is known."""
+    loads: tuple[LoadReport, ...] | None = None
+    """What each deployment has to do; one that is not named has nothing. None: the gateway is older and does not tell."""
 
 
 def sign(table: RoutingTable, key: bytes) -> SignedTable:

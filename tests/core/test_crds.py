@@ -25,6 +25,9 @@ SCHEMAS: dict[str, Json] = {
 }
 # What a JSON schema does not say: rules between fields, names of map entries, sizes in a text, a newline at its end.
 BETWEEN_FIELDS = {
+    "scaling upside down",
+    "two owners of replicas",
+    "replicas that go at once",
     "a quality floor without measurements",
     "more right than asked",
     "steps without room",

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from autoglm_operator import crds
-from autoglm_operator.api import parse_site
+from autoglm_operator.api import ScalingDecision, parse_site
 from autoglm_operator.reconcile import reconcile
+from autoglm_operator.scaling.history import told
+from autoglm_operator.scaling.terms import Load, SiteLoad
 from autoglm_operator.state import Capacity, Observed, SiteError, SiteView
 from support import fleet, kube
 from support.simulation import World
@@ -138,6 +140,17 @@ ROLLOUT: dict[str, tuple[Json, Json]] = {
     "progressDeadline": (STEPS, STEPS | {"progressDeadline": "1s"}),
 }
 
+UP_TO_8: Json = {"max": 8}
+
+# One change for each field of scaling: (before, after).
+SCALING: dict[str, tuple[Json, Json]] = {
+    "min": (UP_TO_8, UP_TO_8 | {"min": 2}),
+    "max": (UP_TO_8, {"max": 2}),
+    "target.queue": (UP_TO_8, UP_TO_8 | {"target": {"queue": 3}}),
+    "target.ttft": (UP_TO_8, UP_TO_8 | {"target": {"ttft": "1s"}}),
+    "downAfter": (UP_TO_8, UP_TO_8 | {"downAfter": "2m"}),
+}
+
 SITE: dict[str, Json] = {
     "tier": {"tier": "edge"},
     "backend.ray.serveAddresses": {"backend": {"ray": {"serveAddresses": ["http://a:8000", "http://b:8000"]}}},
@@ -213,7 +226,8 @@ def spec_of(position: int) -> Json:
 
 def test_the_tables_name_every_field_that_has_an_effect() -> None:
     rollout = {f"rollout.{field}" for field in ROLLOUT}
-    assert set(DEPLOYMENT) | rollout == set(leaves(spec_of(0)))
+    scaling = {f"scaling.{field}" for field in SCALING}
+    assert set(DEPLOYMENT) | rollout | scaling == set(leaves(spec_of(0)))
     kuberay = {f"backend.kubeRay.{field}" for field in KUBERAY}
     assert set(SITE) | kuberay | CONNECTION == set(leaves(spec_of(1)))
 
@@ -254,13 +268,14 @@ def placed(spec: Json) -> tuple[object, ...]:
     moved = {"placement": {"movedAt": "2026-03-01T11:59:00Z", "sites": [{"name": "region", "replicas": 3}]}}
     running = fleet.deployment(spec, status=moved)
     first = reconcile(running, Observed(sites=sites(2.0)), fleet.NOW)
-    moving = reconcile(running, Observed(sites=sites(8.0, fleet.application(running))), fleet.NOW)
+    there = Observed(sites=sites(8.0, fleet.application(running)))
+    moving = reconcile(fleet.with_status(running, reconcile(running, there, fleet.NOW)), there, fleet.NOW)
     row = {"name": "region", "state": "Ready", "revision": "abc", "desired": 1, "ready": 1}
     silent = fleet.deployment(spec, status={"sites": [row]})
     away = replace(sites(8.0)[0], observed_at=fleet.NOW - timedelta(minutes=3), error=SiteError("Unreachable", "none"))
     gateways = (fleet.gateway(*fleet.admitted(silent, "store")),)
-    there = replace(sites(8.0)[1], applications=(fleet.application(silent),))
-    ready = reconcile(silent, Observed(sites=(away, there), gateways=gateways), fleet.NOW).status.conditions[1]
+    other = replace(sites(8.0)[1], applications=(fleet.application(silent),))
+    ready = reconcile(silent, Observed(sites=(away, other), gateways=gateways), fleet.NOW).status.conditions[1]
     alone = reconcile(silent, Observed(sites=(away, sites(8.0)[1])), fleet.NOW)
     return (first.applications, moving.applications, alone.applications, ready.status)
 
@@ -296,6 +311,31 @@ def rolled(policy: str) -> object:
 def test_changing_a_field_of_a_rollout_changes_what_is_done_or_told(field: str) -> None:
     before, after = ROLLOUT[field]
     assert rolled(json.dumps(before)) != rolled(json.dumps(after))
+
+
+def scaled(policy: Json) -> list[str]:
+    """What a load that rises, stays and falls does under this policy."""
+    world = World(fleet.deployment({"scaling": policy}), {"region": {}})
+    world.converge()
+    for in_flight in (12.0,) * 10 + (0.0,) * 50:
+        load = Load({"region": SiteLoad(in_flight, ttft_s=2.0)}, ready={"region": 8})
+        world.load = told(world.load, load, world.now, timedelta(minutes=10))
+        world.step()
+        world.step()
+        world.settle()
+        world.now += timedelta(seconds=10)
+    return [f"{one.at} {one.after}" for one in _decisions(world)] + world.log
+
+
+def _decisions(world: World) -> tuple[ScalingDecision, ...]:
+    status = world.deployment.status
+    return status.scaling.decisions if status is not None and status.scaling is not None else ()
+
+
+@pytest.mark.parametrize("field", sorted(SCALING))
+def test_changing_a_field_of_scaling_changes_what_is_done(field: str) -> None:
+    before, after = SCALING[field]
+    assert scaled(before) != scaled(after)
 
 
 def routes(spec: Json) -> object:

@@ -135,6 +135,17 @@ def test_explain_shows_reasons_sites_and_events() -> None:
     assert "3h" in words
 
 
+def test_explain_shows_how_many_replicas_the_load_asked_for_and_why() -> None:
+    raw = stored("True")
+    at = (NOW - timedelta(minutes=5)).isoformat()
+    row = {"name": "edge", "desired": 3, "reason": "LoadRose", "message": "11 under way", "since": at, "took": "42s"}
+    made = {"at": at, "site": "edge", "before": 1, "after": 3, "reason": "LoadRose", "message": "11 under way"}
+    raw["status"]["scaling"] = {"sites": [row], "decisions": [made]}
+    lines = [line.split() for line in show.explain(raw, [], NOW).splitlines()]
+    assert ["edge", "3", "LoadRose", "5m", "42s", "11", "under", "way"] in lines
+    assert ["5m", "edge", "1", "->", "3", "LoadRose", "11", "under", "way"] in lines
+
+
 def test_the_stand_in_for_a_missing_screenshot_is_a_picture_of_a_phones_size() -> None:
     data = base64.b64encode(sample.plain_png(1080, 2400)).decode()
     size = read_size(f"data:image/png;base64,{data}")

@@ -34,6 +34,8 @@ class Story:
     act: Callable[[World], object]
     done: Callable[[World], bool]
     begins_ready: bool = True
+    load: float = 0.0
+    """Requests under way at the first site."""
 
 
 def gone(world: World, key: ObjectKey) -> bool:
@@ -59,6 +61,11 @@ STORIES = {
         lambda world: world.apply_deployment(sites={"names": ["a"]}),
         lambda world: world.is_ready(PHONES) and serves(world, "a"),
     ),
+    "its load rises": Story(
+        lambda world: world.apply_deployment(scaling={"max": 8}),
+        lambda world: _replicas(world) == {"a": 3, "b": 1} and world.is_ready(PHONES),
+        load=11.0,
+    ),
     "it is suspended": Story(
         lambda world: world.apply_deployment(suspend=True),
         lambda world: world.condition(PHONES) == ("False", "Suspended") and not _ours(world),
@@ -69,6 +76,11 @@ STORIES = {
         lambda world: gone(world, ObjectKey(SITE, "", "b")) and world.is_ready(PHONES) and serves(world, "a"),
     ),
 }  # fmt: skip
+
+
+def _replicas(world: World) -> dict[str, int]:
+    configs = {site: found.get(APPLICATION) for site, found in world.configs().items()}
+    return {site: config["deployments"][0]["num_replicas"] for site, config in configs.items() if config is not None}
 
 
 def _ours(world: World) -> list[str]:
@@ -92,6 +104,7 @@ async def tell(story: Story, trap: Trap | None) -> Told:
             cluster.put([FOREIGN])
         for site in world.clusters:
             world.apply_site(site)
+        world.loads = {"team/phones": {"a": story.load}}
         process = world.start("first")
         if story.begins_ready:
             world.apply_deployment()
@@ -128,7 +141,7 @@ def _end(world: World) -> Any:
 
 def _timeless(value: Any) -> Any:
     if isinstance(value, dict):
-        skipped = ("lastTransitionTime", "since", "capacityObservedAt", "gatewayTable")
+        skipped = ("lastTransitionTime", "since", "capacityObservedAt", "gatewayTable", "at", "took")
         return {key: _timeless(each) for key, each in value.items() if key not in skipped}
     return [_timeless(each) for each in value] if isinstance(value, list) else value
 

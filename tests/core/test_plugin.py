@@ -153,6 +153,19 @@ def test_the_tree_shows_a_rollout_that_is_under_way() -> None:
     assert lines[at + 1] == "│  └─ step 1 of 2: holds for 40 s more"
 
 
+def test_the_tree_shows_what_scaling_decided() -> None:
+    row = {
+        "name": "berlin",
+        "desired": 3,
+        "reason": "LoadRose",
+        "message": "11 under way",
+        "since": "2026-03-01T11:55:00Z",
+    }
+    lines = tree(deployment(spec={"scaling": {"max": 8}}, scaling={"sites": [row]}), [], NOW).splitlines()
+    at = lines.index("├─ scaling from 1 to 8")
+    assert lines[at + 1] == "│  └─ berlin: 3 for 5m: LoadRose: 11 under way"
+
+
 def metrics(requests: int, errors: int, slow: int, flying: int) -> str:
     name = 'deployment="team/phones"'
     return f"""# TYPE autoglm_gateway_requests_total counter

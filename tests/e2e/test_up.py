@@ -1,12 +1,9 @@
 """`autoglm up` as a user runs it: one process, one manifest, no Kubernetes."""
 
 import json
-import os
 import re
 import shlex
-import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,55 +11,10 @@ import pytest
 import yaml
 
 from support.kubernetes import ROOT
-from support.processes import Process, wait_until
+from support.processes import wait_until
+from support.up import START_S, Run, autoglm
 
 pytestmark = pytest.mark.timeout(1200)
-
-START_S = 600.0
-AUTOGLM = (sys.executable, "-m", "autoglm_serving.cli")
-
-
-class Run:
-    """One `autoglm up` with a copy of the example beside its screenshot."""
-
-    def __init__(self, folder: Path) -> None:
-        self.state = folder / "state"
-        self.manifest = folder / "quickstart.yaml"
-        self.temp_dirs: list[Path] = []
-        for name in ("quickstart.yaml", "screenshot.png"):
-            shutil.copy(ROOT / "examples" / name, folder / name)
-        command = [*AUTOGLM, "up", str(self.manifest), "--port", "0", "--state-dir", str(self.state)]
-        self.process = Process("autoglm up", command, log=folder / "up.log")
-
-    def wait_said(self, pattern: str) -> re.Match[str]:
-        """Wait until it has said something; the match."""
-        self.process.wait_for(lambda: self.said(pattern) is not None, f"it says {pattern}", START_S)
-        found = self.said(pattern)
-        assert found is not None
-        return found
-
-    def said(self, pattern: str) -> re.Match[str] | None:
-        return re.search(pattern, self.process.log_text(), re.MULTILINE)
-
-    def autoglm(self, *args: str) -> subprocess.CompletedProcess[str]:
-        """Another command on the same state folder."""
-        return autoglm(*args, "--state-dir", str(self.state))
-
-    def records(self) -> list[Path]:
-        """What is written down of Ray and of the gateway while they run."""
-        return [path for path in (self.state / "ray/ray.json", self.state / "gateway/gateway.json") if path.exists()]
-
-    def remember_temp_dirs(self) -> None:
-        """Ray's and the gateway's temporary folders, while they run."""
-        self.temp_dirs = [Path(json.loads(record.read_text())["tempDir"]) for record in self.records()]
-        assert len(self.temp_dirs) == 2
-        assert all(path.is_dir() for path in self.temp_dirs)
-
-    def leftovers(self) -> list[str]:
-        """Processes that name the state folder or a temporary folder, and the temporary folders."""
-        names = [str(path) for path in (self.state, *self.temp_dirs)]
-        found = [line for line in processes() if any(name in line for name in names)]
-        return found + [str(path) for path in self.temp_dirs if path.exists()]
 
 
 @pytest.fixture(scope="module")
@@ -74,22 +26,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         run.process.interrupt()
         run.process.wait()
     run.autoglm("down")
-
-
-def autoglm(*args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*AUTOGLM, *args], capture_output=True, text=True, timeout=120, check=False)
-
-
-def processes() -> list[str]:
-    """Command lines of all processes."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
-            except OSError:
-                continue
-    return found
 
 
 def test_it_answers_the_screenshot_once_by_itself(run: Run) -> None:

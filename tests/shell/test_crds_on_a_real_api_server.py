@@ -134,8 +134,8 @@ def test_the_definitions_are_established_and_structural(api_server: ControlPlane
 
 def test_kubectl_apply_shows_field_and_remedy(api_server: ControlPlane) -> None:
     with pytest.raises(KubectlFailed) as refused:
-        api_server.apply(deployment(scaling={"max": 3}))
-    assert "spec.scaling is not supported yet: remove it and set spec.replicas" in str(refused.value)
+        api_server.apply(deployment(scaling={"max": 3, "forecast": {}}))
+    assert "spec.scaling.forecast is not supported yet: remove it; replicas follow" in str(refused.value)
     with pytest.raises(KubectlFailed, match=r'unknown field "spec\.replica"'):
         api_server.apply(deployment(replica=3))
 
@@ -242,6 +242,19 @@ def test_a_stored_deployment_with_status_is_read_back(api_server: ControlPlane) 
     assert (read.metadata.namespace, read.metadata.generation) == (namespace, 1)
     assert read.metadata.uid
     assert read.metadata.creation_timestamp is not None
+
+
+def test_kubectl_scale_is_told_that_the_load_decides(api_server: ControlPlane) -> None:
+    """So are other autoscalers, which write the same subresource: there is one owner of the number."""
+    namespace = api_server.new_namespace()
+    obj = deployment(scaling={"max": 3})
+    obj["metadata"]["namespace"] = namespace
+    api_server.apply(obj)
+    for number in ("2", "0"):
+        with pytest.raises(KubectlFailed) as refused:
+            api_server.kubectl("scale", "agd/phones", "-n", namespace, f"--replicas={number}")
+        assert "must be absent with spec.scaling, which decides how many replicas there are" in str(refused.value)
+    assert api_server.get("agd", "phones", namespace)["spec"]["replicas"] == 1
 
 
 def test_the_api_server_refuses_reasons_outside_the_list(api_server: ControlPlane) -> None:

@@ -101,8 +101,24 @@ _GPU = {"type": "gpu"}
 ROLLOUT = {"maxSurge": 1, "steps": [{"weight": 5}]}
 
 REFUSED_DEPLOYMENTS = (
-    _not_yet("deployment", "spec.scaling", {"max": 3}, "remove it and set spec.replicas"),
-    _not_yet("deployment", "spec.scaling", {}, "remove it and set spec.replicas")._replace(name="empty scaling"),
+    _not_yet(
+        "deployment", "spec.scaling", {"max": 3, "forecast": {}}, "remove it; replicas follow the load as it is"
+    )._replace(field="spec.scaling.forecast", message="spec.scaling.forecast is not supported yet: remove it;"),
+    _d("empty scaling", {"spec.scaling": {}}, "spec.scaling.max", "Required value"),
+    _d("scaling upside down", {"spec.scaling": {"min": 3, "max": 2}}, "spec.scaling.min", "must not be above"),
+    _d("scaling to nothing", {"spec.scaling": {"max": 0}}, "spec.scaling.max", "greater than or equal to 1"),
+    _d(
+        "two owners of replicas",
+        {"spec.scaling": {"max": 3}, "spec.replicas": 2},
+        "spec.replicas",
+        "must be absent with spec.scaling, which decides how many replicas there are",
+    ),
+    _d(
+        "replicas that go at once",
+        {"spec.scaling": {"max": 3, "downAfter": "5s"}},
+        "spec.scaling.downAfter",
+        "must be a duration between 10s and 1h",
+    ),
     _d(
         "a variant that is the model itself",
         {"spec.model.variants": [{"name": "same"}]},
@@ -599,6 +615,13 @@ REFUSED = REFUSED_DEPLOYMENTS + REFUSED_SITES
 ACCEPTED = (
     Accepted("the least", "deployment", {}),
     Accepted("nothing running", "deployment", {"spec.replicas": 0}),
+    Accepted("replicas that follow the load", "deployment", {"spec.scaling": {"max": 3}}),
+    Accepted(
+        "replicas that follow the load down to none",
+        "deployment",
+        {"spec.scaling": {"min": 0, "max": 1000, "target": {"queue": 8, "ttft": "2s"}, "downAfter": "1h"}},
+    ),
+    Accepted("scaling beside the default of replicas", "deployment", {"spec.scaling": {"max": 3}, "spec.replicas": 1}),
     Accepted("the most replicas", "deployment", {"spec.replicas": 1000}),
     Accepted("a model in a folder", "deployment", {"spec.model.uri": "file:///weights/模型/phone-9b"}),
     Accepted("a model of Hugging Face", "deployment", {"spec.model.uri": "hf://zai-org/AutoGLM-Phone-9B"}),

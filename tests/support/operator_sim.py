@@ -34,6 +34,7 @@ from autoglm_operator.store import (
     ObjectKey,
     StoreError,
 )
+from autoglm_serving.measurements import LoadReport, SiteLoadReport
 from autoglm_serving.routing_table import Admission, GatewayReport, LinkReport, RoutingTable, SignedTable, sign, verify
 from support.ray_model import RayModel
 from support.virtual_time import VirtualLoop
@@ -120,6 +121,12 @@ class World:
         """Gateways report, but have probed nothing since then."""
         self.round_trips: dict[str, float] = {}
         """Seconds to each site, as the gateway measures them now and a little more or less."""
+        self.loads: dict[str, dict[str, float]] | None = {}
+        """Requests under way by deployment and site, as the gateway tells; None for one that is too old to tell."""
+        self.asked: dict[str, datetime] = {}
+        """When a client last asked for a deployment."""
+        self.noise = 0.0
+        """By what share the gateway's figures of the load are more or less."""
         self._version = 0
         self._uids = 0
 
@@ -502,8 +509,22 @@ def _gateway(world: World, method: str, path: str, body: Any) -> tuple[int, byte
         admissions=tuple(_admissions(world, held)) if held else (),
         started_at=BEGIN,
         links=tuple(_links(world)),
+        loads=None if world.loads is None else tuple(_loads(world, world.loads)),
     )
     return 200, report.model_dump_json(by_alias=True).encode()
+
+
+def _loads(world: World, loads: dict[str, dict[str, float]]) -> Iterator[LoadReport]:
+    for name in loads.keys() | world.asked.keys():
+        asked = world.asked.get(name)
+        yield LoadReport(
+            deployment=name,
+            asked_s=None if asked is None else max((world.now() - asked).total_seconds(), 0.0),
+            sites=tuple(
+                SiteLoadReport(site=site, in_flight=count * random.uniform(1 - world.noise, 1 + world.noise))
+                for site, count in loads.get(name, {}).items()
+            ),
+        )
 
 
 def _links(world: World) -> Iterator[LinkReport]:

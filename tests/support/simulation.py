@@ -8,6 +8,7 @@ from typing import Any
 from autoglm_operator import routes
 from autoglm_operator.api import AutoGLMDeployment
 from autoglm_operator.reconcile import reconcile
+from autoglm_operator.scaling.history import History
 from autoglm_operator.state import (
     FINALIZER,
     ApplicationStatus,
@@ -89,6 +90,8 @@ class World:
     """Prices of sites."""
     figures: dict[str, Any] = field(default_factory=dict)
     """What gateways report as measured about a revision (fields of RevisionReport by revision), in every window."""
+    load: History | None = None
+    """What gateways told of the load."""
     first_bytes: dict[str, Sketch] = field(default_factory=dict)
     """How long answers took to begin lately, by deployment, as each gateway tells."""
 
@@ -100,6 +103,7 @@ class World:
             deployments=(self.deployment,),
             published=self.published,
             inherited=self.inherited,
+            load=self.load,
         )
 
     def cut(self, name: str) -> None:

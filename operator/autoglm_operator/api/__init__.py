@@ -62,6 +62,13 @@ from autoglm_operator.api.rollout import (
     RolloutStatus,
     RolloutStep,
 )
+from autoglm_operator.api.scaling import (
+    ScaledSite,
+    ScalingDecision,
+    ScalingReason,
+    ScalingSpec,
+    ScalingStatus,
+)
 from autoglm_operator.api.secrets import SecretReference
 from autoglm_operator.api.selector import SiteSelector
 from autoglm_operator.api.site import (
@@ -141,6 +148,11 @@ __all__ = [
     "RolloutStatus",
     "RolloutStep",
     "RoutingSpec",
+    "ScaledSite",
+    "ScalingDecision",
+    "ScalingReason",
+    "ScalingSpec",
+    "ScalingStatus",
     "SecretReference",
     "SiteAccelerator",
     "SiteCapacity",

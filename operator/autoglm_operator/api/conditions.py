@@ -7,7 +7,9 @@ from pydantic import AwareDatetime, Field
 
 from autoglm_operator.api.base import Reported
 
-DeploymentConditionType = Literal["Ready", "SitesReady", "GatewayReady", "RolledOut", "Progressing", "Degraded"]
+DeploymentConditionType = Literal[
+    "Ready", "SitesReady", "GatewayReady", "RolledOut", "ScalingActive", "Progressing", "Degraded"
+]
 SiteConditionType = Literal["Connected"]
 ConditionStatus = Literal["True", "False", "Unknown"]
 
@@ -26,6 +28,9 @@ Reason = Literal[
     "RolloutBlocked",
     "RolledBack",
     "Scaling",
+    "FollowingLoad",
+    "AtMaximum",
+    "LoadUnknown",
     "Probing",
     "Deleting",
     "DeletionDeadlineExceeded",
@@ -69,13 +74,17 @@ REASONS: Mapping[Reason, str] = {
     "Connected": "The site's Ray cluster answered the operator.",
     "Admitted": "The gateway got an answer of the wanted revision from a real request and sends traffic.",
     "Suspended": "`spec.suspend` is true: nothing is served until it is false.",
-    "ScaledToZero": "`spec.replicas` is 0: nothing is served until it is raised.",
+    "ScaledToZero": "There are no replicas: `spec.replicas` is 0, or `spec.scaling.min` is 0 and nobody asked for a while; then"
+    " the next request wakes the model.",
     "Deploying": "Ray Serve is starting the application.",
     "RollingOut": "A new revision is replacing the old one.",
     "RolloutPaused": "The rollout is paused by `spec.rollout.paused` or by annotation; both revisions keep what they have.",
     "RolloutBlocked": "The new revision cannot be rolled out here. The message says what is in the way.",
     "RolledBack": "The revision that the spec describes was taken back, and the one before it serves. The message says why.",
     "Scaling": "Replicas are being added or removed.",
+    "FollowingLoad": "All gateways tell the load, and the replicas follow it.",
+    "AtMaximum": "The load asks for more replicas than `spec.scaling.max`. Raise it, or live with longer queues.",
+    "LoadUnknown": "Not every gateway tells the load: replicas are added by what is known, and none are taken away.",
     "Probing": "The gateway has not yet got an answer of the wanted revision.",
     "Deleting": "The resource is being deleted and its applications are being removed.",
     "DeletionDeadlineExceeded": "`spec.deletionDeadline` passed while a site could not be cleaned; it is cleaned on return.",

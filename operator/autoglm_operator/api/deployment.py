@@ -4,12 +4,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from autoglm_operator.api.base import API_VERSION, Check, Model, NotYet, Rule, Unique
+from autoglm_operator.api.base import API_VERSION, Check, Model, Rule, Unique
 from autoglm_operator.api.deployment_status import DeploymentStatus
 from autoglm_operator.api.encoder import EncoderSpec
 from autoglm_operator.api.metadata import ObjectMeta
 from autoglm_operator.api.model import TRANSFORMERS_QUANTIZATIONS, ModelSpec
 from autoglm_operator.api.placement import PlacementSpec
+from autoglm_operator.api.scaling import ScalingSpec
 from autoglm_operator.api.selector import SiteSelector
 from autoglm_operator.api.text import (
     Cpus,
@@ -19,7 +20,7 @@ from autoglm_operator.api.text import (
     OptionName,
     ResourceName,
 )
-from autoglm_operator.api.traffic import LimitsSpec, ResolutionSpec, RolloutSpec, RoutingSpec, ScalingSpec
+from autoglm_operator.api.traffic import LimitsSpec, ResolutionSpec, RolloutSpec, RoutingSpec
 
 AcceleratorType = Literal["cpu", "gpu", "npu"]
 
@@ -205,11 +206,11 @@ class DeploymentSpec(Model):
     """Where the model runs. Absent means every site."""
     replicas: Annotated[int, Field(ge=0, le=1000)] = 1
     """Replicas on each selected site; with spec.placement, on all of them together. 0 takes the application off the sites
-    and serves nothing. `kubectl scale` sets it."""
+    and serves nothing. `kubectl scale` sets it. Leave it out with spec.scaling."""
     placement: PlacementSpec | None = None
     """Places the replicas over the selected sites. Absent means that every selected site runs spec.replicas."""
-    scaling: Annotated[ScalingSpec | None, NotYet("remove it and set spec.replicas")] = None
-    """Replicas that follow the load."""
+    scaling: ScalingSpec | None = None
+    """Replicas that follow the load, in the place of spec.replicas."""
     resolution: ResolutionSpec = ResolutionSpec()
     """In which resolution the model sees screenshots."""
     routing: RoutingSpec = RoutingSpec()
@@ -247,6 +248,14 @@ class DeploymentSpec(Model):
             "must be absent with the vllm engine, which encodes images itself: remove it, or set spec.engine.name to"
             " transformers",
             "encoder",
+        ),
+        # The API server fills in 1 where it is absent, and `kubectl scale` and autoscalers write here.
+        Rule(
+            "!has(self.scaling) || self.replicas == 1",
+            lambda spec: spec.scaling is None or spec.replicas == 1,
+            "must be absent with spec.scaling, which decides how many replicas there are: remove it and set"
+            " spec.scaling.min and spec.scaling.max, or remove spec.scaling",
+            "replicas",
         ),
         *_VARIANT_RULES,
     )

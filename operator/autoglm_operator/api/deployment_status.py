@@ -8,6 +8,7 @@ from autoglm_operator.api.base import Reported, Unique
 from autoglm_operator.api.conditions import DeploymentCondition
 from autoglm_operator.api.placement import PlacementStatus
 from autoglm_operator.api.rollout import RolloutStatus
+from autoglm_operator.api.scaling import ScalingStatus
 
 SiteState = Literal[
     "Pending", "Deploying", "Ready", "Degraded", "Failed", "Conflict", "Stale", "Unreachable", "Suspended", "Deleting"
@@ -96,6 +97,8 @@ class DeploymentStatus(Reported):
     """The routing table that carries this deployment."""
     placement: PlacementStatus | None = None
     """Where the replicas are placed and why; absent without spec.placement."""
+    scaling: ScalingStatus | None = None
+    """How many replicas the load asks for, and why; absent without spec.scaling, and while spec.suspend is true."""
     rollout: RolloutStatus | None = None
     """Where a rollout in steps stands; absent for a deployment that has none."""
 

@@ -1,4 +1,4 @@
-"""How requests reach the replicas of a deployment, and how many replicas there are."""
+"""How requests reach the replicas of a deployment."""
 
 from typing import Annotated, Literal
 
@@ -9,37 +9,6 @@ from autoglm_operator.api.rollout import RevisionName, RolloutGate, RolloutMirro
 from autoglm_operator.api.text import Deadline, DnsLabel, LatencyTarget, RequestTimeout
 
 Percent = Annotated[int, Field(ge=0, le=100)]
-
-
-class ScalingTarget(Model):
-    """What scaling keeps to."""
-
-    ttft: LatencyTarget | None = None
-    """Time to first token at the 95th percentile, such as "2s"."""
-    queue: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    """Waiting requests for each replica."""
-
-
-class ScalingForecast(Model):
-    """Scaling ahead of the load."""
-
-    enabled: bool = True
-    """Whether scaling looks ahead."""
-    horizon: LatencyTarget = "5m"
-    """How far ahead; at least the time that a replica takes to start."""
-
-
-class ScalingSpec(Model):
-    """Replicas that follow the load."""
-
-    min: Annotated[int, Field(ge=0, le=1000)] = 1
-    """Fewest replicas on each site."""
-    max: Annotated[int, Field(ge=1, le=1000)]
-    """Most replicas on each site."""
-    target: ScalingTarget = ScalingTarget()
-    """What scaling keeps to."""
-    forecast: ScalingForecast | None = None
-    """Scaling ahead of the load."""
 
 
 class QualityMeasurement(Model):

@@ -7,10 +7,13 @@ at any point is replaced by one that goes on from the same facts.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from autoglm_operator import scaled
+from autoglm_operator.api import AutoGLMDeployment
 from autoglm_operator.backend import SiteFailure
+from autoglm_operator.controller.loads import Loads, Sources
 from autoglm_operator.controller.objects import Deployment, Objects, Site, problems_of
 from autoglm_operator.controller.parts import Parts
 from autoglm_operator.controller.publisher import Publisher
@@ -58,7 +61,8 @@ class Leadership:
         self.metrics = parts.metrics
         self.queue: WorkQueue[ObjectKey] = WorkQueue(parts.clock)
         self.sites = Sites(parts, self._site_was_seen)
-        self.publisher = Publisher(parts, self._gateway_said)
+        self.publisher = Publisher(parts, self._gateway_said, self._gather)
+        self.loads = Loads(Sources(self.publisher.views, self._ready_at, parts.now, parts.clock))
         self.objects = Objects()
         self._undecided: set[ObjectKey] = set()
         self._failures: dict[ObjectKey, int] = {}
@@ -91,6 +95,15 @@ class Leadership:
     def _gateway_said(self, names: frozenset[str]) -> None:
         """A gateway said something new about these ("namespace/name")."""
         self._wake(ObjectKey(DEPLOYMENT, *name.split("/", 1)) for name in names)
+
+    def _gather(self) -> frozenset[str]:
+        """A gateway was looked at: deployments whose load moved."""
+        return self.loads.gather()
+
+    def _ready_at(self, name: str) -> Mapping[str, int]:
+        """Ready replicas of a deployment ("namespace/name") by site, as its status has them."""
+        item = self.objects.deployments.get(ObjectKey(DEPLOYMENT, *name.split("/", 1)))
+        return {row.name: row.ready for row in (item.status.sites if item is not None and item.status else ())}
 
     def changed(self, key: ObjectKey, generation: int | None = None) -> None:
         """The stored object may not be as it was last read. What somebody wants anew overtakes what else there is to do."""
@@ -226,6 +239,9 @@ class Leadership:
         before, item = self.objects.put_deployment(raw)
         if before is None or before.metadata.generation != item.metadata.generation:
             self._wake(self.objects.rivals(before or item, item) - {key})
+        self.loads.watch(
+            f"{key.namespace}/{key.name}", scaled.policy(item) if isinstance(item, AutoGLMDeployment) else None
+        )
         plan = reconcile(item, self._observed(key), self.now())
         self.publisher.set_routes(key, plan.routes)
         self._decided(key)
@@ -242,6 +258,7 @@ class Leadership:
         gone = self.objects.forget_deployment(key)
         self._failures.pop(key, None)
         self.publisher.set_routes(key, ())
+        self.loads.watch(f"{key.namespace}/{key.name}", None)
         self._decided(key)
         if gone is not None:
             self._wake(self.objects.rivals(gone))
@@ -264,6 +281,7 @@ class Leadership:
             failures=self._failures.get(key, 0) + (1 if errors else 0),
             cluster=self._cluster,
             inherited=self.publisher.inherited(item.metadata.uid),
+            load=self.loads.of(f"{key.namespace}/{key.name}"),
         )
 
     async def _apply(self, changes: Iterable[ApplicationChange]) -> dict[str, SiteError]:

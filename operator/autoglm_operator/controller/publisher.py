@@ -55,8 +55,16 @@ class _Gateway:
 class Publisher:
     """The routing table of one leadership. Nothing is handed over before `open`."""
 
-    def __init__(self, parts: Parts, on_change: Callable[[frozenset[str]], None]) -> None:
-        """`on_change` hears of deployments ("namespace/name") about which a gateway says something new."""
+    def __init__(
+        self,
+        parts: Parts,
+        on_change: Callable[[frozenset[str]], None],
+        on_look: Callable[[], frozenset[str]] = frozenset,
+    ) -> None:
+        """`on_change` hears of deployments ("namespace/name") about which a gateway says something new.
+
+        `on_look` is called after each look at a gateway, and names deployments of which that tells something new as well.
+        """
         clients = [GatewayClient(url, parts.gateway_token) for url in parts.gateways]
         self._gateways = [_Gateway(client, GatewayView(client.url)) for client in clients]
         self._named = frozenset(client.url for client in clients)
@@ -66,6 +74,7 @@ class Publisher:
         self._fence = parts.fence
         self._now = parts.now
         self._on_change = on_change
+        self._on_look = on_look
         self._pace = parts.pace
         self._metrics = parts.metrics
         self._routes: dict[ObjectKey, tuple[Route, ...]] = {}
@@ -219,6 +228,8 @@ class Publisher:
             gateway.joined = gateway.joined or joining
             self._tell(before, gateway.view, joining)
             self._tell_outdated(gateway)
+            if others := self._on_look():
+                self._on_change(others)
             try:
                 async with asyncio.timeout(self._pace.gateway_poll_s):
                     await gateway.wake.wait()

@@ -98,6 +98,8 @@ def explain(raw: JsonObject, events: Sequence[Mapping[str, Any]], now: datetime)
     decided = status.get("placement")
     if decided:
         parts.append(_placement(decided))
+    if status.get("scaling"):
+        parts.append(_scaling(status["scaling"], now))
     told = [(age(e["time"], now), e["type"], e["reason"], e["message"]) for e in events]
     if told:
         parts.append(table(("AGE", "EVENT", "REASON", "MESSAGE"), told))
@@ -110,6 +112,35 @@ def _placement(decided: Mapping[str, Any]) -> str:
     price = f"{decided.get('price', 0):.4g} an hour" + ("" if best is None else f", the best known {best:.4g}")
     rows = [(row["name"], str(row.get("replicas", 0)), row.get("why", "")) for row in decided.get("sites") or ()]
     return f"Placement: {decided.get('reason') or NONE}; {price}\n" + table(("SITE", "REPLICAS", "WHY"), rows)
+
+
+def _scaling(decided: Mapping[str, Any], now: datetime) -> str:
+    """How many replicas the load asked for last, and what was decided before."""
+    rows = [
+        (
+            row["name"],
+            str(row.get("desired", 0)),
+            row["reason"],
+            age(row.get("since"), now),
+            row.get("took") or NONE,
+            row.get("message", ""),
+        )
+        for row in decided.get("sites") or ()
+    ]
+    parts = ["Scaling\n" + table(("SITE", "REPLICAS", "REASON", "SINCE", "READY AFTER", "WHY"), rows)]
+    before = [
+        (
+            age(one["at"], now),
+            one["site"],
+            f"{one.get('before', 0)} -> {one.get('after', 0)}",
+            one["reason"],
+            one["message"],
+        )
+        for one in decided.get("decisions") or ()
+    ]
+    if before:
+        parts.append(table(("AGE", "SITE", "REPLICAS", "REASON", "WHY"), before))
+    return "\n\n".join(parts)
 
 
 def decision(record: Mapping[str, Any]) -> str:

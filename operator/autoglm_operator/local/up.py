@@ -294,7 +294,11 @@ def local_site(address: str, serve_address: str) -> JsonObject:
 
 
 def _cpus(manifest: Manifest) -> float:
-    needed = sum(each.spec.replicas * cpus(each.spec.worker.resources.cpu) for each in manifest.deployments())
+    """Cores that Ray shall offer: enough for all replicas that there may be. They are not taken from anybody."""
+    needed = sum(
+        (each.spec.scaling.max if each.spec.scaling else each.spec.replicas) * cpus(each.spec.worker.resources.cpu)
+        for each in manifest.deployments()
+    )
     return max(MIN_CPUS, needed)
 
 

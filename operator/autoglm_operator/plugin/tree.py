@@ -33,6 +33,8 @@ def _deployment(raw: JsonObject, sites: Mapping[str, JsonObject], now: datetime)
         f"{status.get('sitesReady') or '0/0'} sites",
     ]
     children = [Node(", ".join(facts)), *_conditions(status, now)]
+    if status.get("scaling"):
+        children.append(_scaling(raw["spec"].get("scaling") or {}, status["scaling"], now))
     if (status.get("rollout") or {}).get("candidate"):
         children.append(_rollout(status["rollout"]))
     children += [_site(entry, sites.get(entry["name"]), now) for entry in status.get("sites") or ()]
@@ -50,6 +52,16 @@ def _conditions(status: Mapping[str, Any], now: datetime) -> Iterator[Node]:
         if entry["status"] != calm and entry["type"] != "Ready":
             since = show.age(entry.get("lastTransitionTime"), now)
             yield Node(f"{entry['type']} {entry['status']} for {since}: {entry['reason']}: {entry.get('message', '')}")
+
+
+def _scaling(spec: Mapping[str, Any], scaling: Mapping[str, Any], now: datetime) -> Node:
+    rows = scaling.get("sites") or ()
+    lines = (
+        f"{row['name']}: {row.get('desired', 0)} for {show.age(row.get('since'), now)}:"
+        f" {row['reason']}: {row.get('message', '')}"
+        for row in rows
+    )
+    return Node(f"scaling from {spec.get('min', 1)} to {spec.get('max', '?')}", tuple(map(Node, lines)))
 
 
 def _rollout(rollout: Mapping[str, Any]) -> Node:

@@ -120,6 +120,9 @@ class _Handlers:
             revisions=self._parts.context.tallies.reports(),
             first_bytes=self._parts.context.recent.reports(now),
             links=fleet.links(now, datetime.now(UTC)),
+            loads=self._parts.context.loads.reports(
+                (route.deployment for route in (fleet.table.routes if fleet.table else ())), now
+            ),
             started_at=self._parts.started_at,
         )
         return web.json_response(text=report.model_dump_json(by_alias=True))

@@ -12,6 +12,7 @@ from autoglm_serving import headers, resolution, sharing
 from autoglm_serving.config import BASE
 from autoglm_serving.gateway import health
 from autoglm_serving.gateway.fleet import Fleet, Flight, Member
+from autoglm_serving.gateway.loads import Loads
 from autoglm_serving.gateway.metrics import Metrics
 from autoglm_serving.gateway.mirror import Mirror, Original
 from autoglm_serving.gateway.recent import Recent
@@ -42,6 +43,7 @@ class Context:
     turns: dict[str, int] = field(default_factory=dict)
     """Round robin's turn of each deployment."""
     recent: Recent = field(default_factory=Recent)
+    loads: Loads = field(default_factory=Loads)
     tallies: Tallies = field(init=False)
     mirror: Mirror = field(init=False)
 
@@ -110,13 +112,18 @@ class Dispatch:
         self._work_s = own_work(cost, self._weights, self._max_pixels)
         self._flight = Flight(self._chosen, self._work_s)
         self._note(cost, decision, size)
+        self._site = self._chosen.endpoint.site
+        context.loads.began(route.deployment, self._site, self._at)
 
     def close(self) -> None:
         """Release the claim, and count the request. Closing twice is harmless."""
         self._flight.close()
         if not self._closed:
             self._closed = True
-            self._count(time.monotonic() - self._at)
+            now = time.monotonic()
+            answered = self._status is not None and self._status < 500
+            self._context.loads.ended(self._route.deployment, self._site, now, answered=answered)
+            self._count(now - self._at)
 
     def _count(self, total_s: float) -> None:
         """Count the request for the revision that had it, unless the step of the rollout has changed since it began.
@@ -253,6 +260,7 @@ class Dispatch:
             _blame(self._members[name], now)
         if served is not self._flight.member:
             self._flight.move(served)
+            self._went_on(served.endpoint.site, now)
         if answer.from_application and answer.status < 500:
             self._praise(served, now)
             if attempts == 1 and served is self._chosen and answer.status < 400:
@@ -262,10 +270,19 @@ class Dispatch:
         if attempts > 1:
             self._context.metrics.retried.inc()
 
+    def _went_on(self, site: str, now: float) -> None:
+        """Another endpoint has the request, at the same site or at another one."""
+        loads, deployment = self._context.loads, self._route.deployment
+        if site != self._site:
+            loads.ended(deployment, self._site, now, answered=False)
+            loads.began(deployment, site, now)
+            self._site = site
+
     def _praise(self, served: Member, now: float) -> None:
         seconds = now - self._at
         if self._status is not None and self._status < 400:
             self._context.recent.began(self._route.deployment, seconds, now)
+            self._context.loads.first_byte(self._route.deployment, served.endpoint.site, seconds, now)
         self._context.metrics.first_byte_seconds.labels(self._route.deployment).observe(seconds)
         revision, at = self._record.revision, datetime.now(UTC)
         served.health = health.served(served.health, revision, served.wanted, seconds, at, self._variant)

@@ -112,6 +112,9 @@ class Exchange:
         self._record.model, self._record.deployment = route.model, route.deployment
         _check_bytes(body.size, route.limits.max_body_bytes)
         read = facts.read(body, route.limits)
+        self._context.loads.asked(route.deployment, received)
+        if route.asleep:
+            raise api_error("not_ready", f"the model {route.model} is asleep and is being started: try again")
         if route.suspended:
             raise api_error("not_ready", f"the model {route.model} is suspended")
         cost = RequestCost(self._record.request_id, body.size, read.text_characters, read.images, body.streams)
