@@ -91,7 +91,9 @@ USUAL_SCREENS = 16
 
 
 def _settings(common: Common, how: Mapping[str, Any]) -> Settings:
-    trained = int(how["trained"] or (TRAINED_SIDE if common.uri in (BUILTIN_TRAINED, BUILTIN_GROUNDED) else LARGEST_SIDE))
+    trained = int(
+        how["trained"] or (TRAINED_SIDE if common.uri in (BUILTIN_TRAINED, BUILTIN_GROUNDED) else LARGEST_SIDE)
+    )
     beyond = int(how["beyond"] or default_beyond(trained))
     if beyond <= trained:
         raise click.BadParameter(f"{beyond} pixels are trained: name a size above {trained}", param_hint="--beyond")
