@@ -8,7 +8,6 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs/complaints.md"
 TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 LINK = re.compile(r"\]\(([^)#]+)")
-SCALING = "scaling.md"
 
 
 def complaints() -> dict[str, str]:
@@ -25,11 +24,6 @@ def names_of(path: Path) -> set[str]:
     return {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
 
 
-def is_to_come(text: str) -> bool:
-    """Whether a complaint is answered by scaling, which is not in this tree yet."""
-    return f"]({SCALING})" in text and not (ROOT / "docs" / SCALING).exists()
-
-
 def test_there_are_ten_and_each_names_tests_that_exist() -> None:
     found = complaints()
     assert [title.partition(".")[0] for title in found] == [str(number) for number in range(1, 11)]
@@ -37,7 +31,7 @@ def test_there_are_ten_and_each_names_tests_that_exist() -> None:
         named = TEST.findall(text)
         assert len(named) >= 3, title
         missing = [f"{path}::{name}" for path, name in named if name not in names_of(ROOT / path)]
-        assert is_to_come(text) or missing == [], title
+        assert missing == [], title
 
 
 def test_every_line_of_a_list_names_one_test() -> None:
@@ -46,6 +40,6 @@ def test_every_line_of_a_list_names_one_test() -> None:
 
 
 def test_every_page_that_is_linked_exists() -> None:
-    links = [link for text in complaints().values() if not is_to_come(text) for link in LINK.findall(text)]
+    links = [link for text in complaints().values() for link in LINK.findall(text)]
     assert len(links) > 15
     assert [link for link in links if not (PAGE.parent / link).exists()] == []

@@ -115,6 +115,18 @@ def test_probes_are_rare_while_all_is_well_and_soon_when_it_is_not() -> None:
     assert probe_delay(failed_times(NEW, 1000)) == MAX_RETRY_SECONDS
 
 
+def test_an_endpoint_that_is_gone_for_hours_after_a_failed_request_is_still_looked_for() -> None:
+    gone = failed_times(request_failed(ADMITTED, 1.0), 5000)
+    assert gone.breaker_open_until == 100.0 + MAX_OPEN_SECONDS
+    assert probe_delay(gone) == MAX_RETRY_SECONDS
+
+
+def test_a_full_server_is_not_probed_without_a_pause() -> None:
+    full = busy(request_failed(ADMITTED, 1.0), LATER)
+    assert probe_delay(full) >= 0.5
+    assert probe_delay(request_failed(full, 2.0)) == 0.0, "another failed request is looked into again"
+
+
 def test_an_endpoint_that_has_answered_is_looked_for_more_often_for_a_while() -> None:
     assert probe_delay(failed_times(ADMITTED, 3)) == RETURN_RETRY_SECONDS
     assert probe_delay(failed_times(ADMITTED, RETURN_FAILURES)) == RETURN_RETRY_SECONDS

@@ -233,3 +233,6 @@ def test_what_cannot_be_grounded_is_refused_with_what_to_do(
     other: Grounding = replace(RECIPE, seed=1)
     with pytest.raises(GroundingRefused, match="another run"):
         ground(other, screens, start, tmp_path / "c", silent, resume=True)
+    fewer = replace(screens, items=screens.items[:-1])
+    with pytest.raises(GroundingRefused, match="screens"):
+        ground(RECIPE, fewer, start, tmp_path / "c", silent, resume=True)

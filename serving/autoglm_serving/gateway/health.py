@@ -39,6 +39,8 @@ class Health:
     ttft_s: float | None = None
     traffic_failures: int = 0
     """Requests that failed in a row."""
+    unexplained: bool = False
+    """A request failed, and no probe has looked since."""
     breaker_open_until: float = 0.0
 
 
@@ -59,6 +61,7 @@ def answered(
         failures=0,
         ttft_s=health.ttft_s if ttft_s is None else ttft_s,
         traffic_failures=0,
+        unexplained=False,
         breaker_open_until=0.0,
     )
 
@@ -70,7 +73,7 @@ def served(health: Health, revision: str, wanted: str, ttft_s: float, at: dateti
     """
     if revision == wanted or health.state != "Admitted":
         return answered(health, revision, wanted, ttft_s, at, variant)
-    return replace(health, traffic_failures=0, breaker_open_until=0.0)
+    return replace(health, traffic_failures=0, unexplained=False, breaker_open_until=0.0)
 
 
 def probe_failed(health: Health, message: str, at: datetime, now: float) -> Health:
@@ -85,12 +88,13 @@ def probe_failed(health: Health, message: str, at: datetime, now: float) -> Heal
         answers=health.answers and not out,
         probed=True,
         failures=failures,
+        unexplained=False,
     )
 
 
 def busy(health: Health, at: datetime) -> Health:
     """A probe was refused because the server is full: alive, and no news about its revision."""
-    return replace(health, observed_at=at, probed=True, failures=0)
+    return replace(health, observed_at=at, probed=True, failures=0, unexplained=False)
 
 
 def wanted_changed(health: Health, wanted: str) -> Health:
@@ -104,16 +108,17 @@ def request_failed(health: Health, now: float) -> Health:
     """A client's request failed there: 5xx without Retry-After, or a broken connection. Two in a row open the breaker."""
     failures = health.traffic_failures + 1
     if failures < FAILURES_TO_OPEN:
-        return replace(health, traffic_failures=failures)
-    seconds = min(OPEN_SECONDS * 2 ** (failures - FAILURES_TO_OPEN), MAX_OPEN_SECONDS)
-    return replace(health, traffic_failures=failures, breaker_open_until=now + seconds)
+        return replace(health, traffic_failures=failures, unexplained=True)
+    # Failed probes are counted too, for as long as an endpoint is gone: an unbounded power becomes too large for a float.
+    seconds = min(OPEN_SECONDS * 2 ** min(failures - FAILURES_TO_OPEN, 8), MAX_OPEN_SECONDS)
+    return replace(health, traffic_failures=failures, unexplained=True, breaker_open_until=now + seconds)
 
 
 def probe_delay(health: Health) -> float:
     """Seconds from the last news to the next probe."""
     if health.state == "Admitted" and health.failures == 0 and health.traffic_failures == 0:
         return ADMITTED_PROBE_SECONDS
-    if health.traffic_failures > 0 and health.failures == 0:
+    if health.unexplained and health.failures == 0:
         return 0.0  # whether the endpoint is gone, or only what it had of that request
     returning = bool(health.revision) and health.failures <= RETURN_FAILURES
     most = RETURN_RETRY_SECONDS if returning else MAX_RETRY_SECONDS

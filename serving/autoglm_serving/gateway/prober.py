@@ -84,6 +84,9 @@ class Prober:
             if not self._fleet.is_current(member):
                 task.cancel()
                 del self._tasks[key]
+            elif task.done():
+                _log.error("the probing of %s ended: it begins anew", member.endpoint.url)
+                del self._tasks[key]
         for member in self._fleet.members:
             if member.key not in self._tasks:
                 self._tasks[member.key] = (member, asyncio.create_task(self._watch(member)))

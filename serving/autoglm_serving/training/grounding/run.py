@@ -4,6 +4,7 @@ A run that is stopped goes on with the part that it was in, from that part's beg
 pictures and questions are kept for learning is made again then, and comes out the same.
 """
 
+import hashlib
 import json
 import shutil
 import time
@@ -16,6 +17,7 @@ import torch
 
 from autoglm_serving.model.folder import check_folder
 from autoglm_serving.model.load import ModelImages, ModelTokenizer, load_weights
+from autoglm_serving.screens.records import write_line
 from autoglm_serving.training import checkpoints
 from autoglm_serving.training.dataset import DatasetInvalid, Screens
 from autoglm_serving.training.grounding import kept
@@ -58,7 +60,7 @@ def ground(recipe: Grounding, screens: Screens, start: Path, out: Path, tell: Te
             f"no screen in {screens.folder} says where its texts are, and grounding learns from that: make the screens again "
             "with `autoglm screens make --split train`"
         )
-    _prepare(recipe, start, out, resume)
+    _prepare({**to_json(recipe), "from": str(start), "screens": _fingerprint(screens)}, out, resume)
     run = _Run(recipe, screens, start, out, tell)
     for number, part in enumerate(PARTS):
         if number >= run.done:
@@ -68,8 +70,8 @@ def ground(recipe: Grounding, screens: Screens, start: Path, out: Path, tell: Te
     return out / MODEL
 
 
-def _prepare(recipe: Grounding, start: Path, out: Path, resume: bool) -> None:
-    content = json.dumps({**to_json(recipe), "from": str(start)}, indent=2) + "\n"
+def _prepare(run: dict[str, Any], out: Path, resume: bool) -> None:
+    content = json.dumps(run, indent=2) + "\n"
     out.mkdir(parents=True, exist_ok=True)
     written = out / RECIPE
     if not any(out.iterdir()):
@@ -77,7 +79,12 @@ def _prepare(recipe: Grounding, start: Path, out: Path, resume: bool) -> None:
     elif not resume:
         raise GroundingRefused(f"{out} is not empty: name a new folder, or go on with --resume")
     elif not written.exists() or written.read_text(encoding="utf-8") != content:
-        raise GroundingRefused(f"{written} is of another run: one goes on only with its own recipe and model")
+        raise GroundingRefused(f"{written} is of another run: one goes on only with its own recipe, model and screens")
+
+
+def _fingerprint(screens: Screens) -> str:
+    """What the screens are, without their pictures."""
+    return hashlib.sha256("".join(map(write_line, screens.items)).encode()).hexdigest()[:16]
 
 
 class _Run:

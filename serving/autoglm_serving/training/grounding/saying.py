@@ -16,6 +16,7 @@ from autoglm_serving.screens.actions import Tap, read_reply, tap
 from autoglm_serving.screens.dice import Dice
 from autoglm_serving.screens.records import RELATIVE
 from autoglm_serving.training.batches import Batch
+from autoglm_serving.training.dataset import DatasetInvalid
 from autoglm_serving.training.gaze import LOOKING_LAYER, attention_logs
 from autoglm_serving.training.grounding.asking import Asker, Lower, lower, merged
 from autoglm_serving.training.grounding.finding import LAYERS
@@ -65,7 +66,7 @@ def hold(
         view, dice = views[number % len(views)], Dice(recipe.seed, "saying", number)
         number += 1
         if number > _EMPTY_ROUNDS * len(views) and not found:
-            raise ValueError("none of the kept pictures shows anything to ask about")
+            raise DatasetInvalid("none of the screens' kept pictures shows anything to ask about: make more screens")
         asking = _moved(student, view, dice)
         if not asking.asked:
             continue
