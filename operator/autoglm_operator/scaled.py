@@ -299,7 +299,7 @@ class _Look:
         load, now = self.scene.load, self.scene.now
         if load is None or not load.is_fresh(now):
             return Verdict("Unknown", "LoadUnknown", "no gateway tells the load: replicas stay as they are")
-        if not load.load.complete:
+        if load.since is None:
             text = "not every gateway tells the load: replicas are added by what is known, and none are taken away"
             return Verdict("Unknown", "LoadUnknown", text)
         full = [one.row.name for one in steps if self._is_full(one)]

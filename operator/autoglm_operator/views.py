@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from autoglm_operator.ages import CONNECTED_FOR, FIGURE_LIMIT, STALE_FOR, is_fresh
 from autoglm_operator.api import DeploymentSiteStatus, Reason, SiteLink, SitePhase, TtftStatus
 from autoglm_operator.api.quantities import bandwidth, duration
-from autoglm_operator.scaling.terms import Load, SiteLoad
+from autoglm_operator.scaling.terms import TELLING, Load, SiteLoad
 from autoglm_operator.state import ApplicationView, GatewayView, Published, SiteView, Verdict
 from autoglm_serving.measurements import LoadReport, SiteLoadReport, added
 from autoglm_serving.routing_table import Admission, GatewayReport
@@ -127,7 +127,18 @@ def load(gateways: Iterable[GatewayView], deployment: str, now: datetime) -> Loa
         return None
     told = [(view.observed_at or now, one) for view in heard if (one := (view.loads or {}).get(deployment)) is not None]
     asked = [at - timedelta(seconds=one.asked_s) for at, one in told if one.asked_s is not None]
-    return Load(_by_site(one for _, one in told), max(asked, default=None), complete=len(heard) == len(views))
+    return Load(
+        _by_site(one for _, one in told),
+        max(asked, default=None),
+        complete=len(heard) == len(views) and all(_is_telling(view, now) for view in heard),
+        told_at=min((view.observed_at for view in heard if view.observed_at is not None), default=None),
+    )
+
+
+def _is_telling(view: GatewayView, now: datetime) -> bool:
+    """Whether a gateway tells what it does now. What it told a minute ago is enough to add replicas, and not to take any away:
+    one that the operator does not reach may serve all the same. Of a time to come is another clock's error."""
+    return view.error is None and view.observed_at is not None and timedelta(0) <= now - view.observed_at < TELLING
 
 
 def _by_site(reports: Iterable[LoadReport]) -> dict[str, SiteLoad]:

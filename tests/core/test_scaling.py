@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autoglm_operator import views
 from autoglm_operator.scaling.decide import decide, features, is_idle, is_wanted, needed
 from autoglm_operator.scaling.history import History, told
 from autoglm_operator.scaling.terms import (
@@ -23,6 +24,9 @@ from autoglm_operator.scaling.terms import (
     SiteLoad,
     Standing,
 )
+from autoglm_operator.state import GatewayError, GatewayView
+from autoglm_serving.measurements import LoadReport, SiteLoadReport, Sketch
+from autoglm_serving.routing_table import GatewayReport
 from support.queueing import Queueing
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -244,6 +248,56 @@ def test_while_a_gateway_does_not_tell_nothing_is_covered() -> None:
     assert history.figures("a", WINDOW, NOW) == Figures(SiteLoad(1.0), None, 0)
     again = told(history, Load({"a": SiteLoad(1.0)}), NOW, WINDOW)
     assert again.since == NOW, "the window begins when all tell"
+
+
+def gateways(now: datetime, ago: tuple[float, float], in_flight: float, error: bool = False) -> tuple[GatewayView, ...]:
+    """Two that reported so many seconds ago; the second one serves, and its last look failed or not."""
+
+    def view(name: str, seconds: float, count: float, failed: bool) -> GatewayView:
+        site = SiteLoadReport(site="a", in_flight=count, arrivals=0, completions=0, ttft=Sketch())
+        loads = (LoadReport(deployment="t/d", asked_s=None, sites=(site,) if count else ()),)
+        report = GatewayReport(table_epoch=1, table_version=1, admissions=(), started_at=LONG_AGO, loads=loads)
+        why = GatewayError("GatewayUnreachable", "no answer") if failed else None
+        return GatewayView(name, report, now - timedelta(seconds=seconds), why)
+
+    return view("first", ago[0], 0.0, False), view("second", ago[1], in_flight, error)
+
+
+@pytest.mark.parametrize(
+    ("ago", "error", "complete"),
+    [(2, False, True), (9, False, True), (11, False, False), (2, True, False), (-5, False, False)],
+)
+def test_only_a_gateway_that_was_heard_a_moment_ago_tells(ago: float, error: bool, complete: bool) -> None:
+    load = views.load(gateways(NOW, (1, ago), 3.0, error), "t/d", NOW)
+    assert load is not None
+    assert (load.complete, load.total.in_flight) == (complete, 3.0), "what it told last still counts as a demand"
+    history = told(None, load, NOW, WINDOW)
+    assert history.at == NOW - timedelta(seconds=max(ago, 1)), "as old as the oldest report"
+
+
+def test_a_gateway_that_falls_silent_takes_the_whole_window_away_though_another_one_tells() -> None:
+    """It told of no request before. What came since then nobody but itself knows."""
+    window, history = timedelta(seconds=20), None
+    for second in range(0, 120, 2):
+        now = NOW + timedelta(seconds=second)
+        silent_s = max(second - 60, 0)
+        load = views.load(gateways(now, (0, silent_s), 0.0, silent_s > 0), "t/d", now)
+        assert load is not None
+        history = told(history, load, now, window)
+        assert is_idle(history, window, now) is (20 <= second <= 60), second
+        assert (history.since is not None) is (second < 75), "one lost answer is no gap"
+    back = views.load(gateways(NOW + timedelta(seconds=120), (0, 0), 0.0), "t/d", NOW + timedelta(seconds=120))
+    assert back is not None
+    assert told(history, back, NOW + timedelta(seconds=120), window).since == NOW + timedelta(seconds=120)
+
+
+def test_what_was_seen_is_no_window_any_more_after_a_gap_in_which_nobody_looked() -> None:
+    history = watched(*((ago, 0.0) for ago in range(60, 15, -2)), window=20)
+    assert history is not None
+    window = timedelta(seconds=20)
+    assert is_idle(history, window, NOW - timedelta(seconds=10))
+    assert not is_idle(history, window, NOW), "16 s ago is not now"
+    assert told(history, Load({}), NOW, window).since == NOW
 
 
 @pytest.mark.parametrize(

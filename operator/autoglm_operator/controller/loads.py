@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from autoglm_operator import views
 from autoglm_operator.scaling.decide import features
 from autoglm_operator.scaling.history import History, told
-from autoglm_operator.scaling.terms import Load, Policy
+from autoglm_operator.scaling.terms import Policy
 from autoglm_operator.state import GatewayView
 
 GATHER_S = 1.0
@@ -36,7 +36,7 @@ class _Watched:
     policy: Policy
     history: History | None = None
     woken_at: datetime | None = None
-    woken_for: Load | None = None
+    woken_for: History | None = None
 
 
 class Loads:
@@ -73,13 +73,13 @@ class Loads:
         if load is None:
             known, one.woken_for = one.woken_for, one.woken_for if _is_fresh(one.history, now) else None
             return known is not None and one.woken_for is None
-        one.history = told(one.history, replace(load, ready=self._from.ready(name)), now, one.policy.window)
-        before = one.woken_for
-        if before is not None and not _is_news(one.policy, before, load):
+        history = told(one.history, replace(load, ready=self._from.ready(name)), now, one.policy.window)
+        before, one.history = one.woken_for, history
+        if before is not None and not _is_news(one.policy, before, history):
             return False
         if one.woken_at is not None and timedelta(0) <= now - one.woken_at < QUIET:
             return False
-        one.woken_at, one.woken_for = now, load
+        one.woken_at, one.woken_for = now, history
         return True
 
 
@@ -87,10 +87,11 @@ def _is_fresh(history: History | None, now: datetime) -> bool:
     return history is not None and history.is_fresh(now)
 
 
-def _is_news(policy: Policy, before: Load, after: Load) -> bool:
+def _is_news(policy: Policy, seen: History, told: History) -> bool:
     """Whether a decision may be another one, or the first request came after none."""
-    if before.complete != after.complete:
+    if (seen.since is None) != (told.since is None):
         return True
+    before, after = seen.load, told.load
     asked = after.asked_at is not None and (
         before.asked_at is None or after.asked_at - before.asked_at > timedelta(seconds=1)
     )

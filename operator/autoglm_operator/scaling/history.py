@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from autoglm_operator.scaling.terms import FRESH, RATES, Figures, Load
+from autoglm_operator.scaling.terms import FRESH, GAP, RATES, Figures, Load
 
 LENGTH = timedelta(seconds=10)
 """Of so long one peak is kept."""
@@ -27,16 +27,20 @@ class Slot:
 
 @dataclass(frozen=True)
 class History:
-    """The last load and when it was told; the slots before it; since when all gateways told without a gap."""
+    """The last load and when it was told; the slots before it; since when all gateways told without a gap, and until when.
+
+    `at` is the time of the oldest report, so that nothing counts as younger than what was seen.
+    """
 
     load: Load
     at: datetime
     since: datetime | None = None
     slots: tuple[Slot, ...] = field(default=())
+    until: datetime | None = None
 
     def covers(self, window: timedelta, now: datetime) -> bool:
-        """Whether the whole window up to now was seen."""
-        return self.since is not None and self.is_fresh(now) and now - self.since >= window
+        """Whether the whole window up to now was seen, and every gateway tells."""
+        return self.since is not None and self.load.complete and now - self.at < GAP and now - self.since >= window
 
     def is_fresh(self, now: datetime) -> bool:
         """Whether the last figures are young enough to act on."""
@@ -64,12 +68,15 @@ def told(before: History | None, load: Load, now: datetime, window: timedelta) -
     """The history after gateways told a load."""
     if before is not None and before.at > now:
         before = None  # the clock went back: times of before it say nothing any more
-    since = before.since if before is not None and before.is_fresh(now) else None
-    if load.complete and since is None:
-        since = now
+    at = min(load.told_at or now, now)
+    since, until = (None, None) if before is None else (before.since, before.until)
+    if until is None or now - until >= GAP:
+        since = None
+    if load.complete:
+        since, until = since or now, at
     longest = max(window, RATES)
     slots = () if before is None else tuple(one for one in before.slots if _is_within(one, longest, now))
-    return History(load, now, since if load.complete else None, _with_slot(slots, load, now))
+    return History(load, at, since, _with_slot(slots, load, now), until)
 
 
 def _is_within(slot: Slot, span: timedelta, now: datetime) -> bool:

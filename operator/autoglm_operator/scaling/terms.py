@@ -26,6 +26,12 @@ LATE_FOR = timedelta(seconds=60)
 FRESH = timedelta(seconds=60)
 """Figures that are older are not acted on."""
 
+TELLING = timedelta(seconds=10)
+"""A gateway whose report is older, a few looks at it, does not tell: meanwhile it may have got anything to do."""
+
+GAP = timedelta(seconds=15)
+"""What gateways do not tell for less than this they tell afterwards: requests under way are a mean over at least so long."""
+
 
 @dataclass(frozen=True)
 class SiteLoad:
@@ -45,7 +51,7 @@ class Load:
     """What one deployment has to do, at all gateways together.
 
     `complete` is False while a gateway does not tell: then this is the least that there is. `asked_at` is when a client last
-    sent a request, whether or not anybody could serve it.
+    sent a request, whether or not anybody could serve it. `told_at` is of when the oldest of the reports is; None: of now.
     """
 
     sites: Mapping[str, SiteLoad] = field(default_factory=dict)
@@ -53,6 +59,7 @@ class Load:
     complete: bool = True
     ready: Mapping[str, int] = field(default_factory=dict)
     """Replicas that are ready, by site."""
+    told_at: datetime | None = None
 
     def at(self, site: str) -> SiteLoad:
         """The load of one site."""
