@@ -41,7 +41,7 @@ def farewell(subject: Subject, place: Leaving, published: Published | None) -> S
         text = f"{gone}; the application goes when the site answers: {why}"
     elif place.serves:
         text = f"{gone}; serves until the other sites are ready"
-    elif not _is_out_of_routes(subject, view.name, published):
+    elif not subject.is_out_of_routes(view.name, published):
         text = f"{gone}; gateways are being told"
     else:
         text = f"{gone}; the application is being removed"
@@ -72,16 +72,6 @@ def _still_needed(subject: Subject, outcomes: Sequence[SiteOutcome]) -> bool:
         outcome.live and outcome.status.state == "Ready" and subject.is_admitted(outcome.name) for outcome in outcomes
     )
     return bool(subject.selection.problems) or not ready
-
-
-def _is_out_of_routes(subject: Subject, site: str, published: Published | None) -> bool:
-    """Whether every gateway that answers has a table without the site."""
-    answering = views.reporting(subject.observed.gateways, subject.now)
-    if not answering:
-        return True
-    if published is None or any(end.site == site for route in published.routes for end in route.endpoints):
-        return False
-    return all(views.holds(view, published) for view in answering)
 
 
 def _revision(subject: Subject, view: SiteView) -> str:

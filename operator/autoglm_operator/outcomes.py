@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from autoglm_operator import applications, clusters, conditions, views
+from autoglm_operator import applications, clusters, conditions, routes, views
 from autoglm_operator.api import DeploymentSiteStatus, SiteState
 from autoglm_operator.state import (
     ApplicationView,
@@ -78,19 +78,29 @@ def _told(standing: applications.Standing, view: SiteView) -> str:
 
 def _emptied(subject: Subject, view: SiteView, stopped: Verdict) -> SiteOutcome:
     """A site of a deployment that shall serve nothing."""
-    found = subject.ours(view)
+    found, told = subject.ours(view), _is_told(subject, view)
+    text = "the application is being removed" if told else "no replicas are needed; gateways are being told"
     row = DeploymentSiteStatus(
         name=view.name,
         ready=found.ready_replicas if found else 0,
         revision=found.revision if found else None,
         state="Deleting" if found else "Suspended",
-        message="the application is being removed" if found else stopped.message,
+        message=text if found else stopped.message,
         since=second(view.observed_at),
     )
     if found is None:
         return SiteOutcome(row, stopped.reason, True)
-    change = None if found.status == "DELETING" else DeleteApplication(view.name, found.name, subject.wanted.uid)
-    return SiteOutcome(row, "Deleting", True, change)
+    if found.status == "DELETING" or not told:
+        return SiteOutcome(row, "Deleting", True)
+    return SiteOutcome(row, "Deleting", True, DeleteApplication(view.name, found.name, subject.wanted.uid))
+
+
+def _is_told(subject: Subject, view: SiteView) -> bool:
+    """Whether no gateway sends requests there any more. Only one that falls asleep waits for that: a request of that moment is
+    told to come again, and wakes it. Who suspends wants an end at once, and who has no route gets no requests."""
+    if not subject.is_asleep or routes.holder(subject.deployment, subject.observed.deployments) is not None:
+        return True
+    return subject.is_out_of_routes(view.name, subject.observed.published)
 
 
 def _silent(subject: Subject, view: SiteView) -> SiteOutcome:

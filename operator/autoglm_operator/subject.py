@@ -8,7 +8,7 @@ from functools import cached_property
 from autoglm_operator import allocation, applications, placement, revision, routes, scaled, variants, views
 from autoglm_operator.api import AutoGLMDeployment, DeploymentSiteStatus
 from autoglm_operator.kuberay import names
-from autoglm_operator.state import ApplicationView, Observed, SiteView, Verdict
+from autoglm_operator.state import ApplicationView, Observed, Published, SiteView, Verdict
 from autoglm_serving.config import AppConfig
 
 
@@ -186,6 +186,15 @@ class Subject:
     def target(self, site: str) -> views.Target:
         """What gateways shall have admitted at a site."""
         return views.Target(self.config.deployment, site, self.config_at(site).revision)
+
+    def is_out_of_routes(self, site: str, published: Published | None) -> bool:
+        """Whether every gateway that answers has this table or a later one, and it does not lead to the site."""
+        answering = views.reporting(self.observed.gateways, self.now)
+        if not answering:
+            return True
+        if published is None or any(end.site == site for route in published.routes for end in route.endpoints):
+            return False
+        return all(views.holds(view, published) for view in answering)
 
     def is_admitted(self, site: str) -> bool:
         """Whether a gateway gets answers of the wanted revision from a site."""

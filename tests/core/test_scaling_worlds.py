@@ -236,6 +236,36 @@ def test_without_requests_there_are_no_replicas_and_the_route_stays() -> None:
     assert one.world.deployment.status is before
 
 
+def stuck(spec: Mapping[str, Any]) -> Scaling:
+    """One that serves by two gateways, of which one gets no other table for now."""
+    one = scaling(spec)
+    assert one.world.table is not None
+    one.world.gateways, one.world.stuck_at = 2, one.world.table.version
+    return one
+
+
+def test_what_falls_asleep_runs_until_every_gateway_has_left_it() -> None:
+    one = stuck({"min": 0})
+    one.go_on(600)
+    assert one.desired == {"a": 0}
+    assert one.plans[-1].routes[0].asleep is True
+    assert one.running == {"a": 1}, "the second gateway still sends requests there: without replicas they would fail"
+    (row,) = one.plans[-1].status.sites
+    assert row.message == "no replicas are needed; gateways are being told"
+    one.world.stuck_at = None
+    one.go_on(10)
+    assert one.running == {"a": 0}
+
+
+def test_what_is_suspended_goes_at_once() -> None:
+    one = stuck({"min": 0})
+    new = fleet.deployment({"scaling": {"min": 0, "max": 8}, "suspend": True}, generation=2)
+    one.world.deployment = new.model_copy(update={"status": one.world.deployment.status})
+    one.world.step()
+    one.world.settle()
+    assert one.running == {"a": 0}
+
+
 def test_a_request_wakes_it_at_all_sites_also_if_one_gateway_alone_tells() -> None:
     one = asleep("a", "b")
     one.asked_ago, one.complete = 1.0, False

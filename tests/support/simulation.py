@@ -76,6 +76,8 @@ class World:
     gateways: int = 1
     mute: int = 0
     """How many of the gateways, counted from the last one, do not answer any more."""
+    stuck_at: int | None = None
+    """The last gateway gets no table after the one of this number."""
     now: datetime = NOW
     table: RoutingTable | None = None
     published: Published | None = None
@@ -185,9 +187,12 @@ class World:
 
     def _gateway(self, number: int) -> GatewayView:
         table = self.table
+        version = table.version if table else 0
+        if self.stuck_at is not None and number == self.gateways - 1:
+            version = min(version, self.stuck_at)
         report = GatewayReport(
             table_epoch=table.epoch if table else 0,
-            table_version=table.version if table else 0,
+            table_version=version,
             admissions=tuple(self._admissions()),
             started_at=NOW,
             revisions=tuple(self._revisions()),
