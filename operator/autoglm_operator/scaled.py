@@ -216,9 +216,10 @@ class _Look:
         if self.spec.min > 0 or self._sleep is not None or load is None or load.load.total.in_flight:
             return None
         settled = [_settled_at(row) for row in self._rows.values()]
-        if load.since is None or not settled or None in settled:
+        since = load.seen_since(window)
+        if since is None or not settled or None in settled:
             return None
-        begun = max(at for at in (load.since, load.load.asked_at, *settled) if at is not None)
+        begun = max(at for at in (since, load.load.asked_at, *settled) if at is not None)
         return max(begun + window - now, window / 10)
 
     def _step(self, name: str) -> _Step:

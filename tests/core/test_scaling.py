@@ -236,6 +236,23 @@ def test_a_peak_is_forgotten_with_its_window() -> None:
     assert len(history.slots) <= 32
 
 
+def test_a_window_that_became_longer_was_not_seen_as_far_as_nothing_of_it_was_kept() -> None:
+    """Nine requests were under way 100 s ago. With a window of 20 s that was forgotten; then the window becomes 300 s."""
+    history = watched(*((ago, 9.0 if ago == 100 else 1.0) for ago in range(1000, -1, -10)), window=20)
+    assert history is not None
+    assert history.figures("a", timedelta(seconds=20), NOW).peak == 1.0
+    assert history.figures("a", WINDOW, NOW).peak is None, "in the same moment"
+    oldest = history.slots[0].begun
+    assert NOW - oldest < timedelta(seconds=100)
+    for second in range(10, 400, 10):
+        now = NOW + timedelta(seconds=second)
+        history = told(history, Load({"a": SiteLoad(1.0)}), now, WINDOW)
+        assert (history.figures("a", WINDOW, now).peak is None) is (now - oldest < WINDOW), second
+        assert history.since == oldest
+    shorter = told(history, Load({"a": SiteLoad(1.0)}), NOW + timedelta(seconds=400), timedelta(seconds=20))
+    assert shorter.figures("a", timedelta(seconds=20), NOW + timedelta(seconds=400)).peak == 1.0
+
+
 def test_old_figures_are_no_figures() -> None:
     history = watched((FRESH.total_seconds(), 9.0))
     assert history is not None

@@ -37,10 +37,20 @@ class History:
     since: datetime | None = None
     slots: tuple[Slot, ...] = field(default=())
     until: datetime | None = None
+    kept: timedelta = RATES
+    """Older slots are gone."""
 
     def covers(self, window: timedelta, now: datetime) -> bool:
         """Whether the whole window up to now was seen, and every gateway tells."""
-        return self.since is not None and self.load.complete and now - self.at < GAP and now - self.since >= window
+        since = self.seen_since(window)
+        return since is not None and self.load.complete and now - self.at < GAP and now - since >= window
+
+    def seen_since(self, window: timedelta) -> datetime | None:
+        """Since when all gateways told without a gap, as far as that is remembered. A window that has just become longer
+        reaches back to before what was kept for the shorter one."""
+        if self.since is None or window <= self.kept:
+            return self.since
+        return max(self.since, self.slots[0].begun) if self.slots else None
 
     def is_fresh(self, now: datetime) -> bool:
         """Whether the last figures are young enough to act on."""
@@ -69,14 +79,14 @@ def told(before: History | None, load: Load, now: datetime, window: timedelta) -
     if before is not None and before.at > now:
         before = None  # the clock went back: times of before it say nothing any more
     at = min(load.told_at or now, now)
-    since, until = (None, None) if before is None else (before.since, before.until)
+    longest = max(window, RATES)
+    since, until = (None, None) if before is None else (before.seen_since(longest), before.until)
     if until is None or now - until >= GAP:
         since = None
     if load.complete:
         since, until = since or now, at
-    longest = max(window, RATES)
     slots = () if before is None else tuple(one for one in before.slots if _is_within(one, longest, now))
-    return History(load, at, since, _with_slot(slots, load, now), until)
+    return History(load, at, since, _with_slot(slots, load, now), until, longest)
 
 
 def _is_within(slot: Slot, span: timedelta, now: datetime) -> bool:
