@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from autoglm_operator.api import ScaledSite, ScalingStatus
+from autoglm_operator.placement import MAX_SITES
 from autoglm_operator.reconcile import reconcile
 from autoglm_operator.scaling.history import told
 from autoglm_operator.scaling.terms import Load, SiteLoad
@@ -334,6 +335,16 @@ def test_a_minimum_above_none_wakes_it() -> None:
 
 
 # Together with the rest
+
+
+def test_more_sites_than_a_status_has_room_for_are_not_selected_so_that_each_that_is_has_its_number() -> None:
+    names = [f"site-{number:03}" for number in range(300)]
+    one = scaling(None, *names)
+    assert sorted(one.desired) == names[:MAX_SITES]
+    one.load = dict.fromkeys(names, 11.0)
+    one.go_on(60)
+    assert set(one.desired.values()) == {3}
+    assert ScalingStatus.model_validate(one.status.model_dump()) == one.status, "it can be stored"
 
 
 def test_with_placement_the_load_of_all_sites_asks_for_one_number_that_is_placed() -> None:
