@@ -109,12 +109,20 @@ def turn(subject: Subject) -> Turn:
 
 
 def _serves(place: Place, found: ApplicationView) -> bool:
-    """Whether all its replicas run and clients get their answers. A deployment without a route has no clients."""
-    if found.status != "RUNNING" or found.ready_replicas < place.application.replicas:
+    """Whether the replicas that it needs run and clients get their answers. A deployment without a route has no clients."""
+    if not _runs(place, found):
         return False
     subject, observed = place.subject, place.subject.observed
     routed = bool(observed.gateways) and routes.holder(subject.deployment, observed.deployments) is None
     return not routed or subject.is_admitted(place.view.name)
+
+
+def _runs(place: Place, found: ApplicationView) -> bool:
+    """Whether the replicas that it needs run. Ray calls it DEPLOYING while others start or find no room."""
+    wanted = place.application
+    needed = place.subject.needed(wanted.replicas)
+    waits = needed < wanted.replicas and found.status == "DEPLOYING" and matches(found, wanted)
+    return found.ready_replicas >= needed and (found.status == "RUNNING" or waits)
 
 
 def _is_unseen(view: SiteView) -> bool:
@@ -134,14 +142,14 @@ def _fell_silent_on_its_way(subject: Subject, view: SiteView) -> bool:
     if known is None or heard is None or subject.now - heard > WAITS_FOR_THE_SILENT:
         return False
     if isinstance(known, DeploymentSiteStatus):
-        return known.ready < known.desired
+        return known.ready < subject.needed(known.desired)
     place = _place(subject, view)
     found = place.found
     if found is None or found.status == "DELETING" or found.ready_replicas == 0:
         return found is None or found.owner_uid == place.application.uid
     if found.name in view.going and found.owner_uid == place.application.uid:
         return True
-    return _has_pods(place, found) and found.ready_replicas < place.application.replicas
+    return _has_pods(place, found) and found.ready_replicas < subject.needed(place.application.replicas)
 
 
 def _is_read(subject: Subject, view: SiteView) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autoglm_operator import views
+from autoglm_operator import outcomes, views
 from autoglm_operator.api import DeploymentSiteStatus
 from autoglm_operator.state import DeleteApplication, Published, SiteOutcome, SiteView, clip
 from autoglm_operator.subject import Subject
@@ -18,12 +18,12 @@ class Leaving:
     revision: str
 
 
-def find(subject: Subject, outcomes: Sequence[SiteOutcome]) -> tuple[Leaving, ...]:
+def find(subject: Subject, selected: Sequence[SiteOutcome]) -> tuple[Leaving, ...]:
     """Sites that are not selected and have the application, or may have it while they do not answer."""
     # Two names of one cluster see the same application; the older name answers for it.
     skipped = {choice.site for choice in subject.selection.choices if choice.outcome == "Duplicate"}
     skipped |= {view.name for view in subject.chosen}
-    serves = _still_needed(subject, outcomes)
+    serves = _still_needed(subject, selected)
     return tuple(
         Leaving(view, serves, _revision(subject, view))
         for view in sorted(subject.observed.sites, key=lambda view: view.name)
@@ -64,13 +64,15 @@ def _may_hold(subject: Subject, view: SiteView) -> bool:
     return subject.ours(view) is not None or (submitted and not subject.is_live(view))
 
 
-def _still_needed(subject: Subject, outcomes: Sequence[SiteOutcome]) -> bool:
+def _still_needed(subject: Subject, selected: Sequence[SiteOutcome]) -> bool:
     """Whether sites that are being left have to go on: something shall serve, and not all that shall does."""
     if subject.stopped is not None:
         return False
     ready = all(
-        outcome.live and outcome.status.state == "Ready" and subject.is_admitted(outcome.name) for outcome in outcomes
+        outcomes.check(subject, one).status == "True" and one.live and subject.is_admitted(one.name) for one in selected
     )
+    if subject.scaled is not None and subject.allocated is not None:
+        ready = ready and sum(one.status.ready for one in selected) >= subject.fewest
     return bool(subject.selection.problems) or not ready
 
 

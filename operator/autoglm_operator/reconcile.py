@@ -43,9 +43,6 @@ from autoglm_serving.routing_table import Route
 SELECTOR = "serving.autoglm.dev/deployment"
 MAX_ROWS = 256
 
-_BEYOND = ("Scaling", "ReplicasMissing", "InsufficientResources")
-"""What a site says while it has fewer replicas than the load asks for."""
-
 
 def reconcile(deployment: AutoGLMDeployment | InvalidDeployment, observed: Observed, now: datetime) -> Plan:
     """Decide what to do about a deployment. Pure: the same input gives the same plan."""
@@ -219,7 +216,7 @@ def _sites_verdict(subject: Subject, selected: Sequence[SiteOutcome]) -> Verdict
     enough = subject.scaled is not None and sum(one.status.ready for one in selected) >= subject.fewest
     wanting = Verdict("False", "InsufficientResources", f"placement: {short}") if short and not enough else None
     sound = _quorum(subject, selected)
-    checks = tuple(_site_check(subject, outcome) for outcome in sound)
+    checks = tuple(outcomes.check(subject, outcome) for outcome in sound)
     good = Verdict("True", "UpToDate", f"revision {subject.config.revision} runs at {_count(selected)}")
     if len(sound) < len(selected):
         text = f"revision {subject.config.revision} runs at {len(sound)} of {_count(selected)}, enough by spec.sites.quorum"
@@ -227,21 +224,11 @@ def _sites_verdict(subject: Subject, selected: Sequence[SiteOutcome]) -> Verdict
     return conditions.combine((*(one for one in (wrong, wanting) if one is not None), *checks), good)
 
 
-def _site_check(subject: Subject, outcome: SiteOutcome) -> Verdict:
-    """Whether a site does what it shall. Where replicas follow the load those beyond the fewest come and go, and one that is
-    still to come, or finds no room, takes nothing from those that answer. Degraded tells of the latter."""
-    check = conditions.site_check(outcome)
-    if subject.scaled is None or not outcome.live or outcome.reason not in _BEYOND:
-        return check
-    fewest = 1 if subject.allocated is not None else subject.fewest
-    return replace(check, status="True") if outcome.status.ready >= fewest else check
-
-
 def _quorum(subject: Subject, selected: Sequence[SiteOutcome]) -> tuple[SiteOutcome, ...]:
     """The sites that Ready is judged by: those in order if they are enough, else all."""
     enough = -(-len(selected) * subject.deployment.spec.sites.quorum // 100)
     sound = tuple(
-        one for one in selected if _site_check(subject, one).status == "True" and subject.is_admitted(one.name)
+        one for one in selected if outcomes.check(subject, one).status == "True" and subject.is_admitted(one.name)
     )
     return sound if enough <= len(sound) < len(selected) else tuple(selected)
 

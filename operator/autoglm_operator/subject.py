@@ -133,6 +133,13 @@ class Subject:
         scaling = self.deployment.spec.scaling
         return self.deployment.spec.replicas if scaling is None else max(scaling.min, 1)
 
+    def needed(self, replicas: int) -> int:
+        """Of so many replicas that a site shall have those without which it does not do what the spec says. Where they follow
+        the load those beyond come and go, and may find no room: nothing else waits for them."""
+        if self.scaled is None:
+            return replicas
+        return min(replicas, 1 if self.allocated is not None else self.fewest)
+
     @property
     def is_asleep(self) -> bool:
         """Whether there are no replicas because nobody asks for any."""

@@ -218,6 +218,33 @@ def test_a_site_that_does_not_answer_is_replaced_whoever_s_turn_it_is() -> None:
     assert changes(plan) == [("DeleteApplication", "b")]
 
 
+def following(desired: int, **worker: Any) -> AutoGLMDeployment:
+    """One whose replicas follow the load; so many were decided for site a."""
+    since = "2026-03-01T11:00:00Z"
+    rows = [
+        {"name": name, "desired": count, "reason": "LoadRose", "since": since}
+        for name, count in (("a", desired), ("b", 1))
+    ]
+    return fleet.deployment(
+        {"scaling": {"min": 1, "max": 8}, "rollout": {"maxUnavailable": 8}, **({"worker": worker} if worker else {})},
+        status={"scaling": {"sites": rows}},
+    )
+
+
+@pytest.mark.parametrize(("endpoints", "expected"), [(1, [("DeleteApplication", "b")]), (0, [])])
+@pytest.mark.parametrize("age", [2.0, 600.0])
+def test_replicas_beyond_the_fewest_that_find_no_room_hold_up_no_other_site(
+    endpoints: int, expected: list[tuple[str, str]], age: float
+) -> None:
+    """Of the first site, and of what it had when it fell silent."""
+    new = following(3, resources={"memory": "6Gi"})
+    full = kube.Stored(*kube.manifests(new, "a"))
+    assert full.replicas == 3
+    full.runs("DEPLOYING", "UPDATING", "2 replicas that have taken more than 30s to be scheduled", endpoints=endpoints)
+    plan = sites(new, kube.view("a", full.listing(), age=age), running(following(3), "b"))
+    assert [one for one in changes(plan) if one[1] == "b"] == expected
+
+
 def test_a_surge_needs_no_turns() -> None:
     surge = fleet.deployment({"worker": {"resources": {"memory": "6Gi"}}, "rollout": {"maxSurge": 1}})
     plan = sites(surge, running(OLD, "a"), running(OLD, "b"))

@@ -427,6 +427,25 @@ def test_a_silent_site_keeps_its_number() -> None:
     assert one.desired == {"a": 1, "b": 1}
 
 
+@pytest.mark.parametrize("placement", [None, {"spread": {"maxPerSite": 6}}])
+def test_a_site_that_is_not_selected_any_more_waits_for_the_fewest_replicas_elsewhere_and_for_no_others(
+    placement: dict[str, Any] | None,
+) -> None:
+    more: dict[str, Any] = {} if placement is None else {"placement": placement}
+    one = scaling({"min": 2, "max": 8}, "a", "b", **more)
+    one.world.shrunk, one.load = {"b": 1}, {"b": 30.0}
+    one.go_on(60)
+    new = fleet.deployment({"scaling": {"min": 2, "max": 8}, "sites": {"names": ["b"]}, **more}, generation=2)
+    one.world.deployment = new.model_copy(update={"status": one.world.deployment.status})
+    one.go_on(300)
+    assert one.running["a"] > 0, "one replica is fewer than the fewest"
+    one.world.shrunk = {"b": 2}
+    one.go_on(60 if placement is None else 900)  # placement tries again after a while where there was no room
+    assert [row.desired for row in one.status.sites] == [8], "there is no room for so many"
+    assert [(row.name, row.ready) for row in one.plans[-1].status.sites] == [("b", 2)]
+    assert one.running["a"] == 0
+
+
 @pytest.mark.parametrize("replicas", [1, 3])
 def test_the_pods_of_a_kuberay_site_follow_as_well(replicas: int) -> None:
     rows = [{"name": "pods", "desired": 1, "reason": "Started", "since": "2026-03-01T11:00:00Z"}]
