@@ -30,6 +30,10 @@ TOGETHER = "*"
 
 DECISIONS = 10
 
+STARTS_WITHIN = timedelta(minutes=30)
+"""After so long, or after a window if that is longer, nobody waits for replicas any more that are still not there: a site
+that is silent, has no room or cannot load the model must not keep all others awake."""
+
 _RAISES = ("Started", "LoadRose", "FirstBytesLate", "Woken")
 """Decisions after which replicas start."""
 
@@ -205,8 +209,7 @@ class _Look:
                 since = self.scene.now - self.policy.window
             return "Woken" if is_wanted(self.scene.load, since) else "Idle"
         window, now = self.policy.window, self.scene.now
-        settled = [_settled_at(row) for row in rows]
-        young = any(at is None or timedelta(0) <= now - at < window for at in settled)
+        young = any(row.since is None or (row.since <= now < self._settled_at(row, row.since) + window) for row in rows)
         return "Idle" if self._may_fall and not young and is_idle(self.scene.load, window, now) else None
 
     @property
@@ -215,12 +218,20 @@ class _Look:
         load, now, window = self.scene.load, self.scene.now, self.policy.window
         if self.spec.min > 0 or self._sleep is not None or load is None or load.load.total.in_flight:
             return None
-        settled = [_settled_at(row) for row in self._rows.values()]
-        since = load.seen_since(window)
-        if since is None or not settled or None in settled:
+        since, rows = load.seen_since(window), tuple(self._rows.values())
+        settled = [self._settled_at(row, row.since) for row in rows if row.since is not None]
+        if since is None or not rows or len(settled) < len(rows):
             return None
         begun = max(at for at in (since, load.load.asked_at, *settled) if at is not None)
         return max(begun + window - now, window / 10)
+
+    def _settled_at(self, row: ScaledSite, since: datetime) -> datetime:
+        """When the replicas of a decision were there, or when nobody waits for them any more, which may be still to come. Who
+        woke a model needs time to find it awake."""
+        if row.reason not in _RAISES:
+            return since
+        took = max(self.policy.window, STARTS_WITHIN) if row.took is None else timedelta(seconds=seconds(row.took))
+        return since + took
 
     def _step(self, name: str) -> _Step:
         old, now = self._rows.get(name), self.scene.now
@@ -327,13 +338,6 @@ def of_total(deployment: AutoGLMDeployment, scaled: Scaled | None) -> AutoGLMDep
 
 def _is_asleep(rows: Sequence[ScaledSite]) -> bool:
     return bool(rows) and all(row.desired == 0 for row in rows)
-
-
-def _settled_at(row: ScaledSite) -> datetime | None:
-    """When the replicas of a decision were there; None while some start. Who woke a model needs time to find it awake."""
-    if row.since is None or row.reason not in _RAISES:
-        return row.since
-    return None if row.took is None else row.since + timedelta(seconds=seconds(row.took))
 
 
 def _logged(step: _Step) -> ScalingDecision:

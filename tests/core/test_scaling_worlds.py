@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from autoglm_operator import scaled
 from autoglm_operator.api import ScaledSite, ScalingStatus
 from autoglm_operator.placement import MAX_SITES
 from autoglm_operator.reconcile import reconcile
@@ -39,7 +40,7 @@ class Scaling:
                 sites = {name: SiteLoad(count) for name, count in self.load.items() if count}
                 status = world.deployment.status
                 ready = {row.name: row.ready for row in (status.sites if status else ())}
-                world.load = told(world.load, Load(sites, asked, self.complete, ready), world.now, WINDOW)
+                world.load = told(world.load, Load(sites, asked, self.complete, ready), world.now, self.window)
             self.plans.append(world.step())
             if not self.plans[-1].requeue_after:
                 assert self.plans[-1].applications == (), "a number is stored before it is carried out"
@@ -48,6 +49,11 @@ class Scaling:
             world.now += timedelta(seconds=10)
             if self.asked_ago is not None:
                 self.asked_ago += 10
+
+    @property
+    def window(self) -> timedelta:
+        policy = scaled.policy(self.world.deployment)
+        return WINDOW if policy is None else policy.window
 
     @property
     def status(self) -> ScalingStatus:
@@ -297,6 +303,28 @@ def test_a_model_that_takes_longer_to_start_than_the_window_is_not_put_to_sleep_
     assert one.condition("Ready") == ("True", "Answering"), "who asked has time to ask again"
     one.go_on(80)
     assert one.desired == {"a": 0}
+
+
+@pytest.mark.parametrize(("window", "limit"), [("60s", 1800 + 60), ("40m", 2400 + 2400)])
+@pytest.mark.parametrize("why", ["there is no room", "the site is silent"])
+def test_a_site_that_never_gets_its_replica_does_not_keep_the_others_awake_for_ever(
+    window: str, limit: float, why: str
+) -> None:
+    one = scaling({"min": 0, "max": 8, "downAfter": window}, "a", "b")
+    one.go_on(2500)
+    assert one.desired == {"a": 0, "b": 0}
+    if why == "there is no room":
+        one.world.shrunk = {"b": 0}
+    else:
+        one.world.cut("b")
+    one.asked_ago = 1.0
+    one.go_on(limit)
+    assert one.desired == {"a": 1, "b": 1}, "it may still come"
+    again = one.plans[-1].requeue_after
+    assert again is not None
+    assert again <= timedelta(seconds=20), "nobody else wakes it"
+    one.go_on(30)
+    assert one.desired == {"a": 0, "b": 0}
 
 
 def test_a_request_of_before_it_fell_asleep_does_not_wake_it() -> None:
