@@ -220,6 +220,19 @@ def test_who_has_replicas_already_keeps_them_when_scaling_begins() -> None:
     assert one.row("a").message == "5 ran already"
 
 
+@pytest.mark.parametrize("replicas", [None, 3])
+def test_once_scaling_is_taken_out_the_number_of_the_spec_holds_at_once(replicas: int | None) -> None:
+    one = scaling()
+    one.load = {"a": 11.0}
+    one.go_on(60)
+    assert one.running == {"a": 3}
+    new = fleet.deployment({} if replicas is None else {"replicas": replicas}, generation=2)
+    one.world.deployment = new.model_copy(update={"status": one.world.deployment.status})
+    one.go_on(10)
+    assert one.running == {"a": replicas or 1}, "docs/scaling.md says so"
+    assert one.plans[-1].status.scaling is None
+
+
 # None at all
 
 

@@ -210,7 +210,8 @@ class DeploymentSpec(Model):
     placement: PlacementSpec | None = None
     """Places the replicas over the selected sites. Absent means that every selected site runs spec.replicas."""
     scaling: ScalingSpec | None = None
-    """Replicas that follow the load, in the place of spec.replicas."""
+    """Replicas that follow the load, in the place of spec.replicas. Once it is taken out spec.replicas holds at once, which is
+    1 unless the same change sets it."""
     resolution: ResolutionSpec = ResolutionSpec()
     """In which resolution the model sees screenshots."""
     routing: RoutingSpec = RoutingSpec()
