@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autoglm_operator import outcomes, views
+from autoglm_operator import views
 from autoglm_operator.api import DeploymentSiteStatus
 from autoglm_operator.state import DeleteApplication, Published, SiteOutcome, SiteView, clip
 from autoglm_operator.subject import Subject
@@ -68,9 +68,7 @@ def _still_needed(subject: Subject, selected: Sequence[SiteOutcome]) -> bool:
     """Whether sites that are being left have to go on: something shall serve, and not all that shall does."""
     if subject.stopped is not None:
         return False
-    ready = all(
-        outcomes.check(subject, one).status == "True" and one.live and subject.is_admitted(one.name) for one in selected
-    )
+    ready = all(subject.check(one).status == "True" and one.live and subject.is_admitted(one.name) for one in selected)
     if subject.scaled is not None and subject.allocated is not None:
         ready = ready and sum(one.status.ready for one in selected) >= subject.fewest
     return bool(subject.selection.problems) or not ready

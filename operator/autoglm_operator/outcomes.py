@@ -1,6 +1,5 @@
 """Where a deployment stands at one selected site, and what to change there."""
 
-from dataclasses import replace
 from datetime import datetime
 
 from autoglm_operator import applications, clusters, conditions, routes, views
@@ -16,19 +15,6 @@ from autoglm_operator.state import (
 )
 from autoglm_operator.subject import Subject
 from autoglm_serving.config import BASE
-
-_BEYOND = ("Scaling", "ReplicasMissing", "InsufficientResources")
-"""What a site says while it has fewer replicas than the load asks for."""
-
-
-def check(subject: Subject, outcome: SiteOutcome) -> Verdict:
-    """Whether a site does what it shall. Where replicas follow the load those beyond the fewest come and go, and one that is
-    still to come, or finds no room, takes nothing from those that answer. Degraded tells of the latter."""
-    check = conditions.site_check(outcome)
-    if not outcome.live or outcome.reason not in _BEYOND:
-        return check
-    enough = subject.scaled is not None and outcome.status.ready >= subject.needed(outcome.status.desired)
-    return replace(check, status="True") if enough else check
 
 
 def at_all(subject: Subject) -> tuple[SiteOutcome, ...]:

@@ -216,7 +216,7 @@ def _sites_verdict(subject: Subject, selected: Sequence[SiteOutcome]) -> Verdict
     enough = subject.scaled is not None and sum(one.status.ready for one in selected) >= subject.fewest
     wanting = Verdict("False", "InsufficientResources", f"placement: {short}") if short and not enough else None
     sound = _quorum(subject, selected)
-    checks = tuple(outcomes.check(subject, outcome) for outcome in sound)
+    checks = tuple(subject.check(outcome) for outcome in sound)
     good = Verdict("True", "UpToDate", f"revision {subject.config.revision} runs at {_count(selected)}")
     if len(sound) < len(selected):
         text = f"revision {subject.config.revision} runs at {len(sound)} of {_count(selected)}, enough by spec.sites.quorum"
@@ -227,9 +227,7 @@ def _sites_verdict(subject: Subject, selected: Sequence[SiteOutcome]) -> Verdict
 def _quorum(subject: Subject, selected: Sequence[SiteOutcome]) -> tuple[SiteOutcome, ...]:
     """The sites that Ready is judged by: those in order if they are enough, else all."""
     enough = -(-len(selected) * subject.deployment.spec.sites.quorum // 100)
-    sound = tuple(
-        one for one in selected if outcomes.check(subject, one).status == "True" and subject.is_admitted(one.name)
-    )
+    sound = tuple(one for one in selected if subject.check(one).status == "True" and subject.is_admitted(one.name))
     return sound if enough <= len(sound) < len(selected) else tuple(selected)
 
 

@@ -5,11 +5,14 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 
-from autoglm_operator import allocation, applications, placement, revision, routes, scaled, variants, views
+from autoglm_operator import allocation, applications, conditions, placement, revision, routes, scaled, variants, views
 from autoglm_operator.api import AutoGLMDeployment, DeploymentSiteStatus
 from autoglm_operator.kuberay import names
-from autoglm_operator.state import ApplicationView, Observed, Published, SiteView, Verdict
+from autoglm_operator.state import ApplicationView, Observed, Published, SiteOutcome, SiteView, Verdict
 from autoglm_serving.config import AppConfig
+
+_BEYOND = ("Scaling", "ReplicasMissing", "InsufficientResources")
+"""What a site says while it has fewer replicas than the load asks for."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,15 @@ class Subject:
         if self.scaled is None:
             return replicas
         return min(replicas, 1 if self.allocated is not None else self.fewest)
+
+    def check(self, outcome: SiteOutcome) -> Verdict:
+        """Whether a site does what it shall. Where replicas follow the load, one that is still to come beyond the fewest, or
+        finds no room, takes nothing from those that answer. Degraded tells of the latter."""
+        check = conditions.site_check(outcome)
+        if self.scaled is None or not outcome.live or outcome.reason not in _BEYOND:
+            return check
+        enough = outcome.status.ready >= self.needed(outcome.status.desired)
+        return replace(check, status="True") if enough else check
 
     @property
     def is_asleep(self) -> bool:
