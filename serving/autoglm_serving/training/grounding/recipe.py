@@ -58,8 +58,8 @@ PRESETS = {
         views=Views(),
         sorting=Lesson(1200, 1, 2e-3),
         finding=Lesson(4400, 2, 6e-4, falling=0.7),
-        saying=Lesson(11_000, 48, 1e-3),
-        questions=96_000,
+        saying=Lesson(10_000, 48, 1e-3),
+        questions=102_000,
     ),
 }
 

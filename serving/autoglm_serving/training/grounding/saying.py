@@ -206,7 +206,8 @@ class Speaker:
         for group in self._optimizer.param_groups:
             group["lr"] = rate_at(lesson, number)
         dice = Dice(self._recipe.seed, "said", number)
-        loss, right = self.loss([dice.pick(held) for _ in range(lesson.each)])
+        drawing = torch.Generator().manual_seed(dice.below(1 << 62))
+        loss, right = self.loss([_noisy(dice.pick(held), drawing) for _ in range(lesson.each)])
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         for weight, rows in self._fixed:
@@ -229,6 +230,12 @@ class Speaker:
         counted = packed.weights >= COUNTED
         right = (logits.argmax(-1) == packed.labels)[counted].float().mean()
         return (losses * packed.weights).sum() / packed.weights.sum(), float(right)
+
+
+def _noisy(held: Held, drawing: torch.Generator) -> Held:
+    """A question with a little beside what it was: else tens of thousands of them are learned by heart."""
+    states = held.states.float()
+    return replace(held, states=states + _NOISE * states.std() * torch.randn(states.shape, generator=drawing))
 
 
 @dataclass(frozen=True)
@@ -295,6 +302,9 @@ _MISSED_PERCENT = 12
 
 _SEEN = 12
 """Image tokens that are kept with a question."""
+
+_NOISE = 0.08
+"""The spread of the noise, as a part of that of the states."""
 
 _ROW = 6
 """Questions of a row: the prefix is computed once for them."""
