@@ -16,7 +16,7 @@ from autoglm_serving.training.discriminants import discriminants
 from autoglm_serving.training.looking import spell_words
 from autoglm_serving.training.network import Losses, Student
 from autoglm_serving.training.signs import SIGNS, USUAL_NUMBERS
-from autoglm_serving.training.spelling import letter_directions, place_directions
+from autoglm_serving.training.spelling import Told, letter_directions, place_directions
 from autoglm_serving.training.starts import write_merger
 
 
@@ -61,6 +61,40 @@ def joined(parts: list[Patches]) -> Patches:
     )
 
 
+def all_patches(entering: torch.Tensor, told: Told, codes: torch.Tensor) -> Patches:
+    """Every patch of pictures whose image tokens have these codes of places, among the directions of places."""
+    shows, per_token = told.patches[told.places], len(entering) // len(codes)
+    order = shows.argsort(stable=True)
+    return Patches(
+        entering=entering,
+        places=codes.repeat_interleave(per_token, 0) / per_token,
+        first=functional.pad(torch.bincount(shows, minlength=len(entering)).cumsum(0), (1, 0)),
+        signs=told.signs[order],
+        loud=told.loud[order],
+    )
+
+
+@torch.no_grad()
+def entering_last_mlp(student: Student, pixels: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
+    """[patches, width]: what enters the last MLP of a student's tower."""
+    entered: list[torch.Tensor] = []
+    visual = student.model.model.visual
+    handle = visual.blocks[-1].norm2.register_forward_pre_hook(lambda _, given: entered.append(given[0]))
+    try:
+        visual(pixels, grid)
+    finally:
+        handle.remove()
+    return entered[0].float()
+
+
+def after_last_mlp(student: Student, entering: torch.Tensor) -> torch.Tensor:
+    """What patches tell before they are merged, from what enters the last MLP."""
+    visual = student.model.model.visual
+    block = visual.blocks[-1]
+    told: torch.Tensor = visual.post_layernorm(entering + block.mlp(block.norm2(entering)))
+    return told
+
+
 class Sorter:
     """Gathers patches from a student's tower, and lets its last MLP learn codes from them."""
 
@@ -72,43 +106,30 @@ class Sorter:
     @torch.no_grad()
     def gather(self, batch: Batch) -> Losses:
         """Keep what enters the last MLP, of all patches that show something and some that show nothing."""
-        entered: list[torch.Tensor] = []
-        visual = self._student.model.model.visual
-        handle = visual.blocks[-1].norm2.register_forward_pre_hook(lambda _, given: entered.append(given[0]))
-        try:
-            visual(batch.pixels, batch.grid)
-        finally:
-            handle.remove()
-        self._parts.append(self._kept(batch, entered[0].float()))
-        return _nothing(entered[0])
+        entering = entering_last_mlp(self._student, batch.pixels, batch.grid)
+        self._parts.append(self._kept(batch, entering))
+        return _nothing(entering)
 
     def add(self, patches: Patches) -> None:
         """Keep what was gathered elsewhere."""
         self._parts.append(patches)
 
     def _kept(self, batch: Batch, entering: torch.Tensor) -> Patches:
-        told, per_token = batch.told, self._student.recipe.network.patches_per_token
-        counts = torch.bincount(told.patches[told.places], minlength=len(entering))
+        per_token = self._student.recipe.network.patches_per_token
+        codes = batch.codes @ self._directions(entering.device)[1].T
+        everything = all_patches(entering, batch.told, codes)
         known = torch.zeros(len(entering) // per_token, dtype=torch.bool, device=entering.device)
         known[batch.read] = True
         # Drawn on the CPU from the number of what is there already: a run that goes on gathers the same.
         drawn = torch.rand(len(entering), generator=self._generator(len(self._parts))).to(entering.device)
-        kept = ((counts > 0) | (drawn < _EMPTY_KEPT)) & known.repeat_interleave(per_token)
-        order = told.patches[told.places].argsort(stable=True)
-        everything = Patches(
-            entering=entering,
-            places=(batch.codes @ self._directions(entering.device)[1].T).repeat_interleave(per_token, 0) / per_token,
-            first=functional.pad(counts.cumsum(0), (1, 0)),
-            signs=told.signs[order],
-            loud=told.loud[order],
-        )
+        kept = ((everything.counts > 0) | (drawn < _EMPTY_KEPT)) & known.repeat_interleave(per_token)
         return everything.of(kept.nonzero().flatten())
 
     @torch.no_grad()
     def begin(self) -> None:
         """Take codes, and how they are read, from the discriminants of what was gathered; nothing where it shows no sign."""
         patches, student = self._patches(), self._student
-        told = self._told(patches.entering)
+        told = after_last_mlp(student, patches.entering)
         counts = patches.counts
         single = (counts == 1) & _letters(patches)
         if not bool(single.any()) or not bool((counts == 0).any()):
@@ -126,7 +147,7 @@ class Sorter:
         """Of patches drawn for the step with this number: which sign, what is spelled, and where."""
         patches = self._patches().of(self._drawn(number))
         student, rows = self._student, patches.rows()
-        read = student.spelling(self._told(patches.entering)).float()
+        read = student.spelling(after_last_mlp(student, patches.entering)).float()
         letters, places = self._directions(read.device)
         said, codes = read @ letters.T, self.codes()
         scores = torch.cat([said @ codes.T * _SHARP, said.new_full((len(said), 1), _SHARP / 2)], 1)
@@ -171,13 +192,6 @@ class Sorter:
         if len(self._parts) != 1:
             self._parts = [joined(self._parts)]
         return self._parts[0]
-
-    def _told(self, entering: torch.Tensor) -> torch.Tensor:
-        """What patches tell before they are merged, from what enters the last MLP."""
-        visual = self._student.model.model.visual
-        block = visual.blocks[-1]
-        told: torch.Tensor = visual.post_layernorm(entering + block.mlp(block.norm2(entering)))
-        return told
 
     def _directions(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         width = self._student.spelling.out_features

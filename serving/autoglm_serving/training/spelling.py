@@ -136,10 +136,15 @@ def place_codes(across: int, along: int, width: int) -> torch.Tensor:
 
 def waves(across: int, along: int, count: int) -> torch.Tensor:
     """[cells, 4 * count]: sines and cosines of x, then of y, of every cell's middle in a grid, by row."""
+    return waves_at(middles(across, along), count)
+
+
+def middles(across: int, along: int) -> torch.Tensor:
+    """[cells, 2]: x and y, from 0 to 1, of every cell's middle in a grid, by row."""
     rows, columns = torch.meshgrid(
         (torch.arange(along) + 0.5) / along, (torch.arange(across) + 0.5) / across, indexing="ij"
     )
-    return waves_at(torch.stack([columns.flatten(), rows.flatten()], 1), count)
+    return torch.stack([columns.flatten(), rows.flatten()], 1)
 
 
 def waves_at(places: torch.Tensor, count: int) -> torch.Tensor:

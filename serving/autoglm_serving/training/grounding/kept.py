@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from torch.nn import functional
 
 from autoglm_serving.model.load import ImageSize, ModelImages
 from autoglm_serving.screens.dice import Dice
@@ -16,9 +15,10 @@ from autoglm_serving.training.grounding.recipe import Views
 from autoglm_serving.training.letters import letters, symbols
 from autoglm_serving.training.network import Student
 from autoglm_serving.training.signs import number_of
-from autoglm_serving.training.sorting import Patches
+from autoglm_serving.training.sorting import Patches, after_last_mlp, all_patches, entering_last_mlp
 from autoglm_serving.training.spelling import (
     Told,
+    middles,
     patch_of,
     patch_signs,
     place_codes,
@@ -92,65 +92,39 @@ def _view(student: Student, screen: Screen, window: Window, pixels: torch.Tensor
     network = student.recipe.network
     side, per_token, across = network.patch_side, network.patches_per_token, window.width // TOKEN_SIDE
     grid = torch.tensor([[1, window.height // side, window.width // side]])
-    entering: list[torch.Tensor] = []
-    visual = student.model.model.visual
-    handle = visual.blocks[-1].norm2.register_forward_pre_hook(lambda _, given: entering.append(given[0]))
-    try:
-        visual(pixels, grid)
-    finally:
-        handle.remove()
+    entering = entering_last_mlp(student, pixels, grid)
     found, icons = letters(screen, window), symbols(symbols_of(screen), window)
     signs = patch_signs(found, icons, across, side)
-    middles = [(each, 1.0) for each in found if number_of(each.sign) is not None] + [(each, _SYMBOL) for each in icons]
+    weighed = [(each, 1.0) for each in found if number_of(each.sign) is not None] + [(each, _SYMBOL) for each in icons]
     spots = torch.zeros(window.tokens, 3)
-    for each, weight in middles:
+    for each, weight in weighed:
         token = patch_of(each.x, each.y, across, side) // per_token
         spots[token] += weight * torch.tensor([each.x / window.width, each.y / window.height, 1.0])
     full = spots[:, 2] > 0
     return View(
         screen,
         window,
-        entering[0].float().view(-1, per_token, entering[0].shape[-1]).half(),
+        entering.view(-1, per_token, entering.shape[-1]).half(),
         told(signs),
-        torch.where(full.unsqueeze(1), spots[:, :2] / spots[:, 2:].clamp(min=1), _middles(window)),
+        torch.where(
+            full.unsqueeze(1), spots[:, :2] / spots[:, 2:].clamp(min=1), middles(across, window.height // TOKEN_SIDE)
+        ),
         full,
     )
 
 
-def _middles(window: Window) -> torch.Tensor:
-    across, along = window.width // TOKEN_SIDE, window.height // TOKEN_SIDE
-    rows, columns = torch.meshgrid(
-        (torch.arange(along) + 0.5) / along, (torch.arange(across) + 0.5) / across, indexing="ij"
-    )
-    return torch.stack([columns.flatten(), rows.flatten()], 1)
-
-
 def to_sort(view: View, seed: int, width: int) -> Patches:
     """A view's patches that show something, and some that show nothing, as the sorting learns from them."""
-    per_token = view.patches.shape[1]
-    entering = view.patches.flatten(0, 1).float()
-    shows = view.signs.patches[view.signs.places]
-    counts = torch.bincount(shows, minlength=len(entering))
-    drawn = torch.rand(len(entering), generator=torch.Generator().manual_seed(seed))
-    order = shows.argsort(stable=True)
-    across, along = view.window.width // TOKEN_SIDE, view.window.height // TOKEN_SIDE
-    codes = place_codes(across, along, width) @ place_directions(width).T
-    everything = Patches(
-        entering=entering,
-        places=codes.repeat_interleave(per_token, 0) / per_token,
-        first=functional.pad(counts.cumsum(0), (1, 0)),
-        signs=view.signs.signs[order],
-        loud=view.signs.loud[order],
-    )
-    return everything.of(((counts > 0) | (drawn < _EMPTY_KEPT)).nonzero().flatten())
+    codes = place_codes(view.window.width // TOKEN_SIDE, view.window.height // TOKEN_SIDE, width)
+    everything = all_patches(view.patches.flatten(0, 1).float(), view.signs, codes @ place_directions(width).T)
+    drawn = torch.rand(len(everything.entering), generator=torch.Generator().manual_seed(seed))
+    return everything.of(((everything.counts > 0) | (drawn < _EMPTY_KEPT)).nonzero().flatten())
 
 
 @torch.no_grad()
 def as_told(student: Student, view: View) -> View:
     """The view with what the merger gets, now that the last MLP has learned."""
-    visual = student.model.model.visual
-    block, entering = visual.blocks[-1], view.patches.float()
-    return replace(view, patches=visual.post_layernorm(entering + block.mlp(block.norm2(entering))).half())
+    return replace(view, patches=after_last_mlp(student, view.patches.float()).half())
 
 
 _SYMBOL = 2.0

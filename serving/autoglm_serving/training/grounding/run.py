@@ -29,7 +29,7 @@ from autoglm_serving.training.grounding.saying import Speaker, hold
 from autoglm_serving.training.looking import has_room, start_looking
 from autoglm_serving.training.network import Student, write_start
 from autoglm_serving.training.recipe import PRESETS, Network
-from autoglm_serving.training.sorting import Sorter, joined
+from autoglm_serving.training.sorting import Patches, Sorter, after_last_mlp, joined
 from autoglm_serving.training.spelling import place_directions
 
 MODEL, LOG, RECIPE, DONE = "model", "log.jsonl", "grounding.json", "checkpoints"
@@ -120,10 +120,10 @@ class _Run:
         width = student.recipe.network.text_width
         sorter = Sorter(student, self._recipe.seed)
         views = self._kept()
-        for number, view in enumerate(views):
-            sorter.add(kept.to_sort(view, number, width))
+        patches = joined([kept.to_sort(view, number, width) for number, view in enumerate(views)])
+        sorter.add(patches)
         sorter.begin()
-        _read_places(student, views)
+        _read_places(student, patches)
         visual = student.model.model.visual
         block = visual.blocks[-1]
         tower = [*block.mlp.parameters(), *block.norm2.parameters(), *visual.post_layernorm.parameters()]
@@ -227,17 +227,13 @@ def _fresh(out: Path, network: Network, seed: int) -> Path:
 
 
 @torch.no_grad()
-def _read_places(student: Student, views: list[View]) -> None:
+def _read_places(student: Student, patches: Patches) -> None:
     """Let the reader of patches begin with the places that this tower tells already, by least squares."""
-    width = student.recipe.network.text_width
-    parts = joined([kept.to_sort(view, number, width) for number, view in enumerate(views)])
-    visual = student.model.model.visual
-    block = visual.blocks[-1]
-    told = visual.post_layernorm(parts.entering + block.mlp(block.norm2(parts.entering)))
+    told = after_last_mlp(student, patches.entering)
     known = torch.cat([told, told.new_ones(len(told), 1)], 1)
     ridge = _RIDGE * len(known) * torch.eye(known.shape[1])
-    found = torch.linalg.solve(known.T @ known + ridge, known.T @ parts.places)
-    directions = place_directions(width)
+    found = torch.linalg.solve(known.T @ known + ridge, known.T @ patches.places)
+    directions = place_directions(student.spelling.out_features)
     reads, level = student.spelling.weight, student.spelling.bias
     reads.add_(directions.T @ (found[:-1].T - directions @ reads))
     level.add_(directions.T @ (found[-1] - directions @ level))
