@@ -110,19 +110,11 @@ class VariantPolicy(Part):
         return f"it solves {share:.4f} of what the model itself solves, and the floor is {self.floor:.4g}"
 
 
-class MeasuredQuality(Part):
+class MeasuredQuality(TasksSolved):
     """How many tasks a model solved on screens seen at one short side (pixels). Kind `*`: all kinds of screens together."""
 
     kind: str = "*"
     short_side: Annotated[int, Field(ge=1)]
-    right: Annotated[int, Field(ge=0)]
-    samples: Annotated[int, Field(ge=1)]
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.right > self.samples:
-            raise ValueError("right must not be above samples")
-        return self
 
 
 class ResolutionPolicy(Part):

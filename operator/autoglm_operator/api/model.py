@@ -18,6 +18,14 @@ _QUANTIZATION = Check(
 )
 
 
+NO_MORE_RIGHT_THAN_ASKED = Rule(
+    "self.right <= self.samples",
+    lambda measured: measured.right <= measured.samples,
+    "must not be above samples: lower it",
+    "right",
+)
+
+
 class TasksSolved(Model):
     """How many tasks a model solved, of how many. `python -m benchmarks variants` measures it and prints these lines."""
 
@@ -26,14 +34,7 @@ class TasksSolved(Model):
     samples: Annotated[int, Field(ge=1, le=10_000_000)]
     """Tasks that were asked."""
 
-    rules = (
-        Rule(
-            "self.right <= self.samples",
-            lambda measured: measured.right <= measured.samples,
-            "must not be above samples: lower it",
-            "right",
-        ),
-    )
+    rules = (NO_MORE_RIGHT_THAN_ASKED,)
 
 
 class VariantSites(Model):

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from autoglm_operator.api.base import Model, NotYet, Rule, Unique
+from autoglm_operator.api.model import NO_MORE_RIGHT_THAN_ASKED
 from autoglm_operator.api.rollout import RevisionName, RolloutGate, RolloutMirror, RolloutStep
 from autoglm_operator.api.text import Deadline, DnsLabel, LatencyTarget, RequestTimeout
 
@@ -23,14 +24,7 @@ class QualityMeasurement(Model):
     samples: Annotated[int, Field(ge=1, le=10_000_000)]
     """Tasks that were asked."""
 
-    rules = (
-        Rule(
-            "self.right <= self.samples",
-            lambda measured: measured.right <= measured.samples,
-            "must not be above samples: lower it",
-            "right",
-        ),
-    )
+    rules = (NO_MORE_RIGHT_THAN_ASKED,)
 
 
 class ResolutionSpec(Model):
