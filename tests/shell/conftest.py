@@ -1,10 +1,12 @@
 """What several test modules of this layer start from."""
 
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from autoglm_serving.model.tiny import build
+from support.gateway import Gateway
 from support.screens import write_screens
 
 
@@ -30,3 +32,18 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def one_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """One process for all tests of a module; each brings its own servers and table."""
+    shared = Gateway(Path(tmp_path_factory.mktemp("gateway")))
+    yield shared
+    shared.stop()
+
+
+@pytest.fixture
+async def gateway(one_gateway: Gateway) -> AsyncIterator[Gateway]:
+    """The module's gateway, lent to one test."""
+    async with one_gateway.lent() as lent:
+        yield lent

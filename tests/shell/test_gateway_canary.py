@@ -1,8 +1,7 @@
 """Two revisions behind one real gateway: shares of the sessions, copies of requests, and what is reported of both."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -11,20 +10,6 @@ from autoglm_serving import headers
 from autoglm_serving.measurements import RevisionReport
 from support.fake_revisions import TwoRevisions
 from support.gateway import Gateway, question
-
-
-@pytest.fixture(scope="module")
-def one_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """One process for all tests here; each brings its own site and table."""
-    shared = Gateway(Path(tmp_path_factory.mktemp("canary")))
-    yield shared
-    shared.stop()
-
-
-@pytest.fixture
-async def gateway(one_gateway: Gateway) -> AsyncIterator[Gateway]:
-    async with one_gateway.lent() as lent:
-        yield lent
 
 
 @pytest.fixture

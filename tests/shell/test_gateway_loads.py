@@ -1,26 +1,9 @@
 """What the real gateway tells of the load, and what it answers for a model that has no replicas because nobody asked."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
-
-import pytest
 
 from autoglm_serving.measurements import LoadReport
 from support.gateway import DEPLOYMENT, FakeServer, Gateway, route
-
-
-@pytest.fixture(scope="module")
-def one_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    shared = Gateway(Path(tmp_path_factory.mktemp("gateway")))
-    yield shared
-    shared.stop()
-
-
-@pytest.fixture
-async def gateway(one_gateway: Gateway) -> AsyncIterator[Gateway]:
-    async with one_gateway.lent() as lent:
-        yield lent
 
 
 async def load(gateway: Gateway) -> LoadReport:

@@ -30,12 +30,6 @@ def one_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 
 
 @pytest.fixture
-async def gateway(one_gateway: Gateway) -> AsyncIterator[Gateway]:
-    async with one_gateway.lent() as lent:
-        yield lent
-
-
-@pytest.fixture
 async def first() -> AsyncIterator[FakeServer]:
     async with FakeServer("first") as server:
         yield server
