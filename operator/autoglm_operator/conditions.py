@@ -32,6 +32,9 @@ _CALM: frozenset[Reason] = frozenset(
 _QUIET: frozenset[Reason] = frozenset({"Probing", "TablePending", "NotObserved"})
 """Steps on the way that are not worth an event."""
 
+_TOLD_BY_DEGRADED: frozenset[Reason] = frozenset({"TooManySites"})
+"""Reasons that Degraded alone tells: nothing that is used is out of order."""
+
 _MOVING = ("Pending", "Deploying", "Deleting")
 
 Verdicts = Mapping[DeploymentConditionType, Verdict]
@@ -85,6 +88,15 @@ def degraded(outcomes: Sequence[SiteOutcome], gateway_checks: Sequence[Verdict])
     return Verdict("False", bad[0].reason if bad else "Healthy", text)
 
 
+def with_left_out(left_out: Verdict | None, found: Verdict) -> Verdict:
+    """Degraded, where sites that match are not used: that is known, whatever else is not. It comes first in the message,
+    which may be cut; the reason is that of a site that does not do what it shall, if there is one."""
+    if left_out is None:
+        return found
+    reason = found.reason if found.status == "True" else left_out.reason
+    return Verdict("True", reason, "; ".join(filter(None, (left_out.message, found.message))))
+
+
 def uniform(verdict: Verdict, *, others: Verdict | None = None) -> Verdicts:
     """The same verdict for Ready, SitesReady and GatewayReady, and `others` (else False) for the rest."""
     rest = others or Verdict("False", verdict.reason, verdict.message)
@@ -136,11 +148,13 @@ def events(before: DeploymentStatus | None, after: Sequence[DeploymentCondition]
     """What happened between two statuses, told once and by the condition that knows. The same status again is no event."""
     told: dict[Reason, Event] = {}
     by_type = {condition.type: condition for condition in after}
-    for condition in (by_type["SitesReady"], by_type["GatewayReady"], by_type["Ready"]):
+    telling = [by_type["SitesReady"], by_type["GatewayReady"], by_type["Ready"]]
+    telling += [one for one in after if one.type == "Degraded" and one.reason in _TOLD_BY_DEGRADED]
+    for condition in telling:
         old = find(before, condition.type)
         if (old and (old.status, old.reason) == (condition.status, condition.reason)) or condition.reason in _QUIET:
             continue
-        if condition.status == "True" and condition.type != "Ready":
+        if condition.status == "True" and condition.type not in ("Ready", "Degraded"):
             continue
         told.setdefault(condition.reason, event_of(condition.reason, condition.message))
     return tuple(told.values())

@@ -11,6 +11,8 @@ from autoglm_operator.state import InvalidSite, SiteView, Verdict
 
 MAX_SITES = 200
 """Sites of one deployment. The status has room for 256 entries, and sites that are being left need some."""
+_NAMED = 10
+"""So many sites that are left out are called by name."""
 
 Outcome = Literal["Selected", "NotMatched", "NotFound", "Invalid", "Leaving", "Duplicate", "TooMany"]
 
@@ -70,6 +72,20 @@ def verdict(selection: Selection) -> Verdict | None:
     return None
 
 
+def beyond(selection: Selection) -> Verdict | None:
+    """That more sites match than a deployment uses, if so: how many, the bound, and what to do about it."""
+    names = [choice.site for choice in selection.choices if choice.outcome == "TooMany"]
+    if not names:
+        return None
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    text = (
+        f"spec.sites matches {len(selection.views) + len(names)} sites, and a deployment uses at most {MAX_SITES}: the"
+        f" {len(names)} newest are not used ({', '.join(names[:_NAMED])}{more}); narrow spec.sites, or serve them by a second"
+        " deployment with another spec.model.name"
+    )
+    return Verdict("True", "TooManySites", text)
+
+
 def duplicate_of(site: AutoGLMSite, sites: Iterable[AutoGLMSite]) -> AutoGLMSite | None:
     """The site that already stands for the same Ray cluster: the oldest one, and the first by name among equals."""
     return _first_of(site, _firsts((*sites, site)))
@@ -121,11 +137,12 @@ def _matches(spec: SitesSpec, name: str, labels: dict[str, str]) -> bool:
 
 
 def _bounded(choices: list[Choice]) -> tuple[Choice, ...]:
-    selected = [choice for choice in choices if choice.outcome == "Selected"]
-    beyond = {choice.site for choice in selected[MAX_SITES:]}
+    """The oldest sites are used: one that is new takes the place of none that serves already."""
+    selected = [choice.view for choice in choices if choice.outcome == "Selected" and choice.view is not None]
+    left_out = {view.name for view in sorted(selected, key=lambda view: _seniority(view.site))[MAX_SITES:]}
     why = f"a deployment uses at most {MAX_SITES} sites: narrow spec.sites"
     return tuple(
-        Choice(choice.site, "TooMany", why, choice.view, choice.asked) if choice.site in beyond else choice
+        Choice(choice.site, "TooMany", why, choice.view, choice.asked) if choice.site in left_out else choice
         for choice in choices
     )
 

@@ -199,7 +199,9 @@ def _verdicts(
         "SitesReady": sites,
         "GatewayReady": gateway,
         "Progressing": conditions.progressing((*selected, *left), sites, gateway),
-        "Degraded": conditions.degraded(selected, checks),
+        "Degraded": conditions.with_left_out(
+            placement.beyond(subject.selection), conditions.degraded(selected, checks)
+        ),
     }
 
 
