@@ -91,8 +91,8 @@ REASONS: Mapping[Reason, str] = {
     "DeletionDeadlineExceeded": "`spec.deletionDeadline` passed while a site could not be cleaned; it is cleaned on return.",
     "InvalidSpec": "The stored spec cannot be used. The message names each field and the remedy.",
     "NoSites": "No site matches `spec.sites`. Create an AutoGLMSite or change the selection.",
-    "TooManySites": "`spec.sites` matches more sites than one deployment uses; the newest are left out. Narrow it, or serve them"
-    " by a second deployment.",
+    "TooManySites": "`spec.sites` matches more sites than one deployment uses; the newest are left out. Narrow it, or serve"
+    " them by a second deployment.",
     "SiteNotFound": "`spec.sites.names` names a site that does not exist. Create it or remove the name.",
     "SiteInvalid": "A selected site has a spec that cannot be used. See the site's own status.",
     "DuplicateCluster": "An older AutoGLMSite already stands for this Ray cluster. Remove one of them.",
