@@ -237,7 +237,7 @@ class Leadership:
             self._forget_deployment(key)
             return True
         before, item = self.objects.put_deployment(raw)
-        if before is None or before.metadata.generation != item.metadata.generation:
+        if before is None or type(before) is not type(item) or before.metadata.generation != item.metadata.generation:
             self._wake(self.objects.rivals(before or item, item) - {key})
         self.loads.watch(
             f"{key.namespace}/{key.name}", scaled.policy(item) if isinstance(item, AutoGLMDeployment) else None

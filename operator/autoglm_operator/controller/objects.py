@@ -69,8 +69,12 @@ class Objects:
     _by_model: dict[str, set[ObjectKey]] = field(default_factory=dict)
 
     def current(self, key: ObjectKey) -> JsonObject | None:
-        """The object as stored, if nothing says that it may have changed."""
-        return None if key in self.stale else self._raw.get(key)
+        """The object as stored, if nothing says that it may have changed.
+
+        What cannot be used may become usable while nobody touches it: another definition lets other fields through.
+        """
+        item = self.deployments.get(key) if key.kind == DEPLOYMENT else self.sites.get(key)
+        return None if key in self.stale or (item is not None and problems_of(item)) else self._raw.get(key)
 
     def generation(self, key: ObjectKey) -> int | None:
         """The generation that was last read; None for an object that is not known."""
@@ -78,10 +82,11 @@ class Objects:
         return None if raw is None else raw["metadata"].get("generation")
 
     def differing(self, kind: Kind, listed: Iterable[JsonObject]) -> set[ObjectKey]:
-        """What is not remembered as it is listed, and what is remembered and not listed: events about it were lost."""
-        there = {ObjectKey.of(kind, raw): raw["metadata"].get("resourceVersion") for raw in listed}
-        known = {key: raw["metadata"].get("resourceVersion") for key, raw in self._raw.items() if key.kind == kind}
-        return {key for key in there.keys() | known.keys() if there.get(key) is None or there[key] != known.get(key)}
+        """What is not remembered as it is listed, and what is remembered and not listed: events about it were lost, or another
+        definition lets other fields through, which changes no version and is told by no event."""
+        there = {ObjectKey.of(kind, raw): _reading(raw) for raw in listed}
+        known = {key: _reading(raw) for key, raw in self._raw.items() if key.kind == kind}
+        return {key for key in there.keys() | known.keys() if there.get(key) != known.get(key)}
 
     def put_deployment(self, raw: JsonObject) -> tuple[Deployment | None, Deployment]:
         """Remembers it; what it was before, and what it is."""
@@ -133,6 +138,11 @@ class Objects:
     def _drop(self, key: ObjectKey) -> None:
         self._raw.pop(key, None)
         self.stale.discard(key)
+
+
+def _reading(raw: JsonObject) -> tuple[object, object]:
+    """What tells two readings of an object apart."""
+    return raw["metadata"].get("resourceVersion"), raw.get("spec")
 
 
 def _concerns(item: Deployment, names: Collection[str]) -> bool:

@@ -1,6 +1,5 @@
 """What the API server does to an operator: it refuses, forgets, falls silent, and its objects change under other hands."""
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +7,6 @@ import pytest
 
 from support.api_proxy import ApiProxy
 from support.operator import OperatorProcess, World
-from support.processes import wait_until
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
@@ -99,33 +97,3 @@ def test_a_namespace_that_is_deleted_ends_with_its_applications(empty_world: Wor
     world.wait(lambda: not world.api.exists("namespace", world.namespace), "the namespace is gone", 300)
     world.wait(lambda: not world.ray.live(), "no application is left")
     world.wait(lambda: world.routes() == set(), "no route is left")
-
-
-def test_definitions_that_are_applied_again_under_load_disturb_nothing(empty_world: World) -> None:
-    world = empty_world
-    operator = world.operator("only")
-    world.apply_site()
-    world.apply_deployment()
-    world.wait_ready()
-    uid, puts = (world.deployment() or {})["metadata"]["uid"], len(world.ray.puts)
-    stop, applied = threading.Event(), []
-
-    def apply_again() -> None:
-        while not stop.is_set():
-            world.api.apply_crds()
-            applied.append(1)
-
-    again = threading.Thread(target=apply_again)
-    again.start()
-    try:
-        for replicas in (2, 3, 4, 5):
-            world.apply_deployment(replicas=replicas)
-            world.wait(lambda: (world.deployment() or {})["status"].get("readyReplicas") == replicas, "it is done")  # noqa: B023
-        wait_until(lambda: len(applied) >= 2, "the definitions were applied twice")
-    finally:
-        stop.set()
-        again.join()
-    world.wait_ready()
-    assert (world.deployment() or {})["metadata"]["uid"] == uid
-    assert len(world.ray.puts) == puts + 4
-    assert operator.process.running
