@@ -69,7 +69,7 @@ format: .venv/.synced ## Format the code and sort its imports
 
 .PHONY: test
 test: .venv/.synced ## Lint and all tests, with the time each layer took
-	@$(PYTHON) scripts/run_layers.py lint test-core test-shell test-e2e
+	@$(PYTHON) scripts/run_layers.py lint test-core test-shell test-e2e test-node
 
 .PHONY: test-core
 test-core: .venv/.synced ## Tests of the pure core: no I/O
@@ -82,6 +82,11 @@ test-shell: .venv/.synced ## Tests of each shell against its real part
 .PHONY: test-e2e
 test-e2e: .venv/.synced ## Tests of everything together, without those that break something
 	$(PYTEST) tests/e2e -m "not faults" $(RERUN)
+
+# Another cluster is only touched by `make e2e`. One rerun: each takes minutes.
+.PHONY: test-node
+test-node: .venv/.synced ## The chart and KubeRay with real pods, on a node made here; says so where that cannot be
+	env -u KUBECONFIG $(PYTEST) tests/node -m "not edge" --reruns 1 --reruns-delay 5 -raR -rP
 
 .PHONY: e2e
 e2e: .venv/.synced ## The chart and KubeRay with real pods, on a node made here or on KUBECONFIG's cluster (minutes)

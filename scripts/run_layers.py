@@ -1,14 +1,17 @@
 """Runs the named make targets one after the other and prints what each took, also when one fails.
 
-Later layers still run after a failure, so that one run shows everything. The exit code is 1 if any layer failed.
+Later layers still run after a failure, so that one run shows everything. The exit code is 1 if any layer failed. What a layer
+could not run on this machine it writes, with the reason, into the file that AUTOGLM_NOT_RUN names: the table ends with that.
 """
 
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 # Far beyond what a layer takes, so that a hang ends with pytest's summary rather than with somebody's patience.
 LAYER_LIMIT_S = 60 * 60
@@ -22,6 +25,8 @@ class Result:
     layer: str
     seconds: float
     outcome: str
+    not_run: tuple[str, ...] = ()
+    """What could not be run on this machine, and why."""
 
     @property
     def passed(self) -> bool:
@@ -31,11 +36,14 @@ class Result:
 def run_layer(layer: str) -> Result:
     print(f"\n===== {layer} =====", flush=True)
     started = time.monotonic()
-    process = subprocess.Popen(["make", "--no-print-directory", layer], start_new_session=True)
-    outcome = _outcome(process)
+    with tempfile.NamedTemporaryFile("r", prefix="not-run-") as told:
+        env = {**os.environ, "AUTOGLM_NOT_RUN": told.name}
+        process = subprocess.Popen(["make", "--no-print-directory", layer], start_new_session=True, env=env)
+        outcome = _outcome(process)
+        not_run = tuple(dict.fromkeys(Path(told.name).read_text().splitlines()))
     seconds = time.monotonic() - started
     print(f"===== {layer}: {outcome} in {_clock(seconds)} =====", flush=True)
-    return Result(layer, seconds, outcome)
+    return Result(layer, seconds, outcome, not_run)
 
 
 def _outcome(process: subprocess.Popen[bytes]) -> str:
@@ -66,10 +74,15 @@ def _clock(seconds: float) -> str:
 
 def table(results: list[Result]) -> str:
     width = max(len("layer"), *(len(result.layer) for result in results))
-    rows = [f"{result.layer:<{width}}  {_clock(result.seconds):>14}  {result.outcome}" for result in results]
+    rows = [f"{result.layer:<{width}}  {_clock(result.seconds):>14}  {_told(result)}" for result in results]
     total = sum(result.seconds for result in results)
     rows.append(f"{'total':<{width}}  {_clock(total):>14}")
+    rows += [f"NOT RUN HERE, in {result.layer}: {why}" for result in results for why in result.not_run]
     return "\n".join([f"{'layer':<{width}}  {'time':>14}  outcome", *rows])
+
+
+def _told(result: Result) -> str:
+    return f"{result.outcome}, BUT NOT ALL OF IT RAN (see below)" if result.not_run else result.outcome
 
 
 def _interrupt(*_: object) -> None:

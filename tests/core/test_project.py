@@ -115,6 +115,24 @@ def test_a_failed_layer_fails_the_run_but_later_layers_still_run(
     assert layers.main(["good"]) == 0
 
 
+def test_what_cannot_run_on_a_machine_is_told_in_the_table_and_fails_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers = load_script("run_layers")
+    told = "a real node: a node takes root"
+    (tmp_path / "Makefile").write_text(
+        f"node:\n\techo '{told}' >> $$AUTOGLM_NOT_RUN\n\techo '{told}' >> $$AUTOGLM_NOT_RUN\nall:\n\ttrue\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    results = [layers.run_layer(name) for name in ("node", "all")]
+    assert all(result.passed for result in results)
+    lines = layers.table(results).splitlines()
+    assert lines[1].endswith("passed, BUT NOT ALL OF IT RAN (see below)")
+    assert lines[2].endswith("passed")
+    assert lines[-1] == f"NOT RUN HERE, in node: {told}"
+    assert layers.main(["node", "all"]) == 0
+
+
 def test_a_layer_that_hangs_is_ended_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layers = load_script("run_layers")
     monkeypatch.setattr(layers, "LAYER_LIMIT_S", 1)

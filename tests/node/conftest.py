@@ -2,14 +2,29 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 
+from support.fake_kuberay import part
 from support.helm import Helm
-from support.node import cluster
+from support.kubernetes import NODE_BINARIES, binary
+from support.node import cluster, probe
 from support.node.release import Release
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build what a node takes before any test's time runs: it takes minutes the first time."""
+    needs = {fixture for item in session.items for fixture in getattr(item, "fixturenames", ())}
+    on_nodes = bool(needs & {"release", "edge_release"}) and not os.environ.get("KUBECONFIG") and not probe.obstacle()
+    if session.config.option.collectonly or not (on_nodes or "kuberay" in needs):
+        return
+    capture = session.config.pluginmanager.get_plugin("capturemanager")
+    with capture.global_and_fixture_disabled() if capture else nullcontext():
+        part("operator")
+        for name in NODE_BINARIES if on_nodes else ():
+            binary(name)
 
 
 @contextmanager

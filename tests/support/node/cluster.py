@@ -2,14 +2,12 @@
 
 import fcntl
 import os
-import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import yaml
@@ -17,39 +15,14 @@ import yaml
 from support.fake_kuberay import part
 from support.kubernetes import ROOT, Cluster, ControlPlane
 from support.node import image as images
+from support.node import probe
 from support.node.image import Image
 from support.node.machine import READY_S, Node
 from support.processes import wait_until
 
 KUBERAY_IMAGE = "quay.io/kuberay/operator:v1.6.0"
-# Programs that a node needs, and the Debian packages that bring them.
-_PROGRAMS = {
-    "containerd": "containerd",
-    "ctr": "containerd",
-    "runc": "runc",
-    "iptables": "iptables",
-    "conntrack": "conntrack",
-    "ip": "iproute2",
-    "nsenter": "util-linux",
-    "wget": "wget",
-}
-_PLUGIN = Path("/usr/lib/cni/ptp")
-
-
-def missing() -> str:
-    """What keeps a node from running on this machine; empty when nothing does."""
-    if os.geteuid() != 0:
-        return "a node takes root; or set KUBECONFIG to a cluster with KubeRay"
-    packages = {package for program, package in _PROGRAMS.items() if shutil.which(program) is None}
-    if not _PLUGIN.exists():
-        packages.add("containernetworking-plugins")
-    if packages:
-        return f"a node takes more programs: apt-get install {' '.join(sorted(packages))}; or set KUBECONFIG"
-    trial = ["unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "ip", "link", "add", "type", "veth"]
-    done = subprocess.run(trial, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        return f"namespaces cannot be made here ({done.stderr.strip()}); set KUBECONFIG to a cluster with KubeRay"
-    return ""
+# So long a run waits for another one that has a node.
+ALONE_S = 1800.0
 
 
 def image(component: str) -> str:
@@ -80,8 +53,9 @@ def running(directory: Path, names: Sequence[str] = ("autoglm-node",), patience_
     if given:
         yield Running(Cluster(directory, Path(given)))
         return
-    why = missing()
+    why = probe.obstacle()
     if why:
+        probe.report("a real node", why)
         pytest.skip(why)
     with _alone():
         yield from _made_here(directory, names, patience_s)
@@ -91,8 +65,16 @@ def running(directory: Path, names: Sequence[str] = ("autoglm-node",), patience_
 def _alone() -> Iterator[None]:
     """Wait until no other run has nodes on this machine: devices, addresses and control groups have fixed names."""
     with (Path(tempfile.gettempdir()) / "autoglm-nodes.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        wait_until(lambda: _is_locked(lock), "no other run has nodes on this machine", ALONE_S, poll=1.0)
         yield
+
+
+def _is_locked(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _made_here(directory: Path, names: Sequence[str], patience_s: int) -> Iterator[Running]:
@@ -151,8 +133,10 @@ def kuberay_objects(config: Path) -> list[dict[str, Any]]:
         if each["kind"] == "Deployment":
             (container,) = each["spec"]["template"]["spec"]["containers"]
             container["image"] = KUBERAY_IMAGE
-            # A tenth of a CPU, and a second for each probe: on a busy machine it would be ended again and again.
+            # A tenth of a CPU, a second for each probe, and a Lease that is lost when an answer takes 5 s: on a busy machine it
+            # would be ended again and again. There is no second one that could lead.
             container.pop("resources", None)
+            container["args"] = [*container.get("args", ()), "--enable-leader-election=false"]
             for probe in ("livenessProbe", "readinessProbe"):
                 container[probe]["timeoutSeconds"] = 30
     return found

@@ -7,14 +7,14 @@ import sys
 from types import FrameType
 
 from support.kubernetes import ROOT
-from support.node import cluster
+from support.node import cluster, probe
 
 DIRECTORY = ROOT / ".cache/node"
 
 
 def main() -> int:
     """Keeps the node until SIGINT or SIGTERM."""
-    why = cluster.missing()
+    why = probe.obstacle()
     if why:
         print(why, file=sys.stderr)
         return 1

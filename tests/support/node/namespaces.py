@@ -4,15 +4,23 @@ Nothing that the node does reaches this machine: its firewall rules, bridges and
 mounts in a tree of its own, and its processes end with the first one, also when the test run is killed.
 """
 
+import contextlib
+import json
+import os
 import shutil
+import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
+from support.cluster import started_at
 from support.processes import POLL_S, Process, wait_until
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _KINDS = ("--net", "--mount", "--pid", "--ipc", "--uts")
+NEW = (*_KINDS, "--fork", "--kill-child", "--mount-proc", "--propagation", "private")
+"""Options with which `unshare` makes such a set."""
 # Waits for its children, whoever started them: shims of ended containers are handed to it.
 _FIRST = "sleep infinity & wait"
 # A group gets as much of the CPUs as one process beside it, unless it is told that it is many: a node is a dozen busy ones.
@@ -37,8 +45,9 @@ class Namespaces:
     def __init__(self, name: str, directory: Path) -> None:
         self.name = name
         self._directory = directory
-        command = ["unshare", *_KINDS, "--fork", "--kill-child", "--mount-proc", "--propagation", "private", "--"]
-        self._first = Process(name, [*command, "bash", "-c", _FIRST], log=directory / "namespaces.log")
+        self._first = Process(name, ["unshare", *NEW, "--", "bash", "-c", _FIRST], log=directory / "namespaces.log")
+        # Where a later run looks for what this one leaves when it is killed together with its reaper.
+        self._record = Path(tempfile.gettempdir()) / f"{name}.process"
 
     @property
     def cgroup(self) -> str:
@@ -46,16 +55,17 @@ class Namespaces:
         return f"/{self.name}"
 
     def start(self) -> None:
-        """Make them, and the control group."""
+        """Make them, and the control group. Nobody else has a set of this name: what is there of one was left behind."""
+        self._end_leftover()
         self._first.start()
+        self._record.write_text(json.dumps([self._first.pid, started_at(self._first.pid)]))
         self._first.wait_for(lambda: self._child() is not None, "the namespaces are there")
         # /proc of the namespaces is mounted last.
         self._first.wait_for(lambda: self.run("test -e /proc/1/comm").returncode == 0, "they can be entered")
         self.checked(_SETUP.format(files=self._directory, name=self.name))
-        for hierarchy in _hierarchies():
+        remove_group(self.name)  # a run that was killed leaves its groups, empty
+        for hierarchy in hierarchies():
             group = hierarchy / self.name
-            # A run that was killed leaves its groups, empty.
-            wait_until(lambda group=group: _removed(group), "no other node of this name runs")  # type: ignore[misc]
             group.mkdir()
             for setting in ("cpuset.cpus", "cpuset.mems"):
                 if (group / setting).exists():
@@ -67,8 +77,8 @@ class Namespaces:
     def stop(self) -> None:
         """End everything in them, and take the control groups away."""
         self._first.kill()
-        for hierarchy in _hierarchies():
-            wait_until(lambda group=hierarchy / self.name: _removed(group), "no process is left")  # type: ignore[misc]
+        self._record.unlink(missing_ok=True)
+        remove_group(self.name)
         for folder in ("lib", "log"):
             shutil.rmtree(self._directory / folder, ignore_errors=True)
 
@@ -94,7 +104,8 @@ class Namespaces:
         return done.stdout
 
     def link(self, inside: str, outside: str, prefix: int, device: str) -> None:
-        """A cable to this machine: an address at either end. It goes with the namespaces."""
+        """A cable to this machine: an address at either end. It goes with the namespaces, some time after their end."""
+        subprocess.run(["ip", "link", "delete", device], capture_output=True, check=False)
         _ip("link", "add", device, "type", "veth", "peer", "name", "eth0", "netns", str(self.pid))
         _ip("address", "add", f"{outside}/{prefix}", "dev", device)
         _ip("link", "set", device, "up")
@@ -116,6 +127,14 @@ class Namespaces:
         """Undo `cut`."""
         self.checked("; ".join(f"iptables -D {rule}" for rule in _CUT))
 
+    def _end_leftover(self) -> None:
+        """End the first process of a run that was killed; the kernel ends all others in its namespaces."""
+        with contextlib.suppress(FileNotFoundError, ValueError, ProcessLookupError):
+            pid, started = json.loads(self._record.read_text())
+            if started is not None and started_at(pid) == started:
+                os.killpg(pid, signal.SIGKILL)
+                wait_until(lambda: started_at(pid) != started, f"process {pid} of an earlier run has ended")
+
     def _child(self) -> int | None:
         try:
             listed = Path(f"/proc/{self._first.pid}/task/{self._first.pid}/children").read_text().split()
@@ -128,11 +147,17 @@ def _ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
 
 
-def _hierarchies() -> list[Path]:
+def hierarchies() -> list[Path]:
     """Mounted hierarchies; with version 2 alone there is one."""
     if (_CGROUPS / "cgroup.controllers").exists():
         return [_CGROUPS]
     return [path for path in sorted(_CGROUPS.iterdir()) if path.is_dir() and not path.is_symlink()]
+
+
+def remove_group(name: str) -> None:
+    """Take a control group and those in it out of every hierarchy, once the last processes in them have ended."""
+    for hierarchy in hierarchies():
+        wait_until(lambda group=hierarchy / name: _removed(group), f"no process is left in {name}")  # type: ignore[misc]
 
 
 def _removed(group: Path) -> bool:
