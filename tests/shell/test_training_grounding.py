@@ -19,6 +19,7 @@ from autoglm_serving.training.dataset import DatasetInvalid, Screens, open_scree
 from autoglm_serving.training.grounding import kept, saying
 from autoglm_serving.training.grounding.asking import Asker, lower, merged
 from autoglm_serving.training.grounding.finding import LAYERS, Finder
+from autoglm_serving.training.grounding.merging import Merging, loss_of, tokens
 from autoglm_serving.training.grounding.recipe import PRESETS, Grounding, Lesson, Views
 from autoglm_serving.training.grounding.run import GroundingRefused, Told, ground, network_of
 from autoglm_serving.training.grounding.saying import Speaker, hold
@@ -39,6 +40,7 @@ RECIPE = replace(
     PRESETS["smoke"],
     views=Views(count=6, whole_sides=(112,), part_sides=(112, 140), cards_percent=30),
     sorting=Lesson(4, 1, 2e-3),
+    merging=Lesson(4, 16, 1e-3),
     finding=Lesson(4, 2, 6e-4),
     saying=Lesson(4, 8, 1e-3),
     questions=24,
@@ -108,7 +110,10 @@ def test_the_command_makes_a_model_that_answers(start: Path, known: Path, tmp_pa
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     smoke = PRESETS["smoke"]
     assert [line["part"] for line in lines] == (
-        ["sorting"] * smoke.sorting.steps + ["finding"] * smoke.finding.steps + ["saying"] * smoke.saying.steps
+        ["sorting"] * smoke.sorting.steps
+        + ["merging"] * smoke.merging.steps
+        + ["finding"] * smoke.finding.steps
+        + ["saying"] * smoke.saying.steps
     )
     assert all(line["loss"] > 0 for line in lines)
     screens = open_screens(known)
@@ -125,6 +130,50 @@ def test_the_tower_stays_but_for_its_last_mlp(start: Path, known: Path, tmp_path
     may = (f"{last}mlp", f"{last}norm2", "post_layernorm", "merger", "downsample")
     assert other
     assert all(any(part in name for part in may) for name in other), other
+
+
+def test_merging_learns_what_tokens_tell_and_keeps_their_length(parts: Parts) -> None:
+    """The rest of the model stays, and a picture's tokens are nearer to its letters and their places."""
+    recipe = replace(RECIPE, merging=Lesson(60, 64, 3e-3))
+    learner = Merging(parts.student, parts.views, recipe)
+    view = next(view for view in parts.views if bool(view.full.any()))
+    wanted = tokens(parts.student, view)
+    before = {name: each.clone() for name, each in parts.student.model.state_dict().items()}
+
+    def now() -> torch.Tensor:
+        with torch.no_grad():
+            features: torch.Tensor = merged(parts.student, view.patches)
+        return features
+
+    first, length = float(loss_of(now(), wanted)), sum(merged_length(parts, each) for each in parts.views)
+    for step in range(60):
+        learner.step(step)
+    learner.settle()
+    assert float(loss_of(now(), wanted)) < 0.8 * first
+    after = sum(merged_length(parts, each) for each in parts.views)
+    assert after == pytest.approx(length, rel=0.25)
+    other = changed(before, parts.student.model.state_dict())
+    assert other
+    assert all("merger" in name or "downsample" in name for name in other), other
+
+
+def merged_length(parts: Parts, view: kept.View) -> float:
+    """The mean length of a view's image tokens that show something."""
+    with torch.no_grad():
+        return float(merged(parts.student, view.patches)[view.full].norm(dim=1).mean().nan_to_num())
+
+
+def test_tokens_want_the_letters_that_they_show(parts: Parts) -> None:
+    view = next(view for view in parts.views if bool(view.full.any()))
+    wanted = tokens(parts.student, view)
+    shown = wanted.letters.norm(dim=1) > 0
+    assert torch.equal(shown, view.full)
+    codes, signs = parts.student.codes.detach(), view.signs
+    at = int(view.full.nonzero()[0])
+    per_token = view.patches.shape[1]
+    told = [number for number, patch in enumerate(signs.patches[signs.places].tolist()) if patch // per_token == at]
+    expected = sum(codes[signs.signs[number]] * signs.loud[number] for number in told)
+    assert torch.allclose(wanted.letters[at], torch.as_tensor(expected), atol=1e-6)
 
 
 def test_finding_learns_where_names_are_and_leaves_the_upper_layers_alone(parts: Parts) -> None:
@@ -155,7 +204,7 @@ def test_what_the_upper_layers_learn_from_is_what_the_whole_model_says(
     speaker = Speaker(parts.student, prefix, few)
     loss, _ = speaker.loss(held)
 
-    features = merged(parts.student, view)
+    features = merged(parts.student, view.patches)
     asked = spots(view.screen, view.window, saying._QUESTIONS, Dice(few.seed, "saying", 0))[:1]
     batch, _, _ = saying._where_it_looks(parts.student, parts.asker, view, saying._Asking(features, asked))
     assert torch.equal(batch.ids[0, -len(held[0].ids) :], held[0].ids)

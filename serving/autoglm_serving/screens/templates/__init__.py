@@ -45,6 +45,7 @@ TEMPLATES: Mapping[Split, Mapping[str, Template]] = {
         "calendar": Template(visual.calendar, DESK),
         "player": Template(visual.player, HAND),
         "share_sheet": Template(visual.share_sheet, HAND),
+        "tools": Template(visual.tools, DESK),
         "files": Template(large.files, DESK),
         "dashboard": Template(large.dashboard, ("tablet", "desktop", "phone")),
         "order": Template(large.order, LARGE),

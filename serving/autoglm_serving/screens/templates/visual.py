@@ -1,4 +1,4 @@
-"""Pages that are pictures or grids: launcher, map, shop, calendar, player, share sheet."""
+"""Pages that are pictures or grids: launcher, map, shop, calendar, player, share sheet, tools."""
 
 from html import escape
 
@@ -286,3 +286,44 @@ def share_sheet(scene: Scene) -> str:
     )
     photo = swatch(scene, "position:absolute;inset:0")
     return f'<div class="main">{photo}</div><div class="shade">{sheet}</div>'
+
+
+def tools(scene: Scene) -> str:
+    """Tools to choose from, all of them icons without a word: plain, on plates and in circles, large and small."""
+    dice, wide = scene.dice, scene.wide
+    bar = top_bar(scene, scene.say("Arrange tools", "排列工具"), tools=("check",))
+    lead, check = scene.icon_name("back"), scene.icon_name("check")
+    names = [name for name in dice.some(tuple(ICONS), len(ICONS)) if scene.icon_name(name) not in (lead, check)]
+    titles = ["Shown", "Hidden", "Suggested"] if scene.language == "en" else ["已显示", "已隐藏", "推荐"]
+    sections = []
+    for title in titles[: dice.between(2, 3)]:
+        columns, rows = dice.between(4, 6) * (2 if wide else 1), dice.between(2, 4)
+        here, names = names[: columns * rows], names[columns * rows :]
+        size, plate = f"{dice.between(18, 34)}px", dice.pick(_PLATES)
+        icons = "".join(
+            part(
+                "icon",
+                scene.icon_name(name),
+                icon_svg(name, size),
+                css="icon",
+                style=f"justify-self:center;{plate.format(hue=dice.below(360))}",
+            )
+            for name in here
+        )
+        sections.append(
+            f'<div class="pad b">{title}</div><div class="grid" style="grid-template-columns:repeat({columns},1fr);'
+            f'gap:{dice.between(4, 18)}px">{icons}</div>'
+        )
+    return f'{bar}<div class="main"><div class="col">{"".join(sections)}</div></div>'
+
+
+_PLATES = (
+    "",
+    "",
+    "background:var(--soft);border-radius:var(--r)",
+    "background:var(--accent);color:#fff;border-radius:50%",
+    "background:hsl({hue} 50% 42%);color:#fff;border-radius:12px",
+    "border:1px solid var(--soft);border-radius:50%",
+    "color:var(--accent)",
+)
+"""What is behind an icon."""

@@ -46,11 +46,11 @@ class Lower:
     is_image: torch.Tensor
 
 
-def merged(student: Student, view: View) -> torch.Tensor:
-    """[image tokens, width]: what the merger makes of a view's patches."""
+def merged(student: Student, patches: torch.Tensor) -> torch.Tensor:
+    """[image tokens, width]: what the merger makes of patches [image tokens, patches of one, width of the tower]."""
     visual = student.model.model.visual
     kernel = visual.downsample
-    blocks = view.patches.float().permute(0, 2, 1).flatten(1)
+    blocks = patches.float().permute(0, 2, 1).flatten(1)
     found: torch.Tensor = visual.merger(functional.linear(blocks, kernel.weight.flatten(1), kernel.bias))
     return found
 

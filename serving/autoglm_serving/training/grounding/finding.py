@@ -1,8 +1,4 @@
-"""Merger and lower layers learn to find: image tokens tell what they show and where, questions look where their name is.
-
-What is told of a place is that of the letters in an image token, not of its own middle: a token is a twelfth of a phone's
-width, and many elements are less high than one.
-"""
+"""Merger and lower layers learn to find: questions look where their name is, and the place that is told there arrives."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +11,11 @@ from autoglm_serving.screens.dice import Dice
 from autoglm_serving.training.gaze import LOOKING_LAYER, looks
 from autoglm_serving.training.grounding.asking import Asker, Lower, lower, merged
 from autoglm_serving.training.grounding.kept import View
+from autoglm_serving.training.grounding.merging import loss_of, tokens
 from autoglm_serving.training.grounding.recipe import Grounding, rate_at
 from autoglm_serving.training.grounding.spots import Spot, findable
 from autoglm_serving.training.network import Student
-from autoglm_serving.training.spelling import letter_directions, place_codes_at, place_directions
+from autoglm_serving.training.spelling import place_codes_at, place_directions
 
 LAYERS = LOOKING_LAYER + 1
 """How many layers are the lower ones."""
@@ -39,7 +36,7 @@ class Finder:
     def __init__(self, student: Student, asker: Asker, recipe: Grounding) -> None:
         self._student, self._asker, self._recipe = student, asker, recipe
         width = student.recipe.network.text_width
-        self._letters, self._places = letter_directions(width), place_directions(width)
+        self._places = place_directions(width)
         visual = student.model.model.visual
         self._merger = [*visual.downsample.parameters(), *visual.merger.parameters()]
         self._lower = _lower_parameters(student)
@@ -75,8 +72,8 @@ class Finder:
 
     def loss(self, view: View, asked: Sequence[Spot]) -> Found:
         """Of one view: what its image tokens tell, and where questions look."""
-        features = merged(self._student, view)
-        total = self._told(view, features)
+        features = merged(self._student, view.patches)
+        total = loss_of(features, tokens(self._student, view))
         if not asked:
             return Found(total)
         batch = self._asker.batch(view, asked)
@@ -87,33 +84,6 @@ class Finder:
         total = total + looked + _ARRIVED * self._arrived(said, [place for _, place, _ in batch.asks], asked)
         return Found(total, float(looked.detach()), found)
 
-    def _told(self, view: View, features: torch.Tensor) -> torch.Tensor:
-        """How far image tokens are from the letters that they show and their place, and how much they tell beside these."""
-        letters, places = features @ self._letters.T, features @ self._places.T
-        rest = features - letters @ self._letters - places @ self._places
-        total = features.square().sum(1).detach() + 1e-3
-        quiet = letters.square().sum(1) / total
-        shown, full = self._shown(view), view.full
-        loss = _PLACED * _mean(
-            1 - functional.cosine_similarity(places, place_codes_at(view.spots)), torch.where(full, 1.0, 0.3)
-        )
-        if full.any():
-            loss = loss + 2 * (1 - functional.cosine_similarity(letters[full], shown[full] + 1e-4)).mean()
-        if not full.all():
-            loss = loss + quiet[~full].mean()
-        silent = functional.relu(_LEAST_PLACE - places.square().sum(1) / total).mean()
-        return loss + 0.2 * ((rest.square().sum(1) / total).mean() + 4 * silent)
-
-    def _shown(self, view: View) -> torch.Tensor:
-        """[image tokens, directions of letters]: the sums of the codes of what each shows."""
-        per_token = view.patches.shape[1]
-        codes = self._student.codes.detach()
-        signs = view.signs
-        tokens = signs.patches[signs.places] // per_token
-        return codes.new_zeros(len(view.patches), codes.shape[1]).index_add(
-            0, tokens, codes[signs.signs] * signs.loud.unsqueeze(1)
-        )
-
     def _arrived(self, said: Lower, ends: Sequence[int], asked: Sequence[Spot]) -> torch.Tensor:
         """How far the place that arrives at the end of a question, and at the mark after it, is from the right one."""
         wanted = place_codes_at(torch.tensor([spot.place for spot in asked if spot.cells]))
@@ -121,7 +91,7 @@ class Finder:
         loss = left.sum() * 0
         for before in (1, 0):
             arrived = left[[end - before for end in ends]] @ self._places.T
-            loss = loss + _PLACED * (1 - functional.cosine_similarity(arrived, wanted)).mean()
+            loss = loss + (1 - functional.cosine_similarity(arrived, wanted)).mean()
         return loss
 
 
@@ -137,15 +107,8 @@ def _lower_parameters(student: Student) -> list[Any]:
     return found
 
 
-def _mean(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    return (values * weights).sum() / weights.sum()
-
-
 _QUESTIONS = 18
 """About one picture."""
 
-_PLACED, _ARRIVED = 4.0, 0.5
-"""How much a place counts that is told, and one that arrives, beside the attention."""
-
-_LEAST_PLACE = 0.25
-"""The part of an image token's length that its place must have."""
+_ARRIVED = 2.0
+"""How much a place that arrives counts beside the attention."""

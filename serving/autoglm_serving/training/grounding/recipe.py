@@ -19,7 +19,7 @@ class Views:
 
 @dataclass(frozen=True)
 class Lesson:
-    """How one part learns: `steps` of so many pictures or questions, and the highest learning rate."""
+    """How one part learns: `steps` of so many pictures, image tokens or questions, and the highest learning rate."""
 
     steps: int
     each: int
@@ -35,6 +35,7 @@ class Grounding:
     name: str
     views: Views
     sorting: Lesson
+    merging: Lesson
     finding: Lesson
     saying: Lesson
     questions: int
@@ -49,6 +50,7 @@ PRESETS = {
         name="smoke",
         views=Views(count=4, whole_sides=(112,), part_sides=(84, 140)),
         sorting=Lesson(2, 1, 2e-3),
+        merging=Lesson(2, 16, 1e-3),
         finding=Lesson(3, 1, 5e-4),
         saying=Lesson(3, 6, 1e-3),
         questions=12,
@@ -57,6 +59,7 @@ PRESETS = {
         name="hour",
         views=Views(),
         sorting=Lesson(1200, 1, 2e-3),
+        merging=Lesson(5000, 768, 1e-3, falling=0.7),
         finding=Lesson(4400, 2, 6e-4, falling=0.7),
         saying=Lesson(10_000, 48, 1e-3),
         questions=102_000,

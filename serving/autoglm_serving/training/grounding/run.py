@@ -24,6 +24,7 @@ from autoglm_serving.training.grounding import kept
 from autoglm_serving.training.grounding.asking import Asker
 from autoglm_serving.training.grounding.finding import Finder
 from autoglm_serving.training.grounding.kept import View
+from autoglm_serving.training.grounding.merging import Merging
 from autoglm_serving.training.grounding.recipe import Grounding, rate_at, to_json
 from autoglm_serving.training.grounding.saying import Speaker, hold
 from autoglm_serving.training.looking import has_room, start_looking
@@ -33,7 +34,7 @@ from autoglm_serving.training.sorting import Patches, Sorter, after_last_mlp, jo
 from autoglm_serving.training.spelling import place_directions
 
 MODEL, LOG, RECIPE, DONE = "model", "log.jsonl", "grounding.json", "checkpoints"
-PARTS = ("sorting", "finding", "saying")
+PARTS = ("sorting", "merging", "finding", "saying")
 
 
 class GroundingRefused(ValueError):
@@ -142,6 +143,13 @@ class _Run:
             self._say("sorting", step, lesson.steps, loss=float(losses.total.detach()), right=losses.right)
         sorter.settle(self._tokenizer)
         self._views = [kept.as_told(student, view) for view in views]
+
+    def merging(self) -> None:
+        """The merger learns what image tokens shall tell."""
+        lesson, learner = self._recipe.merging, Merging(self.student, self._told(), self._recipe)
+        for step in range(lesson.steps):
+            self._say("merging", step, lesson.steps, loss=learner.step(step))
+        learner.settle()
 
     def finding(self) -> None:
         """Merger and lower layers learn to find."""

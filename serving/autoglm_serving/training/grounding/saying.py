@@ -91,7 +91,7 @@ class _Asking:
 
 def _moved(student: Student, view: View, dice: Dice) -> _Asking:
     """Three of four views are moved."""
-    features, asked = merged(student, view), spots(view.screen, view.window, _QUESTIONS, dice)
+    features, asked = merged(student, view.patches), spots(view.screen, view.window, _QUESTIONS, dice)
     if not dice.chance(_MOVED_PERCENT):
         return _Asking(features, asked)
     by = (_part(dice) * _FARTHEST[0], _part(dice) * _FARTHEST[1])
