@@ -16,6 +16,7 @@ from autoglm_serving.model.load import load_weights
 from autoglm_serving.screens.records import Screen, write_line
 from autoglm_serving.training import natural
 from autoglm_serving.training.ablation import ways, zoom
+from autoglm_serving.training.ablation.commands import TuneOptions
 from autoglm_serving.training.ablation.memory import Memory
 from autoglm_serving.training.ablation.table import Table
 from autoglm_serving.training.ablation.table import markdown as table_page
@@ -34,7 +35,7 @@ from autoglm_serving.vision import flops
 from autoglm_serving.vision.boxes import Box
 from autoglm_serving.vision.modules.flops import count_flops
 from autoglm_serving.vision.modules.variant import FusedVariant
-from autoglm_serving.vision.modules.variants import Options, build_variant
+from autoglm_serving.vision.modules.variants import VARIANTS, Options, build_variant
 from autoglm_serving.vision.quality import load
 from autoglm_serving.vision.sizing import TokenGrid
 from support.screens import draw, screen, write_screens
@@ -134,6 +135,16 @@ def test_learning_new_weights_leaves_the_model_alone_and_lowers_the_loss(
     assert done is not None
     assert done.last < done.first
     assert all(torch.equal(value, before[name]) for name, value in tuner.model.state_dict().items())
+
+
+def test_each_technique_learns_for_as_long_as_is_usual_unless_it_is_told() -> None:
+    free = TuneOptions(uri="", threads=None, steps=None, examples=None, side=112, device="cpu")
+    lengths = {name: (plan.steps, plan.examples) for name in VARIANTS for plan in [free.plan(name)]}
+    assert lengths["tiles-2x2-cross-middle"] == lengths["queries"] == (320, 80)
+    assert lengths["attention-cbam"] == lengths["scales-pyramid"] == (200, 50)
+    assert lengths["dynamic-normalisation"] == lengths["scales-weights-early"] == (60, 30)
+    told = replace(free, steps=7).plan("queries")
+    assert (told.steps, told.examples, told.short_side) == (7, 80, 112)
 
 
 def test_a_table_has_every_chosen_technique_with_its_steps(

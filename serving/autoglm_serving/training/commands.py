@@ -121,8 +121,8 @@ def train_ground(data: Path, out: Path, uri: str, preset: str, resume: bool, thr
 @click.argument("data", type=_DATA)
 @click.argument("out", type=_FOLDER)
 @click.option("--from", "uri", default="builtin://autoglm-tiny", show_default=True, help="The trained model's URI.")
-@click.option("--steps", type=click.IntRange(min=1), default=60, show_default=True)
-@click.option("--examples", type=click.IntRange(min=1), default=24, show_default=True, help="Windows to learn from.")
+@click.option("--steps", type=click.IntRange(min=1), help="Else what is usual for each technique: 60 to 320.")
+@click.option("--examples", type=click.IntRange(min=1), help="Windows to learn from; else 30 to 80.")
 @click.option(
     "--side", type=click.IntRange(min=TOKEN_SIDE), default=336, show_default=True, help="Short side in pixels."
 )

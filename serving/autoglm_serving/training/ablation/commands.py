@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from autoglm_serving.training.ablation.findings import findings
 from autoglm_serving.training.ablation.measure import Settings, default_beyond
 from autoglm_serving.training.ablation.plan import chosen
 from autoglm_serving.training.ablation.table import Row
-from autoglm_serving.training.ablation.tuning import Plan, Tuner, tunable
+from autoglm_serving.training.ablation.tuning import Plan, Tuner, tunable, usual
 from autoglm_serving.training.dataset import open_screens
 from autoglm_serving.training.recipe import LARGEST_SIDE
 from autoglm_serving.training.replies import Replier
@@ -135,10 +135,20 @@ class TuneOptions:
 
     uri: str
     threads: int | None
-    steps: int
-    examples: int
+    steps: int | None
+    examples: int | None
     side: int
     device: str
+
+    def plan(self, name: str) -> Plan:
+        """What was asked for, and otherwise what is usual for the technique."""
+        plan = usual(name)
+        return replace(
+            plan,
+            steps=self.steps or plan.steps,
+            examples=self.examples or plan.examples,
+            short_side=self.side,
+        )
 
 
 def tune(names: str, data: Path, out: Path, how: TuneOptions, tell: Tell) -> None:
@@ -150,10 +160,12 @@ def tune(names: str, data: Path, out: Path, how: TuneOptions, tell: Tell) -> Non
     if how.threads is not None:
         torch.set_num_threads(how.threads)
     screens = open_screens(data, side=2 * how.side)
-    plan = Plan(steps=how.steps, examples=how.examples, short_side=how.side)
-    tuner = Tuner(locate(how.uri), screens, plan, how.device)
     options = Settings(short_side=how.side).options
-    for name in wanted:
+    tuner, kept = None, None
+    for name in sorted(wanted, key=lambda name: how.plan(name).steps):
+        plan = how.plan(name)
+        if tuner is None or plan != kept:
+            tuner, kept = Tuner(locate(how.uri), screens, plan, how.device), plan
         done = tuner.tune(
             name,
             options,

@@ -48,6 +48,16 @@ class Plan:
     seed: int = 0
 
 
+def usual(name: str) -> Plan:
+    """How long a technique's new weights are learned unless somebody says otherwise: longer where more of them are new.
+
+    What is fused early or in the middle of the scales runs the tower again at each step, and has few weights.
+    """
+    if name == "dynamic-normalisation" or name in ("scales-weights-early", "scales-weights-middle"):
+        return Plan(steps=60, examples=30)
+    return Plan(steps=320, examples=80) if "queries" in name or name.startswith("tiles") else Plan(steps=200, examples=50)
+
+
 @dataclass(frozen=True)
 class Example:
     """One window of a screen: its patches and their grid, and how to ask about it on any grid of image tokens."""
