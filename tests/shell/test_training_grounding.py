@@ -23,7 +23,7 @@ from autoglm_serving.training.grounding.merging import Merging, loss_of, tokens
 from autoglm_serving.training.grounding.recipe import PRESETS, Grounding, Lesson, Views
 from autoglm_serving.training.grounding.run import GroundingRefused, Told, ground, network_of
 from autoglm_serving.training.grounding.saying import Speaker, hold
-from autoglm_serving.training.grounding.spots import findable, spots
+from autoglm_serving.training.grounding.spots import Spot, findable, spots
 from autoglm_serving.training.looking import start_looking
 from autoglm_serving.training.network import Student, write_start
 from autoglm_serving.training.recipe import PRESETS as TINY
@@ -174,6 +174,18 @@ def test_tokens_want_the_letters_that_they_show(parts: Parts) -> None:
     told = [number for number, patch in enumerate(signs.patches[signs.places].tolist()) if patch // per_token == at]
     expected = sum(codes[signs.signs[number]] * signs.loud[number] for number in told)
     assert torch.allclose(wanted.letters[at], torch.as_tensor(expected), atol=1e-6)
+
+
+def test_only_taps_go_along_where_a_picture_is_moved() -> None:
+    by = (0.3, -0.2)
+    said = Spot("Make sure that Wi-Fi is selected", 'finish(message="Wi-Fi")', "other")
+    assert saying._spot_moved(said, by) is said
+    tapped = Spot("Tap Wi-Fi", 'do(action="Tap", element=[400,500])', "text", (0.4, 0.5), (7,))
+    there = saying._spot_moved(tapped, by)
+    assert there is not None
+    assert there.place == pytest.approx((0.7, 0.3))
+    assert saying._spot_moved(tapped, (0.7, 0.0)) is None
+    assert saying._spot_moved(replace(tapped, kind="other"), by) is None
 
 
 def test_finding_learns_where_names_are_and_leaves_the_upper_layers_alone(parts: Parts) -> None:

@@ -102,9 +102,12 @@ def _moved(student: Student, view: View, dice: Dice) -> _Asking:
 
 
 def _spot_moved(spot: Spot, by: tuple[float, float]) -> Spot | None:
+    """What is typed, said or scrolled stays what it is; a tap goes along, and is not asked for beyond the picture."""
+    if not isinstance(read_reply(spot.answer), Tap):
+        return spot
     x, y = spot.place[0] + by[0], spot.place[1] + by[1]
     inside = _BORDER < x < 1 - _BORDER and _BORDER < y < 1 - _BORDER
-    if not spot.points or not inside or not isinstance(read_reply(spot.answer), Tap):
+    if not spot.points or not inside:
         return None
     return replace(spot, place=(x, y))
 
