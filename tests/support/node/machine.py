@@ -1,7 +1,9 @@
 """One node: containerd, kubelet, kube-proxy and a name server in namespaces of their own, joined to an API server."""
 
 import json
+import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -100,6 +102,8 @@ class Node:
         self._write("cni/10-pods.conflist", json.dumps(self._network()))
         self._write("container.json", json.dumps(_container(mounts)))
         self._write("containerd.toml", _CONTAINERD.format(folder=self._directory, sandbox=SANDBOX, cni=_CNI))
+        self._write("runc", _RUNC.format(python=sys.executable, runc=shutil.which("runc")))
+        self._file("runc").chmod(0o755)
         self._write("kubelet.yaml", yaml.safe_dump(self._kubelet_settings()))
         self._write("kube-proxy.yaml", yaml.safe_dump(self._proxy_settings(api)))
         self._write("Corefile", _COREFILE.format(domain=DOMAIN, kubeconfig=api.kubeconfig))
@@ -183,6 +187,21 @@ _CONTAINERD = """version = 2
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"
     base_runtime_spec = "{folder}/container.json"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+      BinaryName = "{folder}/runc"
+"""
+
+# containerd puts what every container begins with before the volumes of the pod: one at /tmp would hide a checkout below it.
+_RUNC = """#!{python} -IS
+import json, os, sys
+if "create" in sys.argv:
+    path = os.path.join(sys.argv[sys.argv.index("--bundle") + 1], "config.json")
+    with open(path) as file:
+        spec = json.load(file)
+    spec["mounts"].sort(key=lambda mount: mount["destination"].count("/"))
+    with open(path, "w") as file:
+        json.dump(spec, file)
+os.execv("{runc}", ["runc", *sys.argv[1:]])
 """
 
 _COREFILE = """.:53 {{
