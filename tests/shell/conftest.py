@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from autoglm_serving.model.tiny import build
+from support.engine_process import HAS_VLLM, EngineProcess, RemoteEngine
 from support.gateway import Gateway
+from support.models import PLACES, WAITING, engine_config
 from support.screens import write_screens
 
 
@@ -16,6 +18,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path: Path = tmp_path_factory.mktemp("autoglm-tiny")
     build(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def vllm_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
+    """A process for engines of vLLM, one after the other."""
+    if not HAS_VLLM:
+        pytest.skip("vLLM is an extra")
+    with EngineProcess("vllm", tmp_path_factory.mktemp("vllm") / "log") as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def vllm(vllm_process: EngineProcess, folder: Path) -> RemoteEngine:
+    """An engine of vLLM that is started. It is killed by the last test that uses it."""
+    return vllm_process.engine(engine_config(folder, "vllm", concurrency=PLACES, queue=WAITING)).start_and_wait()
 
 
 @pytest.fixture(scope="session")

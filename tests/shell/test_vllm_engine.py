@@ -1,187 +1,120 @@
-"""The vLLM engine on the same tiny model, against the transformers engine."""
+"""What the vLLM engine alone has, on a real, tiny model; what every engine does is in `test_vllm_and_transformers`."""
 
+import asyncio
 import os
-import re
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from autoglm_serving.engines.factory import create_engine
-from autoglm_serving.engines.interface import EngineOptionsInvalid
-from support.models import answer, engine_config, request, screenshot
-from support.processes import Process, runs, wait_until
-from support.vllm_process import result_of, scenario
+from autoglm_serving.engines.interface import EngineDead, EngineOptionsInvalid
+from support import vllm_facts
+from support.engine_process import EngineProcess, RemoteEngine
+from support.gangs import vllm_gang_config
+from support.models import answer, endless, engine_config, request, screenshot
+from support.processes import engine_cores, runs, title, until
+from support.reference import Reference
 
-pytest.importorskip("vllm", reason="vLLM is an extra")
-# vLLM is imported three times, one after the other, on a machine that may be ten times slower.
-pytestmark = pytest.mark.timeout(1500)
+# vLLM is imported six times, some of them one after the other, on a machine that may be ten times slower.
+pytestmark = pytest.mark.timeout(2400)
 
-DEADLINE_S = 1200.0
-
-
-@pytest.fixture(scope="module")
-def process(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    """The script's process, with its result written: one engine's life, and a second engine that runs."""
-    with scenario("support.vllm_scenario", folder, tmp_path_factory.mktemp("vllm"), DEADLINE_S) as started:
-        yield started
+RANKS = 2
+TEXT = "打开设置 open settings"
 
 
-@pytest.fixture(scope="module")
-def results(process: Process) -> dict[str, Any]:
-    return result_of(process)
-
-
-@pytest.mark.parametrize(("name", "image"), [("text", None), ("image", screenshot())])
-async def test_greedy_answers_are_those_of_the_transformers_engine(
-    results: dict[str, Any], folder: Path, name: str, image: Any
-) -> None:
-    engine = create_engine(engine_config(folder))
-    try:
-        await engine.start()
-        text, deltas = await answer(engine, request("打开设置 open settings", image, 32))
-    finally:
-        await engine.close()
-    last = deltas[-1]
-    assert last.completion_tokens > 4, "the answer is too short to tell anything"
-    assert results[name]["text"] == text
-    assert {
-        key: results[name][key] for key in ("finish_reason", "prompt_tokens", "completion_tokens", "image_tokens")
-    } == {
-        "finish_reason": last.finish_reason,
-        "prompt_tokens": last.prompt_tokens,
-        "completion_tokens": last.completion_tokens,
-        "image_tokens": last.image_tokens,
-    }
-
-
-def test_the_start_is_told_by_its_parts_in_two_processes(results: dict[str, Any]) -> None:
-    parts, took = results["start"]["parts"], results["start"]["took"]
+def test_the_start_is_told_by_its_parts_in_two_processes(vllm: RemoteEngine) -> None:
+    parts = vllm.start_seconds()
     assert list(parts) == ["fetch", "imports", "tokenizer", "engine_process", "weights", "warm_up"]
-    assert sum(parts.values()) == pytest.approx(took, abs=1.0)
+    assert sum(parts.values()) == pytest.approx(vllm.start_took, abs=1.0)
     # The engine core imports vLLM anew; that it has loaded the weights it noted itself.
     assert parts["engine_process"] > parts["weights"] > 0
 
 
-def test_the_logs_of_the_process_go_on(results: dict[str, Any]) -> None:
-    assert results["start"]["logs"]
-
-
-def test_an_answer_comes_in_pieces(results: dict[str, Any]) -> None:
-    assert results["text"]["pieces"] > 5
-
-
-def test_the_pixel_limit_of_a_request_makes_its_image_smaller(results: dict[str, Any]) -> None:
-    assert results["large"]["image_tokens"] == 800
-    assert results["limited"]["image_tokens"] == 200
-    assert results["limited"]["finish_reason"] == "length"
-
-
-def test_control_tokens_in_a_clients_text_do_no_harm(results: dict[str, Any]) -> None:
-    assert results["hostile"]["image_tokens"] == 98
-    assert results["hostile"]["completion_tokens"] >= 1
-
-
-def test_answers_at_once_are_the_same_as_each_alone(results: dict[str, Any]) -> None:
-    assert [one["text"] for one in results["together"]] == [results["image"]["text"], results["text"]["text"]]
-
-
-def test_a_prompt_that_comes_again_is_known_to_its_own_tenant_alone_and_its_answer_is_the_same(
-    results: dict[str, Any],
-) -> None:
-    first, again, other, other_again = results["repeated"]
-    assert {one["text"] for one in results["repeated"]} == {first["text"]}
-    assert other["cached_tokens"] == 0
-    assert first["cached_tokens"] < again["cached_tokens"] == other_again["cached_tokens"] < first["prompt_tokens"]
-
-
-def test_vllm_tells_what_its_processor_cache_did(results: dict[str, Any]) -> None:
-    processor = results["caches"]["processor"]
-    assert processor["hits"] >= 2, "a picture was sent again by each of two tenants"
-    assert processor["misses"] >= 2
-    assert processor["entries"] >= 2
-    assert processor["held_bytes"] > 0
-
-
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("int8", r"EngineOptionsInvalid: kvCacheDtype 'int8_per_token_head': vLLM on a CPU has 'auto', 'fp8'"),
-        ("window", r"EngineOptionsInvalid: slidingWindow 1024: .* attend to the whole prompt"),
-    ],
-)
-def test_what_vllm_cannot_do_here_is_refused_by_name(results: dict[str, Any], name: str, reason: str) -> None:
-    assert re.match(reason, results[name])
-
-
-def test_a_stop_string_ends_the_answer_before_it(results: dict[str, Any]) -> None:
-    whole = results["text"]["text"]
-    assert results["stopped"]["finish_reason"] == "stop"
-    assert results["stopped"]["text"] == whole[: whole.index(whole[6:9])]
-
-
-def test_sampling_with_a_seed_repeats(results: dict[str, Any]) -> None:
-    first, again, other = (one["text"] for one in results["sampled"])
-    assert first == again != other
-
-
-def test_a_prompt_that_is_too_long_is_refused(results: dict[str, Any]) -> None:
-    assert results["too_long"]["error"] == "PromptTooLong"
-
-
-def test_closing_the_stream_aborts_the_answer_inside_vllm(results: dict[str, Any]) -> None:
-    cancelled = results["cancelled"]
-    assert (cancelled["first"], cancelled["running_before"]) == (None, 1)
-    assert (cancelled["stats"]["running"], cancelled["stats"]["kv_tokens"]) == (0, 0)
-    assert cancelled["stats"]["cancelled_total"] == 1
-    assert results["after"]["text"] == results["text"]["text"]
-
-
-def test_a_killed_engine_core_ends_the_open_answer_and_the_engine_is_dead(results: dict[str, Any]) -> None:
-    killed = results["killed"]
-    assert killed["killed"] >= 1, "nothing was killed"
-    assert killed["open"]["error"] == "EngineDead"
-    assert killed["check"] == "EngineDead"
-    assert killed["next"]["error"] == "EngineDead"
-
-
-def test_a_closed_engine_leaves_no_process_behind(results: dict[str, Any]) -> None:
-    assert results["left"] == 0
-
-
-def test_an_engine_can_be_started_again_after_one_has_died(results: dict[str, Any]) -> None:
-    assert results["second"]["text"] == results["text"]["text"]
-
-
-@pytest.mark.faults
-def test_a_killed_replica_leaves_no_engine_process_behind(process: Process, results: dict[str, Any]) -> None:
-    engines: list[int] = results["engines"]
-    assert engines
-    assert all(runs(pid) for pid in engines)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    wait_until(lambda: not any(runs(pid) for pid in engines), "the engine's processes have ended")
+async def test_the_logs_of_the_process_go_on(vllm: RemoteEngine) -> None:
+    assert await vllm.ask(vllm_facts.logs)
 
 
 @pytest.mark.parametrize(
     ("options", "reason"),
-    [({"kvCacheGib": 0}, "kvCacheGib"), ({"gpuMemory": 0.9}, r"gpuMemory: .*gpuMemoryUtilization")],
+    [
+        (
+            {"kvCacheDtype": "int8_per_token_head"},
+            r"^kvCacheDtype 'int8_per_token_head': vLLM on a CPU has 'auto', 'fp8'",
+        ),
+        ({"slidingWindow": 1024}, r"^slidingWindow 1024: .* attend to the whole prompt"),
+    ],
 )
-def test_options_that_vllm_does_not_have_are_refused_with_those_it_has(
-    folder: Path, options: dict[str, Any], reason: str
+async def test_what_vllm_cannot_do_here_is_refused_by_name(
+    vllm_process: EngineProcess, folder: Path, options: dict[str, Any], reason: str
 ) -> None:
+    engine = vllm_process.engine(engine_config(folder, "vllm", **options))
     with pytest.raises(EngineOptionsInvalid, match=reason):
-        create_engine(engine_config(folder, "vllm", **options))
-
-
-async def test_a_gang_that_does_not_divide_the_models_heads_is_refused_with_those_that_do(folder: Path) -> None:
-    config = engine_config(folder, "vllm")
-    config = config.model_copy(update={"engine": config.engine.model_copy(update={"tensor_parallel": 3})})
-    engine = create_engine(config)
-    with pytest.raises(
-        EngineOptionsInvalid, match=r"spec\.engine\.parallelism\.tensor 3 does not .*: set it to one of 1, 2"
-    ):
         await engine.start()
     await engine.close()
+
+
+async def test_vllm_tells_what_its_processor_cache_did(vllm: RemoteEngine) -> None:
+    before = vllm.stats().caches["processor"]
+    picture = screenshot(seed=11)
+    for _ in range(3):
+        await answer(vllm, request(image=picture, max_new_tokens=2))
+    processor = vllm.stats().caches["processor"]
+    assert (processor.hits - before.hits, processor.misses - before.misses) == (2, 1)
+    assert processor.entries >= 1
+    assert processor.held_bytes > 0
+
+
+async def test_closing_the_stream_aborts_the_answer_inside_vllm(vllm: RemoteEngine) -> None:
+    stream = vllm.generate(endless())
+    await anext(stream)
+    assert await vllm.ask(vllm_facts.unfinished) == 1
+    await stream.aclose()
+    async with asyncio.timeout(120):
+        while await vllm.ask(vllm_facts.unfinished):
+            await asyncio.sleep(0.05)
+
+
+async def test_a_killed_engine_core_ends_the_open_answer_and_the_engine_is_dead(vllm: RemoteEngine) -> None:
+    cores = engine_cores(vllm.host.process.pid)
+    assert cores
+    open_answer = asyncio.create_task(answer(vllm, endless()))
+    before = vllm.stats().completion_tokens_total
+    await until(lambda: vllm.stats().completion_tokens_total > before + 2, "it is answering")
+    for pid in cores:
+        os.kill(pid, signal.SIGKILL)
+    with pytest.raises(EngineDead):
+        await open_answer
+    with pytest.raises(EngineDead):
+        await vllm.check()
+    with pytest.raises(EngineDead):
+        await answer(vllm, request())
+    await vllm.close()
+    await until(lambda: not engine_cores(vllm.host.process.pid), "a closed engine leaves no process behind")
+
+
+@pytest.mark.faults
+async def test_a_gang_gives_the_tokens_of_one_process_and_a_killed_replica_leaves_no_rank_behind(
+    vllm_process: EngineProcess, folder: Path
+) -> None:
+    """After an engine of the same process has died: another can be started there."""
+    asked = [request(TEXT, None, 32), request(TEXT, screenshot(), 32), request(TEXT, screenshot(seed=3), 32)]
+    reference = Reference.of(folder)
+    expected = [
+        reference.ids(TEXT, None, 32),
+        reference.ids(TEXT, screenshot(), 32),
+        reference.ids(TEXT, screenshot(seed=3), 32),
+    ]
+    gang = vllm_process.engine(vllm_gang_config(folder, RANKS))
+    await gang.start()
+    told = [await answer(gang, each) for each in asked[:2]]
+    told += await asyncio.gather(*(answer(gang, each) for each in (asked[2], asked[0])))
+    assert [text for text, _ in told] == [reference.text(ids) for ids in (*expected, expected[0])]
+    assert min(map(len, expected)) > 4, "the answers are too short to tell anything"
+
+    processes = engine_cores(vllm_process.process.pid)
+    assert len(processes) == 1 + RANKS
+    assert sum("Worker" in title(pid) for pid in processes) == RANKS
+    os.kill(vllm_process.process.pid, signal.SIGKILL)
+    vllm_process.process.wait()
+    await until(lambda: not any(runs(pid) for pid in processes), "the engine core and its ranks have ended")

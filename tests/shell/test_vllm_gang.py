@@ -1,76 +1,53 @@
-"""vLLM over two ranks: the tokens of one process, and processes that end together."""
+"""vLLM over two ranks: processes that start and end together. That their tokens are one process's is in `test_vllm_engine`."""
 
+import asyncio
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from autoglm_serving.engines.factory import create_engine
-from support.models import answer, engine_config, request, screenshot
-from support.processes import Process, runs, wait_until
-from support.vllm_gang_scenario import RANKS, TEXT
-from support.vllm_process import result_of, scenario
+from autoglm_serving.engines.interface import EngineDead
+from support.engine_process import HAS_VLLM, EngineProcess, RemoteEngine
+from support.gangs import vllm_gang_config
+from support.models import answer, endless, request
+from support.processes import engine_cores, title, until
 
-pytest.importorskip("vllm", reason="vLLM is an extra")
-# Seven processes import vLLM, some of them one after the other, on a machine that may be ten times slower.
-pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(2400)]
-
-DEADLINE_S = 2000.0
-
-
-@pytest.fixture(scope="module")
-def process(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    """The script's process, with its result written: one gang's life, and a second gang that runs."""
-    with scenario("support.vllm_gang_scenario", folder, tmp_path_factory.mktemp("vllm"), DEADLINE_S) as started:
-        yield started
+# Four processes import vLLM, some of them one after the other, on a machine that may be ten times slower.
+pytestmark = [
+    pytest.mark.skipif(not HAS_VLLM, reason="vLLM is an extra"),
+    pytest.mark.slow,
+    pytest.mark.faults,
+    pytest.mark.timeout(2400),
+]
 
 
 @pytest.fixture(scope="module")
-def results(process: Process) -> dict[str, Any]:
-    return result_of(process)
+def gang(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RemoteEngine]:
+    with EngineProcess("vllm gang", tmp_path_factory.mktemp("vllm") / "log") as process:
+        yield process.engine(vllm_gang_config(folder)).start_and_wait()
 
 
-def test_a_gang_tells_what_its_start_took(results: dict[str, Any]) -> None:
-    parts, took = results["start"]["parts"], results["start"]["took"]
+def test_a_gang_tells_what_its_start_took(gang: RemoteEngine) -> None:
+    parts = gang.start_seconds()
     assert list(parts) == ["fetch", "imports", "tokenizer", "engine_process", "weights", "warm_up"]
-    assert sum(parts.values()) == pytest.approx(took, abs=1.0)
+    assert sum(parts.values()) == pytest.approx(gang.start_took, abs=1.0)
     # The ranks are processes of their own, which load while the engine core waits.
     assert parts["weights"] > parts["fetch"]
 
 
-async def test_two_ranks_give_the_tokens_of_one_process(results: dict[str, Any], folder: Path) -> None:
-    # The transformers engine stands for one process: vLLM with one rank gives its tokens too (test_vllm_engine).
-    asked = [request(TEXT, None, 32), request(TEXT, screenshot(), 32), request(TEXT, screenshot(seed=3), 32)]
-    engine = create_engine(engine_config(folder))
-    try:
-        await engine.start()
-        expected = [(await answer(engine, each))[0] for each in asked]
-    finally:
-        await engine.close()
-    assert results["ranks"] == RANKS
-    told = [results["text"], results["image"], *results["together"]]
-    assert [each["text"] for each in told] == [*expected, expected[0]]
-    assert all(each["completion_tokens"] > 4 for each in told), "the answers are too short to tell anything"
-
-
-def test_a_killed_rank_ends_the_open_answer_and_the_whole_gang(results: dict[str, Any]) -> None:
-    killed = results["killed"]
-    assert killed["killed"] == 1
-    assert (killed["open"]["error"], killed["check"], killed["next"]["error"]) == ("EngineDead",) * 3
-    assert results["left"] == 0
-
-
-def test_a_gang_can_be_started_again_after_one_has_died(results: dict[str, Any]) -> None:
-    assert results["second"]["text"] == results["text"]["text"]
-
-
-def test_a_killed_replica_leaves_no_rank_behind(process: Process, results: dict[str, Any]) -> None:
-    engines: list[int] = results["engines"]
-    assert len(engines) == 1 + RANKS
-    assert all(runs(pid) for pid in engines)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    wait_until(lambda: not any(runs(pid) for pid in engines), "the engine core and its ranks have ended")
+async def test_a_killed_rank_ends_the_open_answer_and_the_whole_gang(gang: RemoteEngine) -> None:
+    ranks = [pid for pid in engine_cores(gang.host.process.pid) if "Worker" in title(pid)]
+    assert len(ranks) == 2
+    open_answer = asyncio.create_task(answer(gang, endless()))
+    await until(lambda: gang.stats().completion_tokens_total > 2, "it is answering")
+    os.kill(ranks[1], signal.SIGKILL)
+    with pytest.raises(EngineDead):
+        await open_answer
+    with pytest.raises(EngineDead):
+        await gang.check()
+    with pytest.raises(EngineDead):
+        await answer(gang, request())
+    await gang.close()
+    await until(lambda: not engine_cores(gang.host.process.pid), "nothing of the gang is left")

@@ -1,4 +1,4 @@
-"""Gangs of the transformers engine as tests start them: rank 0 in this process, the others as its children."""
+"""Gangs as tests start them. Of the transformers engine rank 0 is in this process, the others are its children."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +18,12 @@ def gang_config(folder: Path, ranks: int = 2, options: Mapping[str, str | float]
     own = {"device": "cpu", "rankPatienceS": PATIENCE_S, **(options or {})}
     engine = config.engine.model_copy(update={"tensor_parallel": ranks, "options": own})
     return config.model_copy(update={"engine": engine})
+
+
+def vllm_gang_config(folder: Path, ranks: int = 2) -> AppConfig:
+    """The same of vLLM, whose ranks are processes below its engine core."""
+    config = engine_config(folder, "vllm")
+    return config.model_copy(update={"engine": config.engine.model_copy(update={"tensor_parallel": ranks})})
 
 
 class GangEngine(TransformersEngine):

@@ -1,5 +1,6 @@
 """AutoGLM-Tiny and requests to it, for tests of real engines."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -15,6 +16,8 @@ from autoglm_serving.engines.interface import (
     TextPart,
 )
 
+PLACES, WAITING = 2, 1
+"""Requests that an engine of tests runs and lets wait, where that matters."""
 SYSTEM = "今天的日期是2026年1月1日。你是一个智能手机操作助手。"
 
 
@@ -56,6 +59,11 @@ def conversation(text: str, image: Image.Image | None = None) -> tuple[Message, 
 def request(text: str = "打开设置", image: Image.Image | None = None, max_new_tokens: int = 24) -> GenerateRequest:
     """A greedy request."""
     return GenerateRequest("request-1", conversation(text, image), max_new_tokens)
+
+
+def endless() -> GenerateRequest:
+    """An answer that is still going when the test looks at it: no end token is likely under a high temperature's noise."""
+    return replace(request("tell me everything", max_new_tokens=3000), temperature=2.0, seed=1)
 
 
 async def answer(engine: Engine, wanted: GenerateRequest) -> tuple[str, list[Delta]]:

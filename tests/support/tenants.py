@@ -31,7 +31,7 @@ from support.models import engine_config
 from support.pictures import data_url, noise
 from support.processes import family
 from support.serving import Handle
-from support.vllm_scenario import write
+from support.vllm_process import write
 
 VICTIM, ATTACKER = "tenant-a", "tenant-b"
 WIDTH, HEIGHT = 56, 112

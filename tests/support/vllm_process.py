@@ -27,3 +27,10 @@ def result_of(process: Process) -> dict[str, Any]:
     """What the script wrote."""
     outcome: dict[str, Any] = json.loads((process.log.parent / RESULT).read_text())
     return outcome
+
+
+def write(path: Path, content: object) -> None:
+    """All at once: whoever waits for the file finds it whole."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content, ensure_ascii=False))
+    part.rename(path)
