@@ -86,15 +86,19 @@ test-e2e: .venv/.synced ## Tests of everything together, without those that brea
 # Another cluster is only touched by `make e2e`. One rerun: each takes minutes.
 .PHONY: test-node
 test-node: .venv/.synced ## The chart and KubeRay with real pods, on a node made here; says so where that cannot be
-	env -u KUBECONFIG $(PYTEST) tests/node -m "not edge" --reruns 1 --reruns-delay 5 -raR -rP
+	env -u KUBECONFIG $(PYTEST) tests/node -m "not edge and not extras" --reruns 1 --reruns-delay 5 -raR -rP
 
 .PHONY: e2e
 e2e: .venv/.synced ## The chart and KubeRay with real pods, on a node made here or on KUBECONFIG's cluster (minutes)
-	$(PYTEST) tests/node -m "not edge" -rP
+	$(PYTEST) tests/node -m "not edge and not extras" -rP
 
 .PHONY: e2e-edge
 e2e-edge: .venv/.synced ## Two nodes made here, of which one is cut off for minutes
 	$(PYTEST) tests/node -m edge -rP
+
+.PHONY: e2e-extras
+e2e-extras: .venv/.synced ## Enforced network policies, gateways that follow their load: what a node made here needs more for
+	$(PYTEST) tests/node -m extras -rP
 
 .PHONY: test-faults
 test-faults: .venv/.synced ## Only the tests that break something

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Prints the path of a Kubernetes binary for the tests: kube-apiserver, kube-controller-manager, kubectl or helm; for tests with
-# nodes also kube-scheduler, kubelet, kube-proxy, coredns or pause.
+# nodes also kube-scheduler, kubelet, kube-proxy, coredns, pause, metrics-server or kube-router.
 #
 # Looks in KUBEBUILDER_ASSETS, on PATH and in the cache; builds it from the Go module proxy when it is in none of them
 # (docs/decisions/0003). A build takes minutes, so one run at a time builds and the others wait for its result.
 set -euo pipefail
 
-name=${1:?usage: kubernetes-binary.sh kube-apiserver|kube-controller-manager|kube-scheduler|kubelet|kube-proxy|coredns|pause|kubectl|helm}
+name=${1:?usage: kubernetes-binary.sh kube-apiserver|kube-controller-manager|kube-scheduler|kubelet|kube-proxy|coredns|pause|metrics-server|kube-router|kubectl|helm}
 version=1.37.2
 cache=${AUTOGLM_CACHE:-$HOME/.cache/autoglm}/kubernetes-$version
 tools=$(cd "$(dirname "$0")" && pwd)/tools
@@ -30,6 +30,18 @@ elif [[ $name == coredns || $name == pause ]]; then
     version=$(sed -n 's|^require github.com/coredns/coredns v||p' "$tools/go.mod")
     cache=${AUTOGLM_CACHE:-$HOME/.cache/autoglm}/coredns-$version
     package=./$name
+    flags="-s -w"
+elif [[ $name == kube-router ]]; then
+    tools=${tools%/tools}/policies
+    version=$(sed -n 's|^.*github.com/cloudnativelabs/kube-router/v2 v\([^ ]*\).*$|\1|p' "$tools/go.mod")
+    cache=${AUTOGLM_CACHE:-$HOME/.cache/autoglm}/kube-router-$version
+    package=github.com/cloudnativelabs/kube-router/v2/cmd/kube-router
+    flags="-s -w"
+elif [[ $name == metrics-server ]]; then
+    tools=${tools%/tools}/metrics
+    version=$(sed -n 's|^.*sigs.k8s.io/metrics-server v\([^ ]*\).*$|\1|p' "$tools/go.mod")
+    cache=${AUTOGLM_CACHE:-$HOME/.cache/autoglm}/metrics-server-$version
+    package=sigs.k8s.io/metrics-server/cmd/metrics-server
     flags="-s -w"
 fi
 

@@ -16,7 +16,7 @@ from support.processes import Process
 
 Json = dict[str, Any]
 
-pytestmark = pytest.mark.timeout(1200, func_only=True)  # another run's node may be waited for
+pytestmark = pytest.mark.timeout(600, func_only=True)
 
 
 @pytest.fixture
