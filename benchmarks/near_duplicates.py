@@ -4,14 +4,16 @@ For two screens after each other: which image tokens cover equal pixels; how far
 vision tower attends over the whole picture); and how often the answer is the same when those features are taken from the
 screen before. Computing only the changed part could save at most the share of unchanged tokens.
 
-Settings by environment: NEAR_DUPLICATES_MODEL (a model's URI), NEAR_DUPLICATES_SESSIONS (a folder of sessions),
-NEAR_DUPLICATES_MAX_PIXELS, NEAR_DUPLICATES_PAIRS (of each kind).
+The pairs are screens of real sessions. With `--screens` (a folder of `autoglm screens make --split sessions`) the tasks of
+made sessions are asked as well, where a right answer is known: what reuse costs in them. Options: `--model`, `--sessions`,
+`--max-pixels`, `--pairs` (of each kind), `--short-side` (of the made screens).
 """
 
+import argparse
 import io
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean
@@ -25,9 +27,15 @@ from autoglm_serving.engines.options import TransformersOptions
 from autoglm_serving.engines.prompt import Prompt, PromptBuilder
 from autoglm_serving.engines.transformers_pictures import CacheBounds, Pictures
 from autoglm_serving.engines.transformers_runner import TransformersRunner
+from autoglm_serving.images import ImageSize
 from autoglm_serving.model.folder import check_folder
 from autoglm_serving.model.load import ModelImages, ModelTokenizer
 from autoglm_serving.model.locate import locate
+from autoglm_serving.resolution import pixel_limit
+from autoglm_serving.screens.records import Screen
+from autoglm_serving.screens.scoring import score
+from autoglm_serving.training.dataset import Screens, open_screens
+from autoglm_serving.training.replies import Replier
 from support.phone_sessions import load
 
 FOLDER = Path(__file__).parent / "data" / "phone-sessions"
@@ -146,22 +154,121 @@ def row(kind: str, found: list[Measured]) -> list[str]:
     ]
 
 
-def main() -> None:
-    uri = os.environ.get("NEAR_DUPLICATES_MODEL", "builtin://autoglm-tiny")
-    folder = Path(os.environ.get("NEAR_DUPLICATES_SESSIONS", FOLDER))
-    limit = os.environ.get("NEAR_DUPLICATES_MAX_PIXELS")
-    pairs = int(os.environ.get("NEAR_DUPLICATES_PAIRS", "20"))
-    machine = describe()
-    model = Model(uri)
+@dataclass(frozen=True)
+class Told:
+    """The tasks of one screen: whether the answer was right with its own features, and with the old ones in part or whole."""
+
+    unchanged: float
+    drift: float
+    own: tuple[bool, ...]
+    spliced: tuple[bool, ...]
+    stale: tuple[bool, ...]
+    same: int
+    """Answers that reuse did not change, right or not."""
+
+
+def successors(screens: Screens) -> Iterator[tuple[Screen, Screen]]:
+    """Made screens after each other in one session, the later with tasks."""
+    for before, after in pairwise(screens.items):
+        if after.session and after.session == before.session and after.tasks:
+            yield before, after
+
+
+@torch.inference_mode()
+def tell(replier: Replier, screens: Screens, pair: tuple[Screen, Screen], short_side: int) -> Told:
+    after = pair[1]
+    limit = pixel_limit([ImageSize(after.width, after.height, "png")], short_side)
+    (old_pixels, _), (pixels, grid) = (replier.pixels(screens.decoded(screen), limit) for screen in pair)
+    old, new = replier.see(old_pixels, grid), replier.see(pixels, grid)
+    kept = (old_pixels - pixels).abs().view(len(new.tokens), -1).amax(dim=1) < EQUAL
+    distance = (old.tokens - new.tokens).norm(dim=1) / new.tokens.norm(dim=1)
+    spliced = replace(new, tokens=torch.where(kept[:, None], old.tokens, new.tokens))
+    instructions = [task.instruction for task in after.tasks]
+    answers = [[reply.text for reply in replier.answers_about(each, instructions)] for each in (new, spliced, old)]
+    own, reused, stale = (tuple(_right(after, texts)) for texts in answers)
+    return Told(
+        unchanged=kept.float().mean().item(),
+        drift=distance[kept].mean().item() if bool(kept.any()) else 0.0,
+        own=own,
+        spliced=reused,
+        stale=stale,
+        same=sum(one == other for one, other in zip(answers[0], answers[1], strict=True)),
+    )
+
+
+def _right(screen: Screen, texts: Sequence[str]) -> Iterator[bool]:
+    for task, text in zip(screen.tasks, texts, strict=True):
+        yield score(screen, task, text).right
+
+
+SHARES = ((0.95, 1.01), (0.5, 0.95), (0.0, 0.5))
+"""Of unchanged tokens: from, below."""
+
+
+def told_rows(found: Sequence[Told]) -> list[list[str]]:
+    """One row for each range of unchanged tokens that screens lie in, and one for all."""
     rows = []
-    for kind, found in (("only the clock changed", clocks(folder)), ("next screen of a session", consecutive(folder))):
-        measured = [
-            measure(model, pair, int(limit) if limit else None) for _, pair in zip(range(pairs), found, strict=False)
-        ]
+    for low, high in (*SHARES, (0.0, 1.01)):
+        part = [each for each in found if low <= each.unchanged < high]
+        tasks = sum(len(each.own) for each in part)
+        if tasks:
+            name = "all" if high - low > 1 else f"{low:.0%} and more" if high > 1 else f"{low:.0%} to {high:.0%}"
+            rows.append([name, str(len(part)), str(tasks), *_told_cells(part, tasks)])
+    return rows
+
+
+def _told_cells(part: Sequence[Told], tasks: int) -> list[str]:
+    lost = sum(one and not other for each in part for one, other in zip(each.own, each.spliced, strict=True))
+    won = sum(other and not one for each in part for one, other in zip(each.own, each.spliced, strict=True))
+    return [
+        f"{mean(each.unchanged for each in part):.0%}",
+        f"{mean(each.drift for each in part):.2f}",
+        f"{sum(each.same for each in part)} of {tasks}",
+        str(sum(sum(each.own) for each in part)),
+        f"{sum(sum(each.spliced) for each in part)} ({lost} lost, {won} won)",
+        str(sum(sum(each.stale) for each in part)),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", default="builtin://autoglm-tiny-grounded", help="URI of the model")
+    parser.add_argument("--sessions", type=Path, default=FOLDER)
+    parser.add_argument("--screens", type=Path, help="made sessions, to ask their tasks too")
+    parser.add_argument("--max-pixels", type=int)
+    parser.add_argument("--short-side", type=int, default=336)
+    parser.add_argument("--pairs", type=int, default=20)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    machine = describe()
+    model = Model(asked.model)
+    rows = []
+    for kind, found in (
+        ("only the clock changed", clocks(asked.sessions)),
+        ("next screen of a session", consecutive(asked.sessions)),
+    ):
+        measured = [measure(model, pair, asked.max_pixels) for _, pair in zip(range(asked.pairs), found, strict=False)]
         rows.append(row(kind, measured))
-    print(f"{machine}; {uri.rpartition('/')[2]}, pixel limit {limit or 'none'}, answers of {NEW_TOKENS} tokens\n")
+    name = asked.model.rpartition("/")[2]
+    print(f"{machine}; {name}, pixel limit {asked.max_pixels or 'none'}, answers of {NEW_TOKENS} tokens\n")
     columns = ["pairs", "number", "unchanged tokens", "their features' drift", "drift of unrelated tokens"]
     print(table([*columns, "same answer with them reused", "same answer with the whole old picture"], rows))
+    if asked.screens:
+        screens, replier = open_screens(asked.screens), Replier(locate(asked.model))
+        told = []
+        for pair in successors(screens):
+            told.append(tell(replier, screens, pair, asked.short_side))
+            print(pair[1].id, told[-1], file=sys.stderr, flush=True)
+        print(f"\n{machine}; {name}, tasks of made sessions, short side {asked.short_side}\n")
+        columns = [
+            "unchanged tokens",
+            "screens",
+            "tasks",
+            "mean",
+            "their features' drift",
+            "same answer with them reused",
+        ]
+        print(table([*columns, "right", "right with them reused", "right with the whole old picture"], told_rows(told)))
 
 
 if __name__ == "__main__":
