@@ -252,6 +252,11 @@ def submitted_replicas(view: ApplicationView) -> int:
     return next((count for count in asked if isinstance(count, int)), view.target_replicas)
 
 
+def running_replicas(view: ApplicationView) -> int:
+    """How many replicas take accelerators: those that run, and worker pods that are there with none, or still come."""
+    return max(view.ready_replicas, view.ray_service.pods if view.ray_service is not None else 0)
+
+
 def _worker(spec: DeploymentSpec) -> Worker:
     return _taking(
         spec, cpus(spec.worker.resources.cpu), spec.worker.accelerator.count or spec.engine.parallelism.tensor

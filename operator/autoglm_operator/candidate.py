@@ -1,13 +1,14 @@
 """The revision that is being rolled out: its application at each site, how far it is, and what to write there."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
-from autoglm_operator import applications, routes, views
+from autoglm_operator import applications, clusters, routes, views
+from autoglm_operator.api import WorkerSpec
 from autoglm_operator.rollout import sizes
 from autoglm_operator.rollout.terms import Level
-from autoglm_operator.state import ApplicationView, ApplyApplication, DeleteApplication, SiteView
-from autoglm_operator.subject import Subject
+from autoglm_operator.state import ApplicationChange, ApplicationView, ApplyApplication, DeleteApplication, SiteView
+from autoglm_operator.subject import Lead, Subject
 from autoglm_serving.config import AppConfig
 
 
@@ -26,7 +27,7 @@ class Place:
     """The candidate at one site that answers."""
 
     view: SiteView
-    wanted: applications.Wanted
+    cluster: clusters.Place
     standing: applications.Standing
     sizes: sizes.Sizes
     admitted: bool
@@ -34,22 +35,31 @@ class Place:
     admitted_somewhere: bool
 
     @property
-    def change(self) -> ApplyApplication | None:
+    def change(self) -> ApplicationChange | None:
         """What to write at the site. Nothing until the stable revision has made room."""
-        if not self.standing.apply or self.sizes.candidate == 0:
+        if self.sizes.candidate == 0:
             return None
-        return ApplyApplication(self.view.name, self.wanted.application)
+        if self.view.site.spec.backend.kube_ray is not None:
+            return clusters.beside(self.cluster, self.standing)
+        return ApplyApplication(self.view.name, self.cluster.application.application) if self.standing.apply else None
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A revision on its way. `weight` is that of the step that is prepared; `stable` names the other application."""
+    """A revision on its way. `weight` is that of the step that is prepared; `stable` names the other application. `worker` is
+    what its pods are made from, None where that is not remembered."""
 
     subject: Subject
     config: AppConfig
     name: str
     stable: str
     weight: int
+    worker: WorkerSpec | None = None
+
+    @cached_property
+    def _leading(self) -> Subject:
+        """The deployment as this revision has it."""
+        return replace(self.subject, lead=Lead(self.config, self.name, worker=self.worker, accompanied=True))
 
     @cached_property
     def places(self) -> tuple[Place, ...]:
@@ -61,12 +71,12 @@ class Candidate:
         if view.applications is None:
             known = (route.canary.endpoints for route in self.subject.observed.inherited if route.canary is not None)
             return any(routes.application_at(ends, view.name) == self.name for ends in known)
-        found = views.application(view, self.name)
+        found = views.placed(view, self.name)
         return found is not None and found.owner_uid == self.config.uid and found.status != "DELETING"
 
     def at(self, view: SiteView) -> Place:
         """The candidate at one site."""
-        found = views.application(view, self.name)
+        found = views.placed(view, self.name)
         target = views.Target(self.config.deployment, view.name, self.config.revision)
         gateways, now = self.subject.observed.gateways, self.subject.now
         heard = views.reporting(gateways, now)
@@ -74,19 +84,22 @@ class Candidate:
         ours = found is not None and found.owner_uid == self.config.uid and found.revision == self.config.revision
         ready = found.ready_replicas if found is not None and ours and any(told) else 0
         own = counts(found, ready)
-        size = sizes.during(
-            room(self.subject, view.name), self.weight, counts(views.application(view, self.stable)), own
-        )
+        size = sizes.during(room(self.subject, view.name), self.weight, counts(views.placed(view, self.stable)), own)
         wanted = applications.kept(found, applications.wanted(self.config, max(size.candidate, 1), self.name))
         past = applications.History(earned=any(told))
         return Place(
             view=view,
-            wanted=wanted,
+            cluster=clusters.Place(self._leading, view, wanted, found),
             standing=applications.judge(found, wanted, past, now),
             sizes=size,
             admitted=bool(told) and all(told),
             admitted_somewhere=any(told),
         )
+
+    def has_place(self, view: SiteView, found: ApplicationView) -> bool:
+        """Whether an application at a site is this revision's, or may become it. Pods of another one cannot."""
+        place = self.at(view)
+        return found is place.cluster.found and not clusters.has_pods_of_another(place.cluster)
 
     def progress(self, weight: int) -> Progress:
         """How far it is on its way to this weight, at all sites that answer."""
@@ -119,7 +132,8 @@ def counts(found: ApplicationView | None, ready: int | None = None) -> sizes.Cou
         return sizes.Counts()
     going = found.status == "DELETING"
     submitted = 0 if going else applications.submitted_replicas(found)
-    return sizes.Counts(submitted, found.ready_replicas, found.ready_replicas if ready is None else ready)
+    running = applications.running_replicas(found)
+    return sizes.Counts(submitted, running, found.ready_replicas if ready is None else ready)
 
 
 def deletion(view: SiteView, found: ApplicationView) -> DeleteApplication:

@@ -1,7 +1,9 @@
 """The Ray cluster of a deployment at a site with the back end kubeRay: what to write there, and what the budget forbids.
 
 The Serve part goes in place, as everywhere. Worker pods follow the replicas: up with them, down only when Serve has emptied
-them. Other pods take another Ray cluster, which `kuberay.change` plans. Where that takes the first one away before, one site
+them. Other pods take another Ray cluster, which `kuberay.change` plans. A revision that is rolled out in steps has a Ray
+cluster of its own beside that of the stable one, and while there are two neither changes its pods: the budget is spent on
+both. Where a change takes the only cluster away before, one site
 follows the other: the next one only when the last one serves again, so that a change that does not start stops at one site. A
 site that falls silent on its way keeps its turn for a while, since nobody knows whether the change started there.
 """
@@ -9,10 +11,10 @@ site that falls silent on its way keeps its turn for a while, since nobody knows
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from autoglm_operator import routes
+from autoglm_operator import routes, views
 from autoglm_operator.api import DeploymentSiteStatus, RolloutSpec
 from autoglm_operator.applications import Standing, Wanted, matches
-from autoglm_operator.kuberay import manifests, pods
+from autoglm_operator.kuberay import manifests, names, pods
 from autoglm_operator.kuberay.change import Budget, Change, Need, plan
 from autoglm_operator.kuberay.drift import drifted
 from autoglm_operator.state import (
@@ -75,8 +77,16 @@ class Place:
     def manifests(self) -> manifests.Wanted:
         """The objects that it wants there."""
         wanted, replicas = self.application, self.application.replicas
-        surge = self.rollout.max_surge >= replicas
-        return manifests.Wanted(self.subject.deployment, self.view.site, wanted.application, replicas, surge)
+        surge = self.rollout.max_surge >= replicas and not self.is_accompanied
+        return manifests.Wanted(self.subject.with_its_pods, self.view.site, wanted.application, replicas, surge)
+
+    @property
+    def is_accompanied(self) -> bool:
+        """Whether another revision of the deployment has pods here too, or shall have."""
+        name = names.ray_service(self.application.name, self.view.name)
+        beside = (one.ray_service for one in views.owned(self.view, self.application.uid))
+        lead = self.subject.lead
+        return any(one is not None and one.name != name for one in beside) or (lead is not None and lead.accompanied)
 
     def delete(self) -> DeleteApplication:
         """Takes the RayService away, and its pods with it."""
@@ -173,10 +183,35 @@ def step(place: Place, standing: Standing) -> Step:
     if found is None or found.ray_service is None:
         return Step(standing, apply(place))
     if not _has_pods(place, found):
-        return _kept(place, found, standing) if place.subject.is_behind else _replace_cluster(place, found, standing)
+        keeps = place.subject.is_behind or place.is_accompanied
+        return _kept(place, found, standing) if keeps else _replace_cluster(place, found, standing)
     if standing.restart:
         return Step(standing, place.delete())
     return _in_place(found.ray_service, _same_cluster(found.ray_service, apply(place)), standing)
+
+
+def beside(place: Place, standing: Standing) -> ApplicationChange | None:
+    """What to write for a revision that is rolled out beside the one that serves.
+
+    Pods that it has it keeps, unless nothing answers in them or they are those of a revision that it replaces; what serves
+    goes when gateways send nothing there any more (`has_pods_of_another`).
+    """
+    found = place.found
+    if standing.state == "Conflict" or (found is not None and found.status == "DELETING"):
+        return None
+    if found is not None and found.ray_service is not None and not _has_pods(place, found):
+        if found.ready_replicas == 0:
+            return place.delete()
+        return None if has_pods_of_another(place) else _kept(place, found, standing).change
+    return step(place, replace(standing, restart=False)).change
+
+
+def has_pods_of_another(place: Place) -> bool:
+    """Whether what is there has the pods of another revision, which is gone from the routes."""
+    found = place.found
+    if found is None or found.ray_service is None or found.status == "DELETING":
+        return False
+    return found.revision != place.application.revision and not _has_pods(place, found)
 
 
 def _same_cluster(present: RayServiceView, change: ApplyApplication) -> ApplyApplication:
@@ -193,7 +228,7 @@ def _in_place(present: RayServiceView, change: ApplyApplication, standing: Stand
 
 
 def _kept(place: Place, found: ApplicationView, standing: Standing) -> Step:
-    """Another revision serves than the one whose pods the spec describes: it keeps the pods that it has while it runs."""
+    """Another revision serves than the one whose pods the spec describes, or two do: it keeps the pods that it has."""
     if standing.restart:
         return Step(standing, place.delete())
     present = found.ray_service.objects.get("RayService") if found.ray_service is not None else None

@@ -170,16 +170,17 @@ class Look:
         return (_amounts(encoder.worker),) * encoder.min_replicas if encoder is not None else ()
 
     def _to_come(self, held: _Held) -> int:
-        """Applications that start here and are not there yet: each brings encoders of its own, also that of a candidate."""
+        """Applications that start here and are not there yet: each brings encoders of its own, or the head of a Ray cluster,
+        also that of a candidate."""
         rollout = self.deployment.status.rollout if self.deployment.status else None
         wanted = 1 if rollout is None or rollout.candidate is None else 2
         return max(wanted - sum(part.status != "DELETING" for part in held.parts), 0)
 
     def _fitting_pods(self, known: Capacity, view: SiteView, held: _Held) -> int:
-        """Worker pods that fit; where there is no Ray cluster yet, beside its head."""
+        """Worker pods that fit, beside the heads of Ray clusters that are not there yet: a candidate gets one of its own."""
         kube = view.site.spec.backend.kube_ray
         assert kube is not None, "only called for sites with the back end kubeRay"
-        return fitting(known, worker_need(self.deployment, kube), () if held.parts else (head_need(kube),))
+        return fitting(known, worker_need(self.deployment, kube), (head_need(kube),) * self._to_come(held))
 
     def _refusal(self, site: str, held: _Held, fits: int | None) -> Refusal | None:
         """What is remembered of a site that lets replicas wait, or let them wait. Figures that say so need no memory."""

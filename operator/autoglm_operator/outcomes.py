@@ -56,7 +56,7 @@ def _served(subject: Subject, view: SiteView, turn: clusters.Turn) -> SiteOutcom
 def _step(place: clusters.Place, standing: applications.Standing) -> clusters.Step:
     """What to write at the site. An existing Ray cluster has its pods already; there only the application counts."""
     if place.view.site.spec.backend.kube_ray is not None:
-        encoders = place.subject.deployment.spec.encoder is not None
+        encoders = place.subject.config.encoder is not None
         return _no_encoders(standing) if encoders else clusters.step(place, standing)
     if standing.apply:
         return clusters.Step(standing, ApplyApplication(place.view.name, place.application.application))

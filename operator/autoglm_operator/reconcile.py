@@ -111,11 +111,10 @@ def _of_rollout(rollout: rolling.Rolling | None, published: Published | None) ->
     """What to write for the second revision, and what to take away of one that has gone from the routes."""
     if rollout is None:
         return ()
-    subject, other = rollout.subject, rollout.other
+    subject = rollout.subject
     answering = views.reporting(subject.observed.gateways, subject.now)
     held = published is not None and bool(answering) and all(views.holds(view, published) for view in answering)
-    names = (subject.wanted.name, *((other.name,) if other is not None else ()))
-    return rollout.changes + (rolling.leftovers(subject, names) if held else ())
+    return rollout.changes + (rollout.leftovers if held else ())
 
 
 def _with_rollout(verdicts: conditions.Verdicts, rollout: rolling.Rolling | None) -> conditions.Verdicts:

@@ -2,18 +2,18 @@
 
 The stable revision is the deployment's `Subject`, with its own arguments, application and sizes; everything that is decided
 about a single revision holds for it. The candidate has an application of its own at every site, under the other of two
-names, which the two revisions take in turn.
+names, which the two revisions take in turn; with the back end kubeRay that is a RayService of its own.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from autoglm_operator import applications, candidate, routes, views
-from autoglm_operator.api import GatewayTraffic, KnownRevision, RolloutStatus
+from autoglm_operator.api import GatewayTraffic, KnownRevision, RolloutStatus, WorkerSpec
+from autoglm_operator.kuberay import names
 from autoglm_operator.rollout import history, machine, policy, record, sizes, terms
 from autoglm_operator.rollout.gates import Figures
-from autoglm_operator.state import ApplicationChange, ApplicationView, Event, Verdict
+from autoglm_operator.state import ApplicationChange, ApplicationView, Event, SiteView, Verdict
 from autoglm_operator.subject import Lead, Subject
 from autoglm_serving.config import AppConfig
 from autoglm_serving.measurements import RevisionReport, merged
@@ -39,6 +39,23 @@ class Rolling:
         if self.other is None or self.decision.phase == "Paused":
             return ()
         return tuple(change for place in self.other.places if (change := place.change) is not None)
+
+    @property
+    def leftovers(self) -> tuple[ApplicationChange, ...]:
+        """Takes away the applications of this deployment that are neither revision's."""
+        subject = self.subject
+        if subject.stopped is not None:
+            return ()
+        return tuple(
+            candidate.deletion(view, app)
+            for view in subject.chosen
+            if subject.is_live(view)
+            for app in views.owned(view, subject.deployment.metadata.uid)
+            if app.status != "DELETING" and _stands_where_named(view, app) and not self._has_place(view, app)
+        )
+
+    def _has_place(self, view: SiteView, app: ApplicationView) -> bool:
+        return app is self.subject.found(view) or (self.other is not None and self.other.has_place(view, app))
 
     @property
     def canary(self) -> Canary | None:
@@ -106,8 +123,17 @@ def _in_place(subject: Subject, before: RolloutStatus) -> Rolling:
     memory = terms.Memory(stable=name, attempt=before.attempt, proven=before.proven)
     decision = terms.Decision(memory, "Stable", f"revision {name} goes in place: the spec has no steps")
     scene = record.Scene(before.application, before.revisions, ())
-    led = replace(subject, lead=Lead(subject.config, before.application))
+    base = applications.wanted(subject.config, 1).name
+    other = base + SECOND if before.application == base else base
+    replicas = {view.name: _alone(subject, view, before.application, other) for view in subject.chosen}
+    led = replace(subject, lead=Lead(subject.config, before.application, replicas))
     return Rolling(led, decision, None, record.status(before, decision, scene, subject.now))
+
+
+def _alone(subject: Subject, view: SiteView, name: str, other: str) -> int:
+    """Replicas of the stable revision's application while the other one is going, or gone."""
+    there, beside = (candidate.counts(views.placed(view, one)) for one in (name, other))
+    return sizes.alone(candidate.room(subject, view.name), there, beside.held)
 
 
 @dataclass(frozen=True)
@@ -160,7 +186,7 @@ class _Beginning:
         found = [
             app
             for view in self.subject.chosen
-            if self.subject.is_live(view) and (app := views.application(view, self.base)) is not None
+            if self.subject.is_live(view) and (app := views.placed(view, self.base)) is not None
             if app.owner_uid == self.subject.deployment.metadata.uid and app.revision not in (None, name)
             if app.status == "RUNNING" and app.ready_replicas > 0
         ]
@@ -208,8 +234,16 @@ class _Beginning:
         names = [name for name in (memory.stable, memory.candidate) if name is not None]
         configs = {name: config for name in names if (config := self.config(name)) is not None}
         known = self.before.revisions if self.before else ()
+        now = self.subject.now.replace(microsecond=0)
         limit = self.subject.deployment.spec.rollout.history_limit
-        return history.remembered(known, decision, configs, limit, self.subject.now.replace(microsecond=0))
+        found = history.remembered(known, decision, configs, limit, now)
+        return history.with_worker(found, self.subject.config.revision, self.subject.deployment.spec.worker)
+
+    def _worker(self, revision: str) -> WorkerSpec | None:
+        """What the pods of a revision are made from; None where that is not remembered."""
+        if revision == self.subject.config.revision:
+            return self.subject.deployment.spec.worker
+        return history.worker(self.before.revisions if self.before else (), revision)
 
     # What is observed
 
@@ -231,11 +265,15 @@ class _Beginning:
         )
 
     def _blocked(self, target: str) -> str:
-        if self.config(target) is None:
+        config = self.config(target)
+        if config is None:
             return f"revision {target} is not in the history: spec.rollout.revision must be one of status.rollout.revisions"
-        made = [view.name for view in self.subject.chosen if view.site.spec.backend.ray is None]
-        if made:
-            return f"steps need an existing Ray cluster at each site, and {', '.join(made)} has none: remove the steps"
+        made = [view.name for view in self.subject.chosen if view.site.spec.backend.kube_ray is not None]
+        if made and config.encoder is not None:
+            return (
+                f"revision {target} has encoders, for which the pods of sites with the back end kubeRay have no room"
+                f" ({', '.join(made)}): remove spec.encoder, or choose other sites"
+            )
         return ""
 
     def _reports(self) -> tuple[tuple[RevisionReport, ...], ...]:
@@ -270,7 +308,8 @@ class _Beginning:
         if config is None or self.subject.stopped is not None:
             return None
         name = self._other_name(self._application(memory))
-        return candidate.Candidate(self.subject, config, name, self._application(memory), memory.goal)
+        worker = self._worker(config.revision)
+        return candidate.Candidate(self.subject, config, name, self._application(memory), memory.goal, worker)
 
     def _lead(self, decision: terms.Decision) -> Subject:
         """The stable revision as the subject of everything that is decided about a single one."""
@@ -279,25 +318,19 @@ class _Beginning:
         name, other = self._application(memory), self._candidate(memory)
         replicas: dict[str, int] = {}
         for view in subject.chosen:
-            there = candidate.counts(views.application(view, name))
             if decision.phase == "Paused":
+                there = candidate.counts(views.placed(view, name))
                 replicas[view.name] = there.target or subject.wanted_at(view.name).replicas
             elif other is not None:
                 replicas[view.name] = other.at(view).sizes.stable
             else:
-                beside = candidate.counts(views.application(view, self._other_name(name)))
-                replicas[view.name] = sizes.alone(candidate.room(subject, view.name), there, beside.held)
-        return replace(subject, lead=Lead(config, name, replicas))
+                replicas[view.name] = _alone(subject, view, name, self._other_name(name))
+        worker = self._worker(config.revision)
+        return replace(subject, lead=Lead(config, name, replicas, worker, accompanied=other is not None))
 
 
-def leftovers(subject: Subject, names: Sequence[str]) -> tuple[ApplicationChange, ...]:
-    """Takes away the applications of this deployment that have none of these names."""
-    if subject.stopped is not None:
-        return ()
-    return tuple(
-        candidate.deletion(view, app)
-        for view in subject.chosen
-        if subject.is_live(view) and view.site.spec.backend.ray is not None
-        for app in views.owned(view, subject.deployment.metadata.uid)
-        if app.name not in names and app.status != "DELETING"
-    )
+def _stands_where_named(view: SiteView, app: ApplicationView) -> bool:
+    """Whether an application can be taken away by its name. Two sites may share a namespace, and a person may have taken the
+    label of a RayService away by which one is told from the other."""
+    service = app.ray_service
+    return service is None or service.name in (names.ray_service(app.name, view.name), names.of_unnamed(app.name))

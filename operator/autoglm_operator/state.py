@@ -75,8 +75,9 @@ class RayServiceView:
     """The Kubernetes objects behind an application at a site with the back end kubeRay.
 
     `objects` are the RayService and its children as they are stored, without status and bookkeeping, by kind. `workers` is
-    the wanted number of worker pods by RayCluster. `cluster_hash` says what the Ray cluster was made from; None on a
-    RayService that this operator did not make. `upgrading` says that a second Ray cluster is being started.
+    the wanted number of worker pods by RayCluster, and `pods` counts those that are asked for or still there, in all of them.
+    `cluster_hash` says what the Ray cluster was made from; None on a RayService that this operator did not make. `upgrading`
+    says that a second Ray cluster is being started.
     """
 
     name: str
@@ -85,6 +86,7 @@ class RayServiceView:
     objects: Mapping[str, Mapping[str, Any]]
     workers: Mapping[str, int]
     upgrading: bool = False
+    pods: int = 0
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ from datetime import datetime
 from functools import cached_property
 
 from autoglm_operator import allocation, applications, conditions, placement, revision, routes, scaled, variants, views
-from autoglm_operator.api import AutoGLMDeployment, DeploymentSiteStatus
-from autoglm_operator.kuberay import names
+from autoglm_operator.api import AutoGLMDeployment, DeploymentSiteStatus, WorkerSpec
 from autoglm_operator.state import ApplicationView, Observed, Published, SiteOutcome, SiteView, Verdict
 from autoglm_serving.config import AppConfig
 
@@ -19,12 +18,16 @@ _BEYOND = ("Scaling", "ReplicasMissing", "InsufficientResources")
 class Lead:
     """What serves instead of what the spec describes, while another revision is being rolled out.
 
-    `replicas` are those of single sites; elsewhere the spec's number counts.
+    `replicas` are those of single sites; elsewhere the spec's number counts. `worker` is what its pods are made from at sites
+    with the back end kubeRay, None where that is not remembered: then it is the spec's. `accompanied`: two revisions are on
+    the sites, or shall be.
     """
 
     config: AppConfig
     application: str
     replicas: Mapping[str, int] = field(default_factory=dict)
+    worker: WorkerSpec | None = None
+    accompanied: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,17 @@ class Subject:
     def is_behind(self) -> bool:
         """Whether another revision serves than the one that the spec describes."""
         return self.lead is not None and self.lead.config.revision != replace(self, lead=None).config.revision
+
+    @cached_property
+    def with_its_pods(self) -> AutoGLMDeployment:
+        """The deployment as far as its pods go: of another revision than the spec's, those that this one had."""
+        if self.lead is None or not self.is_behind:
+            return self.deployment
+        spec = self.deployment.spec
+        parallelism = spec.engine.parallelism.model_copy(update={"tensor": self.config.engine.tensor_parallel})
+        engine = spec.engine.model_copy(update={"parallelism": parallelism})
+        worker = self.lead.worker or spec.worker
+        return self.deployment.model_copy(update={"spec": spec.model_copy(update={"engine": engine, "worker": worker})})
 
     @cached_property
     def wanted(self) -> applications.Wanted:
@@ -181,9 +195,7 @@ class Subject:
 
     def found(self, view: SiteView) -> ApplicationView | None:
         """What stands at a site where the application of this deployment belongs, whoever it belongs to."""
-        if view.site.spec.backend.kube_ray is None:
-            return views.application(view, self.wanted.name)
-        return views.ray_service(view, names.ray_service(self.wanted.name, view.name))
+        return views.placed(view, self.wanted.name)
 
     def ours(self, view: SiteView) -> ApplicationView | None:
         """The application of this deployment at a site, when it was last read."""

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from autoglm_operator.ages import CONNECTED_FOR, FIGURE_LIMIT, STALE_FOR, is_fresh
 from autoglm_operator.api import DeploymentSiteStatus, Reason, SiteLink, SitePhase, TtftStatus
 from autoglm_operator.api.quantities import bandwidth, duration
+from autoglm_operator.kuberay import names
 from autoglm_operator.scaling.terms import TELLING, Load, SiteLoad
 from autoglm_operator.state import ApplicationView, GatewayView, Published, SiteView, Verdict
 from autoglm_serving.measurements import LoadReport, SiteLoadReport, added
@@ -90,6 +91,16 @@ def application(view: SiteView, name: str) -> ApplicationView | None:
 def ray_service(view: SiteView, name: str) -> ApplicationView | None:
     """The application of the RayService of this name at a site, whoever it belongs to."""
     return next((one for one in view.applications or () if one.ray_service and one.ray_service.name == name), None)
+
+
+def placed(view: SiteView, application_name: str) -> ApplicationView | None:
+    """What stands at a site where the application of this name belongs, whoever it belongs to.
+
+    With the back end kubeRay that is a RayService, of which a person may have made anything.
+    """
+    if view.site.spec.backend.kube_ray is None:
+        return application(view, application_name)
+    return ray_service(view, names.ray_service(application_name, view.name))
 
 
 def owned(view: SiteView, uid: str) -> tuple[ApplicationView, ...]:

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from autoglm_operator.api import AutoGLMDeployment, DeploymentStatus
+from autoglm_operator.api import AutoGLMDeployment, DeploymentStatus, RolloutStatus
 from autoglm_operator.ray_serve import document
 from autoglm_operator.reconcile import reconcile
 from autoglm_operator.state import Observed, Plan, SiteView
 from support import fleet, kube
+from support.simulation import World
 
 Json = dict[str, Any]
 
@@ -125,3 +126,68 @@ def test_a_ray_cluster_with_a_pod_for_each_replica_has_no_place_for_encoders() -
     (row,) = told(pods).sites
     assert row.state == "Failed"
     assert "remove spec.encoder" in (row.message or "")
+
+
+OLD, NEW = ({"engine": {"maxConcurrency": number}} for number in (4, 5))
+STEPS = {
+    "maxSurge": 1,
+    "steps": [{"weight": 0}, {"weight": 50, "hold": "20s"}],
+    "gates": [{"metric": "errors", "maximum": 0.1}],
+}
+ROLLOUTS: dict[str, Json] = {
+    "Stable": {"requests": 50},
+    "RolledBack": {"requests": 50, "errors": 20},
+    "Progressing": {},
+}
+"""What gateways measure of the new revision, by the phase to which that leads."""
+
+
+def seen_of(plan: Plan) -> Json:
+    """What the status tells of a rollout, without the times and without how far replicas are on their way."""
+    found = plan.status.rollout
+    assert found is not None
+    kept = RolloutStatus.model_fields.keys() - {"message", "traffic", "revisions"}
+    timed = ("at", "enteredAt", "stepSince", "observedAt", "since")
+    return {
+        "rollout": _without(found.model_dump(mode="json", by_alias=True, include=kept), timed),
+        "revisions": [(one.revision, one.state, one.reason) for one in found.revisions],
+        "shares": [[(one.revision, one.percent) for one in row.shares] for row in found.traffic],
+        "conditions": [
+            (one.type, one.status, one.reason) for one in plan.status.conditions if one.type != "Progressing"
+        ],
+    }
+
+
+def _without(value: Any, names: tuple[str, ...]) -> Any:
+    if isinstance(value, dict):
+        return {key: _without(each, names) for key, each in value.items() if key not in names}
+    return [_without(each, names) for each in value] if isinstance(value, list) else value
+
+
+def told_of_rollout(replicas: int, figures: Json) -> tuple[list[Json], dict[str, int]]:
+    """All that a rollout tells from its beginning to its end, each thing once, and the replicas that it leaves."""
+    spec = {"replicas": replicas, "sites": {"names": ["a", "b"]}, "rollout": STEPS}
+    world = World(fleet.deployment(spec | OLD), {"a": {}, "b": {}})
+    world.converge()
+    wanted = fleet.deployment(spec | NEW, generation=2)
+    world.deployment = wanted.model_copy(update={"status": world.deployment.status})
+    world.figures = {fleet.wanted(wanted).revision: figures}
+    told: list[Json] = []
+    for _ in range(60):
+        now = seen_of(world.step())
+        told += [now] if now not in told[-1:] else []
+        world.settle()
+        world.now += timedelta(seconds=4)
+    return told, {name: app.replicas for name, app in world.clusters["b"].items()}
+
+
+@pytest.mark.parametrize("replicas", [1, 4])
+@pytest.mark.parametrize("phase", ROLLOUTS)
+def test_a_rollout_in_steps_is_told_alike(phase: str, replicas: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for sites in ((), ("a", "b"), ("b",)):
+        monkeypatch.setattr(World, "kuberay", frozenset(sites))
+        found.append(told_of_rollout(replicas, ROLLOUTS[phase]))
+    assert found[1] == found[0]
+    assert found[2] == found[0]
+    assert found[0][0][-1]["rollout"]["phase"] == phase

@@ -255,11 +255,11 @@ STEPS = {"steps": [{"weight": 50}], "maxSurge": 1}
 
 
 def blocked(replicas: int = 1) -> AutoGLMDeployment:
-    """A deployment with steps whose new revision, with other pods, cannot be rolled out at a site with KubeRay."""
+    """A deployment whose new revision, with other pods, cannot be rolled out at a site with KubeRay: it has encoders."""
     before = fleet.deployment({"rollout": STEPS})
     plan = sites(before, running(before, "a"))
     worker = {"resources": {"memory": "6Gi", "cpu": 2}}
-    after = fleet.deployment({"rollout": STEPS, "worker": worker, "replicas": replicas})
+    after = fleet.deployment({"rollout": STEPS, "worker": worker, "replicas": replicas, "encoder": {}})
     return after.model_copy(update={"status": fleet.with_status(before, plan).status})
 
 
@@ -268,6 +268,8 @@ def test_a_rollout_that_is_blocked_leaves_the_pods_as_they_are() -> None:
     plan = sites(blocked(), running(before, "a"))
     assert plan.status.rollout is not None
     assert plan.status.rollout.phase == "Blocked"
+    assert "remove spec.encoder, or choose other sites" in plan.status.rollout.message
+    assert {row.name: row.state for row in plan.status.sites} == {"a": "Ready"}, "what serves has none"
     assert changes(plan) == []
 
 

@@ -27,7 +27,7 @@ from autoglm_operator.state import (
     SiteView,
 )
 from support.fleet import NOW, UID, admitted, application, deployment, foreign, gateway, site, wanted, with_status
-from support.simulation import Application, World
+from support.simulation import Application, Applications, World
 
 SITES = ("a", "b", "c")
 
@@ -295,7 +295,7 @@ def worlds(draw: st.DrawFn) -> World:
     of = deployment(
         {"replicas": draw(st.integers(1, 3)), "sites": {"names": draw(st.sampled_from([["a"], ["a", "b"]]))}}
     )
-    clusters: dict[str, dict[str, Application]] = {}
+    clusters: dict[str, Applications] = {}
     for name in SITES:
         clusters[name] = {}
         body = dict(wanted(of).application)

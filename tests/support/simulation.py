@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 from autoglm_operator import routes
-from autoglm_operator.api import AutoGLMDeployment
+from autoglm_operator.api import AutoGLMDeployment, AutoGLMSite
 from autoglm_operator.reconcile import reconcile
 from autoglm_operator.scaling.history import History
 from autoglm_operator.state import (
@@ -24,7 +24,9 @@ from autoglm_operator.state import (
 )
 from autoglm_serving.measurements import FirstBytes, RevisionReport, Sketch
 from autoglm_serving.routing_table import Admission, Endpoint, GatewayReport, Route, RoutingTable
+from support import kube
 from support.fleet import NOW, site
+from support.pod_application import PodApplication
 
 
 @dataclass
@@ -66,12 +68,19 @@ class Application:
         self.serving = self.config["args"].get("revision")
 
 
+Applications = dict[str, Application | PodApplication]
+"""Those of one site, by name."""
+
+
 @dataclass
 class World:
     """Sites, gateways and one deployment."""
 
+    kuberay: ClassVar[frozenset[str]] = frozenset()
+    """Sites whose Ray clusters KubeRay makes."""
+
     deployment: AutoGLMDeployment
-    clusters: dict[str, dict[str, Application]] = field(default_factory=dict)
+    clusters: dict[str, Applications] = field(default_factory=dict)
     silent: dict[str, SiteView] = field(default_factory=dict)
     gateways: int = 1
     mute: int = 0
@@ -94,6 +103,12 @@ class World:
     """What gateways report as measured about a revision (fields of RevisionReport by revision), in every window."""
     load: History | None = None
     """What gateways told of the load."""
+    backend: dict[str, Any] = field(default_factory=dict)
+    """What is not usual of these sites."""
+    heads: int = 4
+    """Heads of Ray clusters for which there is room at each of these sites, where clusters tell what they have."""
+    made: int = 0
+    """RayServices that were made."""
     first_bytes: dict[str, Sketch] = field(default_factory=dict)
     """How long answers took to begin lately, by deployment, as each gateway tells."""
 
@@ -119,7 +134,7 @@ class World:
     def succeed(self) -> None:
         """Another process leads: it never read the sites that are silent, and finds the table that the gateways have."""
         for name in self.silent:
-            self.silent[name] = SiteView(site(name))
+            self.silent[name] = SiteView(self._site(name))
         self.inherited = self.table.routes if self.table else ()
         self.published = None
 
@@ -136,11 +151,7 @@ class World:
                 self.log.append(f"apply {change.site}")
                 old = apps.get(change.name)
                 assert old is None or old.view().owner_uid == change.uid, "a foreign application would be overwritten"
-                apps[change.name] = (
-                    replace(old, config=change.application, status="DEPLOYING")
-                    if old
-                    else Application(change.application)
-                )
+                apps[change.name] = self._applied(old, change)
             else:
                 self.log.append(f"delete {change.site}")
                 assert apps[change.name].view().owner_uid == change.uid, "a foreign application would be deleted"
@@ -148,6 +159,19 @@ class World:
         self._publish(plan)
         self.deployment = self.deployment.model_copy(update={"status": plan.status})
         return plan
+
+    def _applied(
+        self, old: Application | PodApplication | None, change: ApplyApplication
+    ) -> Application | PodApplication:
+        if isinstance(old, PodApplication):
+            old.put(change.manifests, change.workers.get(old.cluster))
+            return old
+        if change.site in self.kuberay:
+            self.made += 1
+            return PodApplication(change.manifests[0], change.site, f"uid-of-ray-service-{self.made}")
+        if old is not None:
+            return replace(old, config=change.application, status="DEPLOYING")
+        return Application(change.application)
 
     def settle(self) -> None:
         """Everything that is under way on the sites that answer comes to its end."""
@@ -175,15 +199,27 @@ class World:
         if name in self.silent:
             return replace(self.silent[name], error=SiteError("Unreachable", "no route to host"), failures=3)
         views = tuple(app.view() for _, app in sorted(self.clusters[name].items()))
-        spec = {"price": self.prices[name]} if name in self.prices else None
-        return SiteView(site(name, spec), applications=views, observed_at=self.now, capacity=self._capacity(name))
+        return SiteView(self._site(name), applications=views, observed_at=self.now, capacity=self._capacity(name))
+
+    def _site(self, name: str) -> AutoGLMSite:
+        if name in self.kuberay:
+            return kube.site(name, self.backend)
+        return site(name, {"price": self.prices[name]} if name in self.prices else None)
 
     def _capacity(self, name: str) -> Capacity | None:
         if self.cpus is None:
             return None
-        taken = sum(max(app.replicas * (app.status != "DELETING"), app.ready) for app in self.clusters[name].values())
+        apps = self.clusters[name].values()
+        taken = sum(
+            app.held if isinstance(app, PodApplication) else max(app.replicas * (app.status != "DELETING"), app.ready)
+            for app in apps
+        )
         has = self.shrunk.get(name, self.cpus)
-        return Capacity({"CPU": has}, {"CPU": max(has - taken, 0.0)})
+        free = max(has - taken, 0.0)
+        if name in self.kuberay:  # heads beside, each on a machine that has room for one
+            heads = [{"CPU": 2.0, "memory": 1e12}] * max(self.heads - len(apps), 0)
+            return Capacity({"CPU": has}, {"CPU": free}, ({"CPU": free, "memory": 1e12}, *heads))
+        return Capacity({"CPU": has}, {"CPU": free})
 
     def _gateway(self, number: int) -> GatewayView:
         table = self.table

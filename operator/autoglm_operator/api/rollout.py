@@ -102,6 +102,8 @@ class KnownRevision(Reported):
     """Since when it is in this state."""
     template: dict[str, Any] = Field(default={})
     """The arguments of its application."""
+    worker: dict[str, Any] | None = None
+    """spec.worker while the spec described it: what its pods are made from at sites with the back end kubeRay."""
 
 
 class RevisionShare(Reported):

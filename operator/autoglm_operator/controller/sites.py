@@ -161,7 +161,9 @@ def _failed(view: SiteView, error: SiteError, now: datetime) -> SiteView:
 def _progresses(application: ApplicationView) -> bool:
     if application.owner_uid is None:
         return False
-    return application.status != "RUNNING" or application.ready_replicas != application.target_replicas
+    service, wanted = application.ray_service, application.target_replicas
+    moves = service is not None and service.pods != wanted
+    return moves or application.status != "RUNNING" or application.ready_replicas != wanted
 
 
 def changed_applications(before: SiteView | None, after: SiteView) -> frozenset[str]:

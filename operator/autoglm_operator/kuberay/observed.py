@@ -68,6 +68,7 @@ def _view(raw: Json, found: Listing, site: str) -> ApplicationView:
             objects=_objects(raw, found.children),
             workers=_workers(found.ray_clusters, metadata["uid"]),
             upgrading=_has_two_clusters(status),
+            pods=_pods(found.ray_clusters, metadata["uid"]),
         ),
     )
 
@@ -185,9 +186,29 @@ def _is_owned(raw: Json, uid: str) -> bool:
 def _workers(clusters: Iterable[Json], uid: str) -> dict[str, int]:
     """Worker pods that each RayCluster of a RayService shall have; clusters on their way out do not count."""
     return {
-        raw["metadata"]["name"]: int(group.get("maxReplicas") or 0)
+        raw["metadata"]["name"]: _most(raw)
         for raw in clusters
-        if _is_owned(raw, uid) and not raw["metadata"].get("deletionTimestamp")
-        for group in (raw.get("spec") or {}).get("workerGroupSpecs") or ()
-        if group.get("groupName") == WORKERS
+        if _is_owned(raw, uid) and not raw["metadata"].get("deletionTimestamp") and _groups(raw)
     }
+
+
+def _pods(clusters: Iterable[Json], uid: str) -> int:
+    """Worker pods that hold their accelerators, or may: those that run also where they are not asked for any more."""
+    return sum(
+        max(
+            0 if raw["metadata"].get("deletionTimestamp") else _most(raw),
+            int((raw.get("status") or {}).get("availableWorkerReplicas") or 0),
+        )
+        for raw in clusters
+        if _is_owned(raw, uid)
+    )
+
+
+def _groups(cluster: Json) -> list[Json]:
+    """The worker groups that hold replicas."""
+    groups = (cluster.get("spec") or {}).get("workerGroupSpecs") or ()
+    return [group for group in groups if group.get("groupName") == WORKERS]
+
+
+def _most(cluster: Json) -> int:
+    return sum(int(group.get("maxReplicas") or 0) for group in _groups(cluster))

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from autoglm_operator.api import KnownRevision
+from autoglm_operator.api import KnownRevision, WorkerSpec
 from autoglm_operator.rollout.terms import Decision
 from autoglm_operator.state import clip
 from autoglm_serving.config import AppConfig
@@ -38,6 +38,24 @@ def restored(template: Mapping[str, Any], revision: str, now: AppConfig) -> AppC
         return AppConfig.model_validate({**template, **ours, "revision": revision})
     except ValidationError:
         return None
+
+
+def worker(known: Sequence[KnownRevision], revision: str) -> WorkerSpec | None:
+    """What the pods of a revision are made from; None if that is not remembered, or this version cannot read it."""
+    found = next((one.worker for one in known if one.revision == revision), None)
+    try:
+        return None if found is None else WorkerSpec.model_validate(found)
+    except ValidationError:
+        return None
+
+
+def with_worker(known: Sequence[KnownRevision], revision: str, spec: WorkerSpec) -> tuple[KnownRevision, ...]:
+    """The history with what the spec says of pods, remembered with the revision that it describes."""
+    told = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    return tuple(
+        one.model_copy(update={"worker": told}) if one.revision == revision and one.worker != told else one
+        for one in known
+    )
 
 
 def remembered(
