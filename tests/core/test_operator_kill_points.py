@@ -1,20 +1,22 @@
 """A fault at every call that an operator makes: it is killed there, the call fails, or its answer is lost.
 
-For each story (a deployment is made, changed, moved, suspended, deleted; a site is deleted) the calls of an undisturbed run
-are counted. Then it is told again for each call, with one fault there. A killed operator is replaced by a fresh one that
-knows nothing. The end must be the same as without a fault, and on the way nothing may be lost or done twice.
+For each story (a deployment is made, changed, moved, suspended, deleted, rolled out in steps; a site is deleted) the calls of
+an undisturbed run are counted. Then it is told again for each call, with one fault there. A killed operator is replaced by a
+fresh one that knows nothing. The end must be the same as without a fault, and on the way nothing may be lost or done twice.
 """
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from autoglm_operator.store import DEPLOYMENT, SITE, ObjectKey
 from support import virtual_time
+from support.kube_model import KubeModel
 from support.operator_sim import Fault, Trap, World, wired, writes
+from support.ray_model import RayModel
 
 PHONES = ObjectKey(DEPLOYMENT, "team", "phones")
 OTHER = ObjectKey(DEPLOYMENT, "team", "other")
@@ -23,6 +25,8 @@ REST_S = 4.0
 STEPS: dict[Fault, int] = {"fails": 3}
 """A call that fails is tried again like any other: every third one will do."""
 FOREIGN = {"name": "shop", "route_prefix": "/shop", "import_path": "shop.recommender:app", "args": {"uid": "not-ours"}}
+MOST_PODS = 2
+"""Of both revisions of a deployment with one replica and maxSurge 1."""
 FAULTS: tuple[Fault, ...] = ("killed after", "fails", "answer lost", "conflict")
 """To be killed before a call is to be killed after the one before it."""
 
@@ -36,6 +40,10 @@ class Story:
     begins_ready: bool = True
     load: float = 0.0
     """Requests under way at the first site."""
+    before: dict[str, Any] = field(default_factory=dict)
+    """The deployment before."""
+    kuberay: tuple[str, ...] = ()
+    """Sites with KubeRay beside the others."""
 
 
 def gone(world: World, key: ObjectKey) -> bool:
@@ -45,6 +53,20 @@ def gone(world: World, key: ObjectKey) -> bool:
 def serves(world: World, *sites: str) -> bool:
     here = {site for site, configs in world.configs().items() if APPLICATION in configs}
     return here == set(sites) and world.routes().get("team/phones") == list(sites)
+
+
+ROLLOUT = {"maxSurge": 1, "steps": [{"weight": 0}, {"weight": 50, "hold": "2s"}]}
+BEGUN: dict[str, Any] = {"rollout": ROLLOUT, "sites": {"names": ["a", "k"]}}
+CHANGED: dict[str, Any] = {"engine": {"maxConcurrency": 9}, "worker": {"resources": {"memory": "6Gi"}}}
+
+
+def at_both(world: World, application: str) -> bool:
+    """Whether this is the only application of ours at a Ray cluster and at a site with KubeRay, and clients get it."""
+    ours = {site: sorted(name for name in found if name != "shop") for site, found in world.configs().items()}
+    ends = [end.url.rpartition("/")[2] for table in world.tables[-1:] for end in table.routes[0].endpoints]
+    rollout = world.status(PHONES).get("rollout") or {}
+    settled = rollout.get("phase") in ("Stable", "RolledBack") and rollout.get("candidate") is None
+    return settled and ours == {"a": [application], "b": [], "k": [application]} and ends == [application] * 2
 
 
 STORIES = {
@@ -75,6 +97,12 @@ STORIES = {
         lambda world: world.delete(ObjectKey(SITE, "", "b")),
         lambda world: gone(world, ObjectKey(SITE, "", "b")) and world.is_ready(PHONES) and serves(world, "a"),
     ),
+    "it is rolled out in steps": Story(
+        lambda world: world.apply_deployment(**BEGUN, **CHANGED),
+        lambda world: world.is_ready(PHONES) and at_both(world, f"{APPLICATION}.2"),
+        before=BEGUN,
+        kuberay=("k",),
+    ),
 }  # fmt: skip
 
 
@@ -98,21 +126,22 @@ class Told:
 
 
 async def tell(story: Story, trap: Trap | None) -> Told:
-    world = World()
+    world = World(kuberay=story.kuberay)
     with wired(world):
         for cluster in world.clusters.values():
             cluster.put([FOREIGN])
-        for site in world.clusters:
+        for site in (*world.clusters, *world.kuberay):
             world.apply_site(site)
         world.loads = {"team/phones": {"a": story.load}}
         process = world.start("first")
         if story.begins_ready:
-            world.apply_deployment()
+            world.apply_deployment(**story.before)
             await world.wait(lambda: world.is_ready(PHONES), "it is Ready")
         else:
             await world.wait(lambda: bool(world.tables), "the operator leads")
-        for cluster in world.clusters.values():
-            cluster.deployed.clear()
+        places: list[RayModel | KubeModel] = [*world.clusters.values(), *world.kuberay.values()]
+        for place in places:
+            place.deployed.clear()
         process.calls, process.trap = [], trap
         story.act(world)
         try:
@@ -126,7 +155,8 @@ async def tell(story: Story, trap: Trap | None) -> Told:
             assert story.done(world), "it stays so"
         finally:
             await world.stop()
-        deployed = [one for cluster in world.clusters.values() for one in cluster.deployed]
+        deployed = [one for place in places for one in place.deployed]
+        assert all(pods <= MOST_PODS for place in world.kuberay.values() for pods in place.pods)
         return Told(_end(world), deployed, calls, trap.hit if trap else None)
 
 
@@ -141,7 +171,7 @@ def _end(world: World) -> Any:
 
 def _timeless(value: Any) -> Any:
     if isinstance(value, dict):
-        skipped = ("lastTransitionTime", "since", "capacityObservedAt", "gatewayTable", "at", "took")
+        skipped = ("lastTransitionTime", "since", "capacityObservedAt", "observedAt", "gatewayTable", "at", "took")
         return {key: _timeless(each) for key, each in value.items() if key not in skipped}
     return [_timeless(each) for each in value] if isinstance(value, list) else value
 
@@ -166,5 +196,5 @@ def matters(fault: Fault, what: str) -> bool:
     if fault == "answer lost":
         return writes(what)
     if fault == "conflict":
-        return what.startswith(("status", "finalizers"))
+        return what.startswith(("status", "finalizers", "PATCH"))
     return True

@@ -14,12 +14,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 from unittest.mock import patch
 from urllib.parse import urlsplit
 
 from autoglm_operator.controller import Controller, Parts
 from autoglm_operator.gateway_client import GatewayClient, GatewayFailed
+from autoglm_operator.kube import KubeApi
+from autoglm_operator.kube.api import Call
 from autoglm_operator.lease import Elector, LeaseName
 from autoglm_operator.ray_serve import Credentials, RayServeClient, SiteFailure
 from autoglm_operator.state import Event
@@ -34,8 +36,19 @@ from autoglm_operator.store import (
     ObjectKey,
     StoreError,
 )
-from autoglm_serving.measurements import LoadReport, SiteLoadReport
-from autoglm_serving.routing_table import Admission, GatewayReport, LinkReport, RoutingTable, SignedTable, sign, verify
+from autoglm_serving.measurements import LoadReport, RevisionReport, SiteLoadReport
+from autoglm_serving.routing_table import (
+    Admission,
+    Endpoint,
+    GatewayReport,
+    LinkReport,
+    Route,
+    RoutingTable,
+    SignedTable,
+    sign,
+    verify,
+)
+from support.kube_model import KubeModel
 from support.ray_model import RayModel
 from support.virtual_time import VirtualLoop
 
@@ -97,11 +110,13 @@ class Process:
 class World:
     """Everything outside the operators. Make it inside `virtual_time.run`."""
 
-    def __init__(self, sites: tuple[str, ...] = ("a", "b")) -> None:
+    def __init__(self, sites: tuple[str, ...] = ("a", "b"), kuberay: tuple[str, ...] = ()) -> None:
+        """`sites` have a Ray cluster each, and `kuberay` are further ones with KubeRay."""
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
         self.loop = loop
         self.clusters = {name: RayModel(loop.time, deploy_s=1.0, delete_s=1.0) for name in sites}
+        self.kuberay = {name: KubeModel(name, loop.time) for name in kuberay}
         self.down: set[str] = set()
         """Sites and gateways that do not answer, by name; "api" for the API server."""
         self.cut: set[str] = set()
@@ -159,6 +174,7 @@ class World:
                 gateway_token=lambda: TOKEN,
                 now=self.now,
                 clock=self.loop.time,
+                connect=lambda _: cast("KubeApi", _SimKube(self, process)),
             )
         )
         self.processes.append(process)
@@ -253,7 +269,9 @@ class World:
             "serveAddresses": [f"http://{name}.example:8000"],
             "tokenSecret": {"namespace": "system", "name": f"ray-{name}"},
         }
-        return self.apply(SITE, name, {"backend": {"ray": ray}, **spec})
+        made = {"kubeRay": {"namespace": name, "image": "registry.example/autoglm-serving:1"}}
+        backend = made if name in self.kuberay else {"ray": ray}
+        return self.apply(SITE, name, {"backend": backend, **spec})
 
     def apply_deployment(self, name: str = "phones", **spec: Any) -> ObjectKey:
         """A deployment of the tiny model."""
@@ -304,9 +322,10 @@ class World:
 
     def configs(self) -> dict[str, dict[str, Any]]:
         """The configuration of each application at each site, without those that are going."""
+        places: dict[str, RayModel | KubeModel] = {**self.clusters, **self.kuberay}
         return {
-            site: {name: one.config for name, one in cluster.applications.items() if one.status != "DELETING"}
-            for site, cluster in self.clusters.items()
+            site: {name: dict(one.config or {}) for name, one in place.applications.items() if one.status != "DELETING"}
+            for site, place in places.items()
         }
 
     def shown(self) -> str:
@@ -410,6 +429,37 @@ class _SimStore:
         return found
 
 
+class _SimKube:
+    """The API of the Kubernetes cluster of the sites with KubeRay, each in the namespace of its name."""
+
+    def __init__(self, world: World, process: Process) -> None:
+        self._world = world
+        self._process = process
+
+    async def request(self, call: Call) -> JsonObject:
+        if call.path.startswith("/api/v1/"):
+            return await _api_call(self._world, self._process, f"GET {call.path}", lambda: {"items": []})
+        site = call.path.split("/")[5]
+        if call.method != "GET":
+            fence = self._process.elector
+            assert fence is not None
+            if fence.epoch() is None:
+                raise NotLeading("not the leader")
+        return await _api_call(
+            self._world, self._process, f"{call.method} {call.path}", lambda: self._reached(site, call)
+        )
+
+    def _reached(self, site: str, call: Call) -> JsonObject:
+        if site in self._world.down | self._world.cut:
+            raise StoreError(f"no route to {site}")
+        if site not in self._world.kuberay:
+            raise NotFound(f"there is nothing at {call.path}")
+        return self._world.kuberay[site].request(call)
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
 class _SimLease:
     """The Lease, as one process reaches it."""
 
@@ -510,6 +560,7 @@ def _gateway(world: World, method: str, path: str, body: Any) -> tuple[int, byte
         started_at=BEGIN,
         links=tuple(_links(world)),
         loads=None if world.loads is None else tuple(_loads(world, world.loads)),
+        revisions=tuple(_revisions(world, held)) if held else (),
     )
     return 200, report.model_dump_json(by_alias=True).encode()
 
@@ -538,15 +589,38 @@ def _links(world: World) -> Iterator[LinkReport]:
 
 def _admissions(world: World, table: RoutingTable) -> Iterator[Admission]:
     for route in table.routes:
-        for end in route.endpoints:
-            serving = None
-            if end.site not in world.down and end.site in world.clusters:
-                serving = world.clusters[end.site].serving(route.deployment.replace("/", "."))
-            yield Admission(
-                deployment=route.deployment,
-                site=end.site,
-                revision=serving or "",
-                state="Admitted" if serving else "Probing",
-                message="",
-                observed_at=world.probes_until.get(end.site, world.now()),
-            )
+        yield from (_admission(world, route, end, route.revision) for end in route.endpoints)
+        if route.canary is not None:
+            yield from (_admission(world, route, end, route.canary.revision) for end in route.canary.endpoints)
+
+
+def _admission(world: World, route: Route, end: Endpoint, wanted: str) -> Admission:
+    cluster = world.clusters.get(end.site) or world.kuberay.get(end.site)
+    serving = None
+    if end.site not in world.down and cluster is not None:
+        serving = cluster.serving(end.url.rpartition("/")[2])
+    return Admission(
+        deployment=route.deployment,
+        site=end.site,
+        revision=serving or "",
+        state="Admitted" if serving else "Probing",
+        message="",
+        observed_at=world.probes_until.get(end.site, world.now()),
+        wanted=wanted,
+    )
+
+
+def _revisions(world: World, table: RoutingTable) -> Iterator[RevisionReport]:
+    """What the gateway applies: a canary that does not answer gets nothing."""
+    for route in table.routes:
+        canary = route.canary
+        if canary is None:
+            continue
+        answers = any(
+            _admission(world, route, end, canary.revision).revision == canary.revision for end in canary.endpoints
+        )
+        weight = canary.weight if answers else 0
+        shares = ((route.revision, 100 - weight, "stable"), (canary.revision, weight, "canary"))
+        for revision, share, role in shares:
+            told = {"deployment": route.deployment, "revision": revision, "role": role, "weight": share}
+            yield RevisionReport.model_validate({**told, "window": canary.window})

@@ -123,7 +123,7 @@ class PodApplication:
             self.workers = int(group["replicas"])
         assert self.made_from in (None, group["template"]) or self._may_surge, "no pod changes under a running cluster"
         self.made_from = group["template"]
-        self.pods = min(self.workers, int(room)) if room < self.workers else self.workers
+        self.pods = int(min(self.workers, room))
         self.ready = min(self.replicas, self.pods)
         short = self.replicas - self.ready
         self.status = "DEPLOYING" if short else "RUNNING"

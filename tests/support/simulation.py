@@ -1,5 +1,6 @@
 """A small world that carries plans out: Ray clusters and gateways as dictionaries, time as a number that is moved by hand."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -182,7 +183,7 @@ class World:
                 del apps[key]
             for app in apps.values():
                 if app.view().owner_uid is not None:
-                    app.finish(self.shrunk.get(name, app.replicas))
+                    app.finish(self.shrunk.get(name, math.inf))
 
     def converge(self, limit: int = 12) -> Plan:
         """Steps and settles until a step changes nothing."""
