@@ -74,9 +74,23 @@ class FakeKubeRay:
         found = self._installation.request("GET", f"/apis/{group}/namespaces/{self.namespace}/{plural}")
         return next(iter(found["items"] if found else ()), None)
 
-    def make_cluster(self) -> None:
-        """The RayCluster of the RayService, with its labels, as KubeRay makes it."""
-        service = self.service()
+    def of_applications(self) -> dict[str, Json]:
+        """The RayServices that are to stay, by the Serve application in them."""
+        there = [one for one in self.services() if "deletionTimestamp" not in one["metadata"]]
+        return {str(_application(one)["name"]): one for one in there}
+
+    def work(self) -> None:
+        """Whatever is asked for comes to be: each RayService gets its RayCluster, and all of its replicas run."""
+        there = {one["metadata"]["name"] for one in self._clusters()}
+        for service in self.of_applications().values():
+            if f"{service['metadata']['name']}-abcde" not in there:
+                self.make_cluster(service)
+            if (service.get("status") or {}).get("observedGeneration") != service["metadata"]["generation"]:
+                self.report(endpoints=_application(service)["deployments"][0]["num_replicas"], service=service)
+
+    def make_cluster(self, service: Json | None = None) -> None:
+        """The RayCluster of a RayService, with its labels, as KubeRay makes it. Without one it is that of the only one."""
+        service = service or self.service()
         assert service is not None
         metadata, name = service["metadata"], f"{service['metadata']['name']}-abcde"
         owner = {
@@ -95,11 +109,18 @@ class FakeKubeRay:
         }
         self._installation.request("POST", self._path("rayclusters"), body)
 
-    def report(self, status: str = "RUNNING", engine: str = "HEALTHY", message: str = "", endpoints: int = 1) -> None:
+    def report(
+        self,
+        status: str = "RUNNING",
+        engine: str = "HEALTHY",
+        message: str = "",
+        endpoints: int = 1,
+        service: Json | None = None,
+    ) -> None:
         """The status of the application, on the spec that is stored now."""
-        service = self.service()
+        service = service or self.service()
         assert service is not None
-        args = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"][0]
+        args = _application(service)
         told = {
             "observedGeneration": service["metadata"]["generation"],
             "numServeEndpoints": endpoints,
@@ -119,3 +140,8 @@ class FakeKubeRay:
 
     def _path(self, plural: str) -> str:
         return f"{RAY}/namespaces/{self.namespace}/{plural}"
+
+
+def _application(service: Json) -> Json:
+    found: Json = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"][0]
+    return found

@@ -1,6 +1,7 @@
 """Sites with KubeRay, on a real API server that has KubeRay's definitions. What KubeRay itself would report is scripted."""
 
 import base64
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,88 @@ def test_pods_are_changed_within_the_budget_and_not_beyond(world: World, kuberay
     world.wait(lambda: image(kuberay).endswith(":3"), "another RayService takes the place of the first one")
     assert (kuberay.service() or {})["metadata"]["uid"] != before
     assert spec_of(kuberay)["upgradeStrategy"]["type"] == "None"
+
+
+GATED: Json = {
+    "maxSurge": 1,
+    "steps": [{"weight": 50, "hold": "1s"}],
+    "gates": [{"metric": "errors", "maximum": 0.1}],
+}
+OTHER_PODS: Json = {"resources": {"memory": "6Gi"}}
+
+
+def rollout(world: World) -> Json:
+    """Where the rollout stands."""
+    return dict(((world.deployment() or {}).get("status") or {}).get("rollout") or {})
+
+
+def pods_of(service: Json) -> Json:
+    """What its worker pods are made from."""
+    found: Json = service["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]["template"]
+    return found
+
+
+def test_a_rollout_in_steps_has_two_rayservices_and_the_new_one_goes_on_alone_with_its_pods(
+    world: World, kuberay: FakeKubeRay
+) -> None:
+    base, second = world.application(), f"{world.application()}.2"
+
+    def wait(condition: Callable[[], bool], what: str) -> None:
+        def met() -> bool:
+            kuberay.work()
+            return condition()
+
+        world.wait(met, what)
+
+    world.apply_deployment(rollout=GATED)
+    wait(world.is_ready, "it is Ready")
+    first = kuberay.of_applications()[base]
+
+    world.gateway.figures = {}
+    world.apply_deployment(rollout=GATED, engine={"maxConcurrency": 5}, worker=OTHER_PODS)
+    wait(lambda: bool(rollout(world).get("stepSince")), "half of the sessions are on the new revision")
+    both = kuberay.of_applications()
+    assert set(both) == {base, second}
+    assert both[base]["metadata"]["uid"] == first["metadata"]["uid"]
+    assert both[base]["spec"]["rayClusterConfig"] == first["spec"]["rayClusterConfig"]
+    assert pods_of(both[second])["spec"]["containers"][0]["resources"]["limits"]["memory"] == "6Gi"
+    assert kuberay.cluster_count() == 2
+    for group, plural in (("policy/v1", "poddisruptionbudgets"), ("networking.k8s.io/v1", "networkpolicies")):
+        path = f"/apis/{group}/namespaces/{world.namespace}/{plural}"
+        found = world.installation.request("GET", path) or {}
+        assert {one["metadata"]["name"] for one in found["items"]} == {one["metadata"]["name"] for one in both.values()}
+
+    world.api.kubectl("-n", world.namespace, "delete", "rayservice", both[second]["metadata"]["name"])
+    wait(lambda: second in kuberay.of_applications(), "what a person deleted is made again")
+    world.gateway.figures = {"requests": 40}
+    wait(lambda: set(kuberay.of_applications()) == {second}, "the first RayService is gone")
+    made = kuberay.of_applications()[second]
+    wait(world.is_ready, "it is Ready")
+    only = kuberay.of_applications()[second]
+    assert only["metadata"]["uid"] == made["metadata"]["uid"]
+    assert only["spec"]["rayClusterConfig"] == made["spec"]["rayClusterConfig"], "no pod is replaced for the promotion"
+    assert [one["action"] for one in rollout(world)["decisions"]] == ["Started", "Advanced", "Promoted"]
+    assert world.gateway.table is not None
+    routed = {end.url for route in world.gateway.table.routes for end in route.endpoints if end.site == world.site}
+    name = only["metadata"]["name"]
+    assert routed == {f"http://{name}-serve-svc.{world.namespace}.svc:8000/{second}"}
+    world.wait(lambda: kuberay.cluster_count() == 1, "the first RayCluster went with its RayService")
+
+    world.gateway.figures = {"requests": 40, "errors": 20}
+    world.apply_deployment(rollout=GATED, engine={"maxConcurrency": 6}, worker=OTHER_PODS)
+    wait(lambda: rollout(world).get("phase") == "RolledBack", "a bad revision is taken back")
+    wait(lambda: set(kuberay.of_applications()) == {second}, "and its RayService goes")
+
+    world.gateway.figures = {}
+    earlier = rollout(world)["revisions"][0]
+    assert (earlier["state"], earlier["worker"]) == ("Retired", {})
+    back = GATED | {"revision": earlier["revision"]}
+    world.apply_deployment(rollout=back, engine={"maxConcurrency": 6}, worker=OTHER_PODS)
+    wait(lambda: set(kuberay.of_applications()) == {base}, "the first revision serves again")
+    assert pods_of(kuberay.of_applications()[base]) == pods_of(first), "in pods as it had them"
+
+    world.api.kubectl("-n", world.namespace, "delete", "agd", "phones", "--wait=false")
+    world.wait(lambda: world.deployment() is None and kuberay.services() == [], "all is gone")
 
 
 def test_deletion_takes_the_rayservice_and_its_children_away(world: World, kuberay: FakeKubeRay) -> None:
