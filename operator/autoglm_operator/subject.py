@@ -198,9 +198,9 @@ class Subject:
         return views.placed(view, self.wanted.name)
 
     def ours(self, view: SiteView) -> ApplicationView | None:
-        """The application of this deployment at a site, when it was last read."""
+        """The application of this deployment at a site, when it was last read. Of two the wanted one, unless it is going."""
         owned = views.owned(view, self.deployment.metadata.uid)
-        return next((found for found in owned if found.name == self.wanted.name), owned[0] if owned else None)
+        return min(owned, key=lambda found: (found.status == "DELETING", found.name != self.wanted.name), default=None)
 
     def path(self, view: SiteView) -> str:
         """The application that requests go to at a site: the wanted one, or what a silent site had when it was last read.

@@ -10,8 +10,10 @@ import pytest
 
 from autoglm_operator.api import RolloutStatus
 from autoglm_operator.kuberay import names
+from autoglm_operator.offers import Look
 from autoglm_operator.reconcile import reconcile
-from autoglm_operator.state import Observed
+from autoglm_operator.state import Capacity, Observed
+from autoglm_serving.config import Worker
 from support import fleet, kube
 from support.pod_application import PodApplication
 from support.simulation import World
@@ -342,3 +344,15 @@ def test_the_number_of_workers_falls_only_when_serve_has_emptied_them_and_the_ro
     assert all(pods + candidate <= 5 for _, pods, candidate in seen)
     assert (3, 4, 1) in seen, "asked to shrink, the pod is there still: the candidate waits"
     assert (3, 3, 2) in seen
+
+
+@pytest.mark.parametrize(("candidate", "room"), [(None, 4), ("5d41402abc", 3)])
+def test_placement_keeps_room_for_the_head_of_the_second_cluster(candidate: str | None, room: int) -> None:
+    rollout = {"phase": "Progressing", "stable": "7d793037a0", "application": BASE, "candidate": candidate}
+    of = fleet.deployment(spec(OLD) | {"placement": {}}, status={"rollout": rollout})
+    free = {"CPU": 3.0, "memory": 1e12}
+    seen = replace(kube.view("a", kube.stored(of, "a")), capacity=Capacity(free, free, (free,)), capacity_at=fleet.NOW)
+    assert of.spec.placement is not None
+    worker = fleet.application(of).args or {}
+    look = Look(of, of.spec.placement, Worker.model_validate(worker.get("worker") or {}), fleet.NOW)
+    assert look.at(seen).offer.room == room, "two run, and of the three CPUs the head takes two"

@@ -92,3 +92,31 @@ def test_kuberay_makes_the_pods_of_a_tensor_parallel_replica_and_follows_its_sca
     world.api.kubectl("-n", world.namespace, "delete", "agd", "phones", "--wait=false")
     world.wait(lambda: world.deployment() is None, "the deployment is gone", timeout=300)
     world.wait(lambda: not pods(world, "head") and not pods(world, "worker"), "no pod is left")
+
+
+def test_the_two_revisions_of_a_rollout_in_steps_have_pods_of_their_own(world: World, kuberay: FakeKubeRay) -> None:
+    world.api.apply(manifests.site(world.site, backend={"kubeRay": manifests.kuberay(namespace=world.namespace)}))
+    steps: Json = {"maxSurge": 1, "steps": [{"weight": 0}]}
+    world.apply_deployment(rollout=steps, worker={"resources": {"memory": "1Gi"}})
+    world.wait(lambda: len(pods(world, "head")) == len(pods(world, "worker")) == 1, "the pods of the first are made")
+    first = names(world)
+
+    world.apply_deployment(rollout=steps, worker={"resources": {"memory": "2Gi", "cpu": 2}})
+    world.wait(lambda: len(pods(world, "head")) == len(pods(world, "worker")) == 2, "the second cluster is made")
+    assert first < names(world), "none of the first one's pods was replaced"
+    (added,) = (pod for pod in pods(world, "worker") if pod["metadata"]["name"] not in first)
+    assert added["spec"]["containers"][0]["resources"]["limits"]["memory"] == "2Gi"
+    services = kuberay.of_applications()
+    assert set(services) == {world.application(), f"{world.application()}.2"}
+    label = "serving.autoglm.dev/ray-service"
+    assert {pod["metadata"]["labels"][label] for pod in (*pods(world, "head"), *pods(world, "worker"))} == {
+        one["metadata"]["name"] for one in services.values()
+    }
+
+    world.apply_deployment(rollout=steps, worker={"resources": {"memory": "1Gi"}})
+    world.wait(lambda: names(world) == first, "the second one goes with its pods, and the first one's are there still")
+
+
+def names(world: World) -> set[str]:
+    """Of all pods that shall exist."""
+    return {pod["metadata"]["name"] for kind in ("head", "worker") for pod in pods(world, kind)}

@@ -121,8 +121,9 @@ class RolloutSpec(Model):
 
     max_surge: Annotated[int, Field(ge=0, le=1000)] = 0
     """How many replicas there may be beyond the wanted number, on each site: of both revisions together during a rollout in
-    steps, and for a second Ray cluster at a site with the back end kubeRay, which starts only where all its replicas
-    fit in. Without steps an existing Ray cluster needs none: there Serve replaces replicas one after the other."""
+    steps, and otherwise for a second Ray cluster where the pods change at a site with the back end kubeRay, which starts only
+    where all its replicas fit in. Without steps an existing Ray cluster needs none: there Serve replaces replicas one after
+    the other."""
     max_unavailable: Annotated[int, Field(ge=0, le=1000)] = 1
     """How many replicas may be missing, on each site: through a rollout in steps, and with the back end kubeRay through a
     change of the pods that has no room for a second Ray cluster, and through voluntary disruptions such as a drain."""
