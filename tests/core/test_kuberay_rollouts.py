@@ -1,18 +1,21 @@
 """Rollouts in steps at sites with KubeRay: the Ray cluster of the new revision, the pods in it, and what becomes of both."""
 
 import copy
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from autoglm_operator.api import RolloutStatus
-from autoglm_operator.kuberay import names
+from autoglm_operator.api import AutoGLMDeployment, RolloutStatus
+from autoglm_operator.kuberay import names, observed
 from autoglm_operator.offers import Look
 from autoglm_operator.reconcile import reconcile
-from autoglm_operator.state import Capacity, Observed
+from autoglm_operator.state import ApplyApplication, Capacity, Observed, Plan
 from autoglm_serving.config import Worker
 from support import fleet, kube
 from support.pod_application import PodApplication
@@ -356,3 +359,31 @@ def test_placement_keeps_room_for_the_head_of_the_second_cluster(candidate: str 
     worker = fleet.application(of).args or {}
     look = Look(of, of.spec.placement, Worker.model_validate(worker.get("worker") or {}), fleet.NOW)
     assert look.at(seen).offer.room == room, "two run, and of the three CPUs the head takes two"
+
+
+def test_the_objects_of_a_candidate_at_an_edge_site_are_the_golden_ones() -> None:
+    """Other accelerators than the stable revision has, and a size of its own."""
+    edge = fleet.site("a", {"backend": {"kubeRay": kube.BACKEND}, "tier": "edge"})
+    of = fleet.deployment(spec(OLD))
+    gateway = fleet.gateway(*fleet.admitted(of, "a"))
+    stable = replace(kube.view("a", kube.stored(of, "a")), site=edge)
+
+    def planned(of: AutoGLMDeployment, *found: observed.Listing) -> Plan:
+        more = tuple(one for listing in found for one in observed.applications(listing, "a"))
+        view = replace(stable, applications=(*(stable.applications or ()), *more))
+        return reconcile(of, Observed(sites=(view,), gateways=(gateway,)), fleet.NOW)
+
+    split = {"engine": {"parallelism": {"tensor": 2}}, "worker": {"accelerator": {"type": "gpu"}}}
+    new = fleet.deployment(spec(split), generation=2).model_copy(update={"status": planned(of).status})
+    new = fleet.with_status(new, planned(new))
+    first = kube.Stored(next(change for change in applied(planned(new)) if change.name == SECOND).manifests[0])
+    first.ray_service["metadata"]["uid"] = "uid-of-the-second"
+    children = next(change for change in applied(planned(new, first.listing())) if change.name == SECOND).manifests
+    path = Path(__file__).parents[1] / "golden-kuberay" / "candidate.yaml"
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(yaml.safe_dump_all(children, sort_keys=False, width=120))
+    assert list(children) == list(yaml.safe_load_all(path.read_text()))
+
+
+def applied(plan: Plan) -> list[ApplyApplication]:
+    return [change for change in plan.applications if isinstance(change, ApplyApplication)]
