@@ -107,7 +107,7 @@ class DeviceNames(Model):
 
 
 class KubeRayBackend(Model):
-    """Ray clusters that the operator makes with KubeRay: one RayService for each deployment."""
+    """Ray clusters that the operator makes with KubeRay: one RayService for each deployment, two during a rollout in steps."""
 
     namespace: DnsLabel
     """Namespace of the RayServices. It must exist."""
