@@ -25,8 +25,6 @@ REST_S = 4.0
 STEPS: dict[Fault, int] = {"fails": 3}
 """A call that fails is tried again like any other: every third one will do."""
 FOREIGN = {"name": "shop", "route_prefix": "/shop", "import_path": "shop.recommender:app", "args": {"uid": "not-ours"}}
-MOST_PODS = 2
-"""Of both revisions of a deployment with one replica and maxSurge 1."""
 FAULTS: tuple[Fault, ...] = ("killed after", "fails", "answer lost", "conflict")
 """To be killed before a call is to be killed after the one before it."""
 
@@ -44,6 +42,10 @@ class Story:
     """The deployment before."""
     kuberay: tuple[str, ...] = ()
     """Sites with KubeRay beside the others."""
+    most_pods: int = 0
+    """Worker pods that each of these may have: replicas and surge."""
+    every: int = 1
+    """A long story is told again for each so many calls once."""
 
 
 def gone(world: World, key: ObjectKey) -> bool:
@@ -102,6 +104,15 @@ STORIES = {
         lambda world: world.is_ready(PHONES) and at_both(world, f"{APPLICATION}.2"),
         before=BEGUN,
         kuberay=("k",),
+        most_pods=2,
+    ),
+    "its replicas give way to those of the next revision": Story(
+        lambda world: world.apply_deployment(**BEGUN, **CHANGED, replicas=3),
+        lambda world: world.is_ready(PHONES) and at_both(world, f"{APPLICATION}.2"),
+        before={**BEGUN, "replicas": 3},
+        kuberay=("k",),
+        most_pods=4,
+        every=8,
     ),
 }  # fmt: skip
 
@@ -156,7 +167,7 @@ async def tell(story: Story, trap: Trap | None) -> Told:
         finally:
             await world.stop()
         deployed = [one for place in places for one in place.deployed]
-        assert all(pods <= MOST_PODS for place in world.kuberay.values() for pods in place.pods)
+        assert all(pods <= story.most_pods for place in world.kuberay.values() for pods in place.pods)
         return Told(_end(world), deployed, calls, trap.hit if trap else None)
 
 
@@ -171,7 +182,16 @@ def _end(world: World) -> Any:
 
 def _timeless(value: Any) -> Any:
     if isinstance(value, dict):
-        skipped = ("lastTransitionTime", "since", "capacityObservedAt", "observedAt", "gatewayTable", "at", "took")
+        skipped = (
+            "lastTransitionTime",
+            "since",
+            "capacityObservedAt",
+            "capacityMessage",
+            "observedAt",
+            "gatewayTable",
+            "at",
+            "took",
+        )
         return {key: _timeless(each) for key, each in value.items() if key not in skipped}
     return [_timeless(each) for each in value] if isinstance(value, list) else value
 
@@ -181,7 +201,9 @@ def _timeless(value: Any) -> Any:
 def test_a_fault_at_any_call_changes_nothing_in_the_end(name: str, fault: Fault) -> None:
     story = STORIES[name]
     good = virtual_time.run(tell(story, None))
-    points = [at for at, what in enumerate(good.calls, 1) if matters(fault, what)][:: STEPS.get(fault, 1)]
+    points = [at for at, what in enumerate(good.calls, 1) if matters(fault, what)][
+        :: max(STEPS.get(fault, 1), story.every)
+    ]
     assert len(points) > 2
     for at in points:
         told = virtual_time.run(tell(story, Trap(at, fault)))
