@@ -75,3 +75,11 @@ def test_a_process_that_takes_no_accelerator_does_not_look_for_one(
 def test_vllm_has_no_device_to_be_told() -> None:
     engine = EngineConfig(name="vllm")
     assert on_what_it_takes(engine, Worker()) == engine
+
+
+@pytest.mark.parametrize("option", ["kvCacheDtype", "slidingWindow"])
+def test_what_the_transformers_engine_does_not_do_with_keys_and_values_is_refused_with_what_it_does(
+    option: str,
+) -> None:
+    with pytest.raises(EngineOptionsInvalid, match=rf"{option}: .*\(options: .*prefixCacheMib"):
+        parse_options(TransformersOptions, EngineConfig(options={option: "fp8"}))

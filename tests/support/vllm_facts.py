@@ -16,3 +16,9 @@ def unfinished(engine: Any) -> int:
 def logs(_engine: Any) -> bool:
     """Whether the log that was there first still has its file."""
     return _log.target is not None
+
+
+def room(engine: Any) -> tuple[int, int]:
+    """Blocks that hold keys and values, and tokens in each."""
+    cache = engine._llm.vllm_config.cache_config
+    return cache.num_gpu_blocks, cache.block_size
