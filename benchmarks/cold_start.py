@@ -147,7 +147,7 @@ def memory(pids: Sequence[int], kind_of: Callable[[str], str]) -> dict[str, floa
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--engine", choices=["transformers", "vllm"], default="transformers")
-    parser.add_argument("--model", default="builtin://autoglm-tiny-trained")
+    parser.add_argument("--model", default="builtin://autoglm-tiny-grounded")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--warm", action="store_true", help="compiled modules and files are there: every run counts")
     parser.add_argument("--tokens", type=int, default=8)

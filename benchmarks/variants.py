@@ -1,9 +1,9 @@
 """Size, latency and accuracy of the quantised variants of a model: `python -m benchmarks variants [--model FOLDER]`.
 
 Accuracy is that of `autoglm eval tiny` on the committed test screens; the lines of `spec.model` that say it follow the table
-(docs/variants.md). Each variant is loaded anew in this process; the
-latencies are medians over the same screens for all. `--layer` times one linear layer of each variant instead, in processor
-time, for one token and for the many of a prompt.
+(docs/variants.md). Each variant is loaded anew in this process; the latencies are medians of processor time with the first
+screen. With `--keep WORD` linear layers with it in their name stay as they are: which part of a model bears a variant.
+`--layer` times one linear layer of each variant instead, for one token and for the many of a prompt.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from benchmarks.machine import describe, table
 from PIL import Image
 
 from autoglm_serving.engines.interface import EngineOptionsInvalid
+from autoglm_serving.engines.options import Variant
 from autoglm_serving.engines.quantised import VARIANTS, quantise, weight_bytes
 from autoglm_serving.model.locate import locate
 from autoglm_serving.training.dataset import open_screens
@@ -31,16 +32,16 @@ SCREENS = Path("data/screens-test")
 
 
 def latencies(replier: Replier, picture: Image.Image, limit: int, runs: int) -> tuple[float, float]:
-    """Seconds to the first token, and for each further one."""
+    """Seconds of processor time to the first token, and for each further one."""
     firsts, rests = [], []
     for _ in range(runs + 1):
-        begun = time.perf_counter()
+        begun = time.process_time()
         replier.answers(picture, ["Tap the first button."], limit, max_new_tokens=1)
-        first = time.perf_counter() - begun
-        begun = time.perf_counter()
+        first = time.process_time() - begun
+        begun = time.process_time()
         replier.answers(picture, ["Tap the first button."], limit, max_new_tokens=17)
         firsts.append(first)
-        rests.append((time.perf_counter() - begun - first) / 16)
+        rests.append((time.process_time() - begun - first) / 16)
     return statistics.median(firsts[1:]), statistics.median(rests[1:])
 
 
@@ -77,13 +78,26 @@ def _processor_us(model: torch.nn.Module, inputs: torch.Tensor) -> float:
     return 1e6 * min(found)
 
 
+def quantise_but(model: torch.nn.Module, variant: Variant, word: str) -> None:
+    """As `quantise`, with the linear layers whose name holds the word as they were."""
+    kept = {name: module for name, module in model.named_modules() if word and word in name and _is_linear(module)}
+    quantise(model, variant)
+    for name, module in kept.items():
+        model.set_submodule(name, module)
+
+
+def _is_linear(module: torch.nn.Module) -> bool:
+    return type(module) is torch.nn.Linear
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--model", default="builtin://autoglm-tiny", help="folder or URI of the model")
-    parser.add_argument("--short-side", type=int, default=480)
+    parser.add_argument("--model", default="builtin://autoglm-tiny-grounded", help="folder or URI of the model")
+    parser.add_argument("--short-side", type=int, default=336)
     parser.add_argument("--screens", type=int, default=0, help="how many screens, 0 for all")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--keep", default="", metavar="WORD", help="layers with this in their name stay as they are")
     parser.add_argument("--layer", action="store_true", help="time one layer of each variant instead")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
@@ -103,7 +117,7 @@ def main() -> None:
         for variant in VARIANTS:
             replier = Replier(folder)
             try:
-                quantise(replier.model, variant)
+                quantise_but(replier.model, variant, asked.keep)
             except EngineOptionsInvalid as error:
                 rows.append([variant, str(error), "", "", ""])
                 continue
@@ -114,7 +128,8 @@ def main() -> None:
             solved[variant] = found
             rows.append(_row(variant, size, first, rest, found, rows))
             print(" ".join(rows[-1]), file=sys.stderr, flush=True)
-    print(f"{machine}; {asked.model}, short side {asked.short_side}, {asked.threads} thread(s), {asked.runs} runs\n")
+    print(f"{machine}; {asked.model}, short side {asked.short_side}, {asked.threads} thread(s), {asked.runs} runs")
+    print(f"layers that stay: {asked.keep or 'none'}\n")
     print(table(["variant", "weights", "first token", "each further token", "right (95 % interval)"], rows))
     print("\n" + manifest(solved))
 
