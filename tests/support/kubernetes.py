@@ -367,8 +367,12 @@ class ControlPlane(Cluster):
             "--profiling=false",
             f"--default-not-ready-toleration-seconds={self._node_patience_s}",
             f"--default-unreachable-toleration-seconds={self._node_patience_s}",
-            # Pods reach it by its Service; without nodes nobody asks for that.
-            "--kubelet-preferred-address-types=InternalIP" if self._for_nodes else "--endpoint-reconciler-type=none",
+            # Pods reach it by its Service; without nodes nobody asks for that. Addresses of Services lead nowhere from here.
+            *(
+                ["--kubelet-preferred-address-types=InternalIP", "--enable-aggregator-routing=true"]
+                if self._for_nodes
+                else ["--endpoint-reconciler-type=none"]
+            ),
         ]
 
     def _controller_manager_command(self) -> list[str]:
