@@ -21,7 +21,7 @@ from support.whole_path import WholePath
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(2400)]
 
 NAME, MODEL = "taps", "autoglm-taps"
-TRAINED, RANDOM = "builtin://autoglm-tiny-trained", "builtin://autoglm-tiny"
+TRAINED, RANDOM = "builtin://autoglm-tiny-grounded", "builtin://autoglm-tiny"
 SAMPLES = 12
 ROLLOUT: dict[str, Any] = {
     "maxSurge": 1,

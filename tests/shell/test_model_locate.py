@@ -22,10 +22,7 @@ from support.processes import Process
     [
         (
             "autoglm-tiny",
-            (
-                "is not one of: builtin://autoglm-tiny, builtin://autoglm-tiny-trained, builtin://autoglm-tiny-grounded, "
-                "file:///absolute/path, hf://"
-            ),
+            ("is not one of: builtin://autoglm-tiny, builtin://autoglm-tiny-grounded, file:///absolute/path, hf://"),
         ),
         ("s3://bucket/model", "is not one of"),
         ("builtin:/autoglm-tiny", "is not one of"),

@@ -88,8 +88,7 @@ _INT8: Json = {"name": "int8", "quantization": "int8-weight"}
 _SOLVED: Json = {"right": 38, "samples": 131}
 _LABEL = "must be a DNS label: at most 63 of a-z, 0-9"
 _URI = (
-    "must be builtin://autoglm-tiny, builtin://autoglm-tiny-trained, builtin://autoglm-tiny-grounded, file:///absolute/path"
-    " or hf://organisation/model"
+    "must be builtin://autoglm-tiny, builtin://autoglm-tiny-grounded, file:///absolute/path or hf://organisation/model"
 )
 _MODEL = 'must be a model id such as "autoglm-phone-9b"'
 _CPU = 'must be CPU cores from 1m to 9999, such as 2, "1.5" or "500m"'

@@ -91,9 +91,8 @@ class ModelSpec(Model):
     """Model id by which clients ask for it, such as "autoglm-phone-9b"."""
     uri: ModelUri
     """Where the weights come from: builtin://autoglm-tiny (a tiny model with random weights, for trying things out),
-    builtin://autoglm-tiny-grounded (a tiny model that has learned to tap), builtin://autoglm-tiny-trained (an earlier one, on
-    which techniques were compared), file:///absolute/path (a folder on the site's machines) or hf://organisation/model (a
-    Hugging Face repository)."""
+    builtin://autoglm-tiny-grounded (a tiny model that has learned to tap), file:///absolute/path (a folder on the site's
+    machines) or hf://organisation/model (a Hugging Face repository)."""
     variants: Annotated[tuple[ModelVariant, ...], Field(min_length=1, max_length=8), Unique("name")] | None = None
     """Other forms of the weights, and which sites run them. Sites that no variant is for run the model itself."""
     quality: TasksSolved | None = None

@@ -104,8 +104,8 @@ ModelUri = Annotated[
     str,
     Field(max_length=1024),
     _matches(
-        rf"builtin://autoglm-tiny(-trained|-grounded)?|file:///{_PATH}+|hf://[A-Za-z0-9._-]{{1,96}}/[A-Za-z0-9._-]{{1,96}}",
-        "must be builtin://autoglm-tiny, builtin://autoglm-tiny-trained, builtin://autoglm-tiny-grounded, file:///absolute/path"
+        rf"builtin://autoglm-tiny(-grounded)?|file:///{_PATH}+|hf://[A-Za-z0-9._-]{{1,96}}/[A-Za-z0-9._-]{{1,96}}",
+        "must be builtin://autoglm-tiny, builtin://autoglm-tiny-grounded, file:///absolute/path"
         " or hf://organisation/model",
     ),
 ]

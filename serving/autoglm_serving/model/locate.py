@@ -16,26 +16,19 @@ from autoglm_serving.model import tiny, tiny_tokenizer, vocabulary
 from autoglm_serving.model.errors import ModelNotFound
 
 BUILTIN_TINY = "builtin://autoglm-tiny"
-BUILTIN_TRAINED = "builtin://autoglm-tiny-trained"
 BUILTIN_GROUNDED = "builtin://autoglm-tiny-grounded"
 SCHEMES = (
     BUILTIN_TINY,
-    BUILTIN_TRAINED,
     BUILTIN_GROUNDED,
     "file:///absolute/path",
     "hf://organisation/name[@revision]",
 )
 
-TRAINED = Path(__file__).parent / "trained"
-"""AutoGLM-Tiny after its training: a checkpoint that comes with this package. docs/results says how good it is."""
-
 GROUNDED = Path(__file__).parent / "grounded"
-"""The same after its grounding (decision 0129)."""
+"""AutoGLM-Tiny after its grounding: a checkpoint that comes with this package. docs/results says how good it is."""
 
 TRAINED_SIDE = 448
 """Short side in pixels of the largest screens that it learned from."""
-
-_CHECKPOINTS = {"autoglm-tiny-trained": TRAINED, "autoglm-tiny-grounded": GROUNDED}
 
 _UNFINISHED = ".unfinished-"
 _HF_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -73,12 +66,10 @@ def _local(uri: str) -> Path:
 
 
 def _builtin(name: str, cache: Path) -> Path:
-    if name in _CHECKPOINTS:
-        return _CHECKPOINTS[name]
+    if name == "autoglm-tiny-grounded":
+        return GROUNDED
     if name != "autoglm-tiny":
-        raise ModelNotFound(
-            f"there is no built-in model {name!r}, only {BUILTIN_TINY}, {BUILTIN_TRAINED} and {BUILTIN_GROUNDED}"
-        )
+        raise ModelNotFound(f"there is no built-in model {name!r}, only {BUILTIN_TINY} and {BUILTIN_GROUNDED}")
     models = cache / "models"
     folder = models / f"autoglm-tiny-{_tiny_fingerprint()}"
     if folder.is_dir():

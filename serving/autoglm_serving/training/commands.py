@@ -80,7 +80,7 @@ def train_tiny(data: Path, out: Path, preset: str, smoke: bool, steps: int | Non
 @click.option(
     "--from",
     "uri",
-    default="builtin://autoglm-tiny-trained",
+    default="builtin://autoglm-tiny-grounded",
     show_default=True,
     help="URI of the model whose tower reads.",
 )

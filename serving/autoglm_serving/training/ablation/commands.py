@@ -9,7 +9,7 @@ from typing import Any
 import click
 import torch
 
-from autoglm_serving.model.locate import BUILTIN_GROUNDED, BUILTIN_TRAINED, TRAINED_SIDE, locate
+from autoglm_serving.model.locate import BUILTIN_GROUNDED, TRAINED_SIDE, locate
 from autoglm_serving.training import natural
 from autoglm_serving.training.ablation import run as ablation
 from autoglm_serving.training.ablation.findings import findings
@@ -91,9 +91,7 @@ USUAL_SCREENS = 16
 
 
 def _settings(common: Common, how: Mapping[str, Any]) -> Settings:
-    trained = int(
-        how["trained"] or (TRAINED_SIDE if common.uri in (BUILTIN_TRAINED, BUILTIN_GROUNDED) else LARGEST_SIDE)
-    )
+    trained = int(how["trained"] or (TRAINED_SIDE if common.uri == BUILTIN_GROUNDED else LARGEST_SIDE))
     beyond = int(how["beyond"] or default_beyond(trained))
     if beyond <= trained:
         raise click.BadParameter(f"{beyond} pixels are trained: name a size above {trained}", param_hint="--beyond")
