@@ -87,6 +87,15 @@ class Release:
     def wait_ready(self) -> None:
         self.api.kubectl("wait", "--for=condition=Ready", "agd/phones", "-n", self.namespace, "--timeout=120s")
 
+    def wait_told(self) -> None:
+        """The event that the deployment answers is there; it is written after the status."""
+
+        def told() -> bool:
+            events = json.loads(self.api.kubectl("get", "events", "-n", self.namespace, "-o", "json"))["items"]
+            return any(event["reason"] == "Answering" for event in events)
+
+        wait_until(told, "the deployment's answering is told by an event")
+
     def forget_status(self) -> None:
         """As if nothing had ever been told about the deployment."""
         patch = '-p={"status":{"conditions":null,"observedGeneration":0}}'
@@ -130,6 +139,7 @@ def test_the_operator_uses_every_right_that_it_has_and_misses_none(release: Rele
     first = release.start_operator(scope)
     release.apply()
     release.wait_ready()
+    release.wait_told()
     first.process.terminate()
     first.process.wait(60)
 
