@@ -160,7 +160,7 @@ def tune(names: str, data: Path, out: Path, how: TuneOptions, tell: Tell) -> Non
     screens = open_screens(data, side=2 * how.side)
     options = Settings(short_side=how.side).options
     tuner, kept = None, None
-    for name in sorted(wanted, key=lambda name: how.plan(name).steps):
+    for name in sorted(wanted, key=lambda name: (how.plan(name).steps, how.plan(name).examples)):
         plan = how.plan(name)
         if tuner is None or plan != kept:
             tuner, kept = Tuner(locate(how.uri), screens, plan, how.device), plan
