@@ -1,13 +1,11 @@
 """The cluster of the end-to-end run: the one that KUBECONFIG names, else a node on this machine with KubeRay on it."""
 
-import fcntl
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 import yaml
@@ -16,13 +14,12 @@ from support.fake_kuberay import part
 from support.kubernetes import ROOT, Cluster, ControlPlane
 from support.node import image as images
 from support.node import probe
+from support.node.alone import alone
 from support.node.image import Image
 from support.node.machine import READY_S, Node
 from support.processes import wait_until
 
 KUBERAY_IMAGE = "quay.io/kuberay/operator:v1.6.0"
-# So long a run waits for another one that has a node.
-ALONE_S = 1800.0
 
 
 def image(component: str) -> str:
@@ -57,24 +54,8 @@ def running(directory: Path, names: Sequence[str] = ("autoglm-node",), patience_
     if why:
         probe.report("a real node", why)
         pytest.skip(why)
-    with _alone():
+    with alone():
         yield from _made_here(directory, names, patience_s)
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    """Wait until no other run has nodes on this machine: devices, addresses and control groups have fixed names."""
-    with (Path(tempfile.gettempdir()) / "autoglm-nodes.lock").open("w") as lock:
-        wait_until(lambda: _is_locked(lock), "no other run has nodes on this machine", ALONE_S, poll=1.0)
-        yield
-
-
-def _is_locked(lock: IO[str]) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _made_here(directory: Path, names: Sequence[str], patience_s: int) -> Iterator[Running]:

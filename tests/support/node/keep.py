@@ -6,6 +6,8 @@ import signal
 import sys
 from types import FrameType
 
+import pytest
+
 from support.kubernetes import ROOT
 from support.node import cluster, probe
 
@@ -26,6 +28,9 @@ def main() -> int:
             print(running.api.kubeconfig, flush=True)
             print("the node is there until Ctrl-C: KUBECONFIG=<the path above> make e2e", file=sys.stderr, flush=True)
             signal.pause()
+    except pytest.skip.Exception as busy:
+        print(busy, file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("the node is gone", file=sys.stderr)
     finally:

@@ -10,14 +10,13 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 
 from support.cluster import started_at
 from support.processes import POLL_S, Process, wait_until
 
-_CGROUPS = Path("/sys/fs/cgroup")
+CGROUPS = Path("/sys/fs/cgroup")
 _KINDS = ("--net", "--mount", "--pid", "--ipc", "--uts")
 NEW = (*_KINDS, "--fork", "--kill-child", "--mount-proc", "--propagation", "private")
 """Options with which `unshare` makes such a set."""
@@ -46,8 +45,8 @@ class Namespaces:
         self.name = name
         self._directory = directory
         self._first = Process(name, ["unshare", *NEW, "--", "bash", "-c", _FIRST], log=directory / "namespaces.log")
-        # Where a later run looks for what this one leaves when it is killed together with its reaper.
-        self._record = Path(tempfile.gettempdir()) / f"{name}.process"
+        # Where a later run looks for what this one leaves when it is killed together with its reaper, whatever its TMPDIR.
+        self._record = Path(f"/tmp/{name}.process")
 
     @property
     def cgroup(self) -> str:
@@ -148,10 +147,12 @@ def _ip(*arguments: str) -> None:
 
 
 def hierarchies() -> list[Path]:
-    """Mounted hierarchies; with version 2 alone there is one."""
-    if (_CGROUPS / "cgroup.controllers").exists():
-        return [_CGROUPS]
-    return [path for path in sorted(_CGROUPS.iterdir()) if path.is_dir() and not path.is_symlink()]
+    """Mounted hierarchies; with version 2 alone there is one, `CGROUPS` itself."""
+    if (CGROUPS / "cgroup.controllers").exists():
+        return [CGROUPS]
+    if not CGROUPS.is_dir():
+        return []
+    return [path for path in sorted(CGROUPS.iterdir()) if path.is_dir() and not path.is_symlink()]
 
 
 def remove_group(name: str) -> None:

@@ -5,11 +5,12 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from support.node.namespaces import NEW, hierarchies, remove_group
+from support.node.namespaces import CGROUPS, NEW, hierarchies, remove_group
 
 REPORT = "AUTOGLM_NOT_RUN"
 """Variable with the path of a file: what is not run on this machine, and why, is told there for the summary of the run."""
@@ -27,6 +28,8 @@ _PROGRAMS = {
 }
 _PLUGIN = Path("/usr/lib/cni/ptp")
 _TRIAL = "autoglm-trial"
+# Without one of them the kubelet does not start; with version 1 each is a hierarchy of its own.
+_CONTROLLERS = {"cpu", "cpuset", "memory", "pids"}
 _TIMEOUT_S = 120.0
 # In namespaces of their own, in this order; the first one that fails is what is missing.
 _TRIALS = {
@@ -56,8 +59,16 @@ def obstacle() -> str:
         packages.add("containernetworking-plugins")
     if packages:
         return f"a node takes more programs: apt-get install {' '.join(sorted(packages))}; or set KUBECONFIG"
-    why = _control_groups() or _namespaces()
+    why = told(lambda: _control_groups() or _namespaces())
     return f"{why}; set KUBECONFIG to a cluster with KubeRay" if why else ""
+
+
+def told(trial: Callable[[], str]) -> str:
+    """What a trial says. One that breaks off is an obstacle too: raised during collection it would end the whole layer."""
+    try:
+        return trial()
+    except (OSError, subprocess.SubprocessError, AssertionError, ValueError) as error:
+        return f"what a node does cannot be tried here ({type(error).__name__}: {' '.join(str(error).split())})"
 
 
 def report(what: str, why: str) -> None:
@@ -76,10 +87,17 @@ def _control_groups() -> str:
         group = hierarchy / _group()
         try:
             group.mkdir()
+            missing = _CONTROLLERS - _controllers(group) if hierarchy == CGROUPS else set()
             group.rmdir()
         except OSError as error:
             return f"control groups cannot be made here ({error})"
+        if missing:
+            return f"control groups made here have no {', '.join(sorted(missing))} (see {hierarchy}/cgroup.subtree_control)"
     return ""
+
+
+def _controllers(group: Path) -> set[str]:
+    return set((group / "cgroup.controllers").read_text().split())
 
 
 def _group() -> str:
