@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from autoglm_operator import routes, views
+from autoglm_operator.ages import age
 from autoglm_operator.api import DeploymentSiteStatus, RolloutSpec
 from autoglm_operator.applications import Standing, Wanted, matches
 from autoglm_operator.kuberay import manifests, names, pods
@@ -29,6 +30,9 @@ from autoglm_operator.subject import Subject
 
 WAITS_FOR_THE_SILENT = timedelta(minutes=30)
 """How long after a site was last heard the others wait for it, if it fell silent on its way."""
+
+EMPTIED_WITHIN = timedelta(seconds=150)
+"""Serve ends a replica that it stops after two minutes at most, whatever it still does (the application's `DRAIN_S`)."""
 
 
 @dataclass(frozen=True)
@@ -257,7 +261,20 @@ def _replace_cluster(place: Place, found: ApplicationView, standing: Standing) -
 def _plan(place: Place, found: ApplicationView) -> Change:
     deployment = place.subject.deployment
     need = Need(place.application.replicas, pods.accelerators(deployment), deployment.spec.worker.accelerator.type)
-    return plan(need, Budget(place.rollout.max_surge, place.rollout.max_unavailable), found.ready_replicas)
+    serving = 0 if _is_left_behind(place, found) else found.ready_replicas
+    return plan(need, Budget(place.rollout.max_surge, place.rollout.max_unavailable), serving)
+
+
+def _is_left_behind(place: Place, found: ApplicationView) -> bool:
+    """Whether steps went past a site that was away, and the name of the wanted revision is taken there by an earlier one.
+
+    Requests go to the sites that have the wanted revision: here nobody loses anything.
+    """
+    subject, here = place.subject, place.view.name
+    if place.rollout.steps is None or found.revision in (None, place.application.revision):
+        return False
+    served = any(subject.is_admitted(view.name) for view in subject.chosen if view.name != here)
+    return served and not subject.is_admitted(here)
 
 
 def apply(place: Place) -> ApplyApplication:
@@ -268,10 +285,26 @@ def apply(place: Place) -> ApplyApplication:
     if found is not None and found.ray_service is not None:
         available = max(wanted.replicas - place.rollout.max_unavailable, 0)
         made += manifests.children_of(wanted, found.ray_service.uid, available)
-        emptied = found.status == "RUNNING" and matches(found, place.application)
+        emptied = _is_emptied(place, found)
         workers = {
             name: wanted.replicas
             for name, present in found.ray_service.workers.items()
             if present < wanted.replicas or (present > wanted.replicas and emptied)
         }
     return ApplyApplication(place.view.name, wanted.application, tuple(made), workers)
+
+
+def _is_emptied(place: Place, found: ApplicationView) -> bool:
+    """Whether Serve has taken the replicas away that are not wanted any more, so that pods beyond the others serve nobody.
+
+    Serve says RUNNING when it is done, and never of an application that is broken. Where another revision waits for its room,
+    it is enough that nothing answers there, or that Serve was told so long ago that nothing is under way in what it stopped.
+    """
+    if not matches(found, place.application) or found.ray_service is None:
+        return False
+    if found.status == "RUNNING":
+        return True
+    if not place.is_accompanied:
+        return False  # replicas of another revision may be replaced in place, one after the other, for as long as that takes
+    told, at = found.ray_service.told, found.deployed_at
+    return found.ready_replicas == 0 or (told and at is not None and age(at, place.subject.now) >= EMPTIED_WITHIN)

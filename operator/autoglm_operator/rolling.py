@@ -42,9 +42,9 @@ class Rolling:
 
     @property
     def leftovers(self) -> tuple[ApplicationChange, ...]:
-        """Takes away the applications of this deployment that are neither revision's."""
+        """Takes away the applications of this deployment that are neither revision's. Nothing while the rollout is paused."""
         subject = self.subject
-        if subject.stopped is not None:
+        if subject.stopped is not None or self.decision.phase == "Paused":
             return ()
         return tuple(
             candidate.deletion(view, app)
@@ -320,7 +320,7 @@ class _Beginning:
         for view in subject.chosen:
             if decision.phase == "Paused":
                 there = candidate.counts(views.placed(view, name))
-                replicas[view.name] = there.target or subject.wanted_at(view.name).replicas
+                replicas[view.name] = there.target or _alone(subject, view, name, self._other_name(name))
             elif other is not None:
                 replicas[view.name] = other.at(view).sizes.stable
             else:
@@ -333,4 +333,6 @@ def _stands_where_named(view: SiteView, app: ApplicationView) -> bool:
     """Whether an application can be taken away by its name. Two sites may share a namespace, and a person may have taken the
     label of a RayService away by which one is told from the other."""
     service = app.ray_service
-    return service is None or service.name in (names.ray_service(app.name, view.name), names.of_unnamed(app.name))
+    if service is None:
+        return True
+    return service.name == (names.of_unnamed(app.name) or names.ray_service(app.name, view.name))

@@ -34,6 +34,10 @@ FINALIZER = "serving.autoglm.dev/applications"
 MESSAGE_LIMIT = 1024
 """Bytes of one message in a status."""
 
+LEFT_OUT = "spec.sites matches "
+"""How Degraded begins where sites that match are not used. No other condition tells that: nothing that is used is out of
+order. Its reason may be that of a site, which comes and goes."""
+
 ApplicationStatus = Literal["NOT_STARTED", "DEPLOYING", "RUNNING", "UNHEALTHY", "DEPLOY_FAILED", "DELETING"]
 
 
@@ -75,9 +79,9 @@ class RayServiceView:
     """The Kubernetes objects behind an application at a site with the back end kubeRay.
 
     `objects` are the RayService and its children as they are stored, without status and bookkeeping, by kind. `workers` is
-    the wanted number of worker pods by RayCluster, and `pods` counts those that are asked for or still there, in all of them.
+    the wanted number of worker pods by RayCluster, and `pods` counts those that are asked for or still Running, in all of them.
     `cluster_hash` says what the Ray cluster was made from; None on a RayService that this operator did not make. `upgrading`
-    says that a second Ray cluster is being started.
+    says that a second Ray cluster is being started, `told` that KubeRay has acted on the document as it is stored.
     """
 
     name: str
@@ -87,6 +91,7 @@ class RayServiceView:
     workers: Mapping[str, int]
     upgrading: bool = False
     pods: int = 0
+    told: bool = True
 
 
 @dataclass(frozen=True)

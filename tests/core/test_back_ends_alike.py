@@ -164,16 +164,21 @@ def _without(value: Any, names: tuple[str, ...]) -> Any:
     return [_without(each, names) for each in value] if isinstance(value, list) else value
 
 
-def told_of_rollout(replicas: int, figures: Json) -> tuple[list[Json], dict[str, int]]:
-    """All that a rollout tells from its beginning to its end, each thing once, and the replicas that it leaves."""
+def told_of_rollout(replicas: int, figures: Json, broken: int | None = None) -> tuple[list[Json], dict[str, int]]:
+    """All that a rollout tells from its beginning to its end, each thing once, and the replicas that it leaves.
+
+    `broken`: so many replicas of the old revision stay up; the others die again and again."""
     spec = {"replicas": replicas, "sites": {"names": ["a", "b"]}, "rollout": STEPS}
     world = World(fleet.deployment(spec | OLD), {"a": {}, "b": {}})
     world.converge()
+    if broken is not None:
+        world.broken = {fleet.wanted(world.deployment).revision: broken}
+        world.settle()
     wanted = fleet.deployment(spec | NEW, generation=2)
     world.deployment = wanted.model_copy(update={"status": world.deployment.status})
     world.figures = {fleet.wanted(wanted).revision: figures}
     told: list[Json] = []
-    for _ in range(60):
+    for _ in range(60 if broken is None else 240):
         now = seen_of(world.step())
         told += [now] if now not in told[-1:] else []
         world.settle()
@@ -191,3 +196,20 @@ def test_a_rollout_in_steps_is_told_alike(phase: str, replicas: int, monkeypatch
     assert found[1] == found[0]
     assert found[2] == found[0]
     assert found[0][0][-1]["rollout"]["phase"] == phase
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_a_broken_revision_is_replaced_alike(broken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Serve never says again that it is as it shall be: its pods go all the same."""
+    found = []
+    for sites in ((), ("a", "b"), ("b",)):
+        monkeypatch.setattr(World, "kuberay", frozenset(sites))
+        found.append(told_of_rollout(2, ROLLOUTS["Stable"], broken))
+    for told, left in found:
+        assert (told[-1]["rollout"]["phase"], told[-1]["rollout"]["stable"]) == (
+            "Stable",
+            fleet.wanted(fleet.deployment(NEW)).revision,
+        )
+        assert left == {"team.quickstart.2": 2}
+    assert found[1] == found[0]
+    assert found[2] == found[0]

@@ -1,6 +1,7 @@
 """Rollouts in steps at sites with KubeRay: the Ray cluster of the new revision, the pods in it, and what becomes of both."""
 
 import copy
+import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -295,6 +296,147 @@ def test_a_site_that_was_cut_off_on_the_way_holds_what_it_has_and_ends_right_whe
     assert {name: (app.serving, app.replicas) for name, app in made.clusters["b"].items()} == {
         SECOND: (revision(NEW), 2)
     }
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_pods_of_a_broken_revision_go_only_when_nothing_can_be_under_way_there(broken: int) -> None:
+    made = world()
+    made.broken = {revision(OLD): broken}
+    made.settle()
+    made.figures = {revision(NEW): GOOD}
+    edit(made, spec(NEW))
+    on(made, lambda: services(made)[BASE].replicas == 1)
+    asked, stable = made.now, services(made)[BASE]
+    on(made, lambda: stable.workers == 1)
+    waited = made.now - asked
+    assert waited >= timedelta(seconds=150) if broken else waited <= timedelta(seconds=8)
+    on(made, lambda: rollout(made).stable == revision(NEW))
+
+
+def test_pods_of_a_broken_revision_stay_while_kuberay_has_not_acted_on_what_it_was_told() -> None:
+    made = world()
+    made.broken = {revision(OLD): 1}
+    made.settle()
+    made.figures = {revision(NEW): GOOD}
+    edit(made, spec(NEW))
+    on(made, lambda: services(made)[BASE].replicas == 1)
+    stable = services(made)[BASE]
+    stable.seen = stable.generation - 1  # KubeRay is away
+    for _ in range(60):
+        made.now += timedelta(seconds=4)
+        made.step()
+    assert (stable.replicas, stable.workers) == (1, 2)
+    stable.seen = None
+    on(made, lambda: stable.workers == 1, limit=3)
+
+
+def test_a_site_that_missed_two_promotions_gets_the_pods_of_the_third_revision_when_it_is_back() -> None:
+    """Under the name of the revision that serves elsewhere it has pods of the one before the last."""
+    both = {"names": ["a", "b"]}
+    made = World(fleet.deployment({**spec(OLD, maxUnavailable=1), "sites": both}), {"a": {}, "b": {}})
+    made.converge()
+    made.figures = {revision(NEW): GOOD, revision(OTHER): GOOD}
+    made.cut("b")
+    for change in (NEW, OTHER):
+        edit(made, {**spec(change, maxUnavailable=1), "sites": both})
+        on(made, lambda: rollout(made).stable == revision(change))  # noqa: B023
+        on(made, lambda: len(services(made)) == 1)
+    assert set(services(made)) == {BASE}
+    made.mend("b")
+    made.converge()
+    (only,) = made.clusters["b"].values()
+    assert isinstance(only, PodApplication)
+    assert (only.config["name"], only.serving, only.replicas, memory(only)) == (BASE, revision(OTHER), 2, "2Gi")
+    assert made.deployment.status is not None
+    assert [row.state for row in made.deployment.status.sites] == ["Ready", "Ready"]
+
+
+def test_pods_that_answer_under_the_wanted_name_are_kept_where_no_other_site_has_the_wanted_revision() -> None:
+    both = {"names": ["a", "b"]}
+    made = World(fleet.deployment({**spec(OLD, maxUnavailable=1), "sites": both}), {"a": {}, "b": {}})
+    made.converge()
+    made.figures = {revision(NEW): GOOD, revision(OTHER): GOOD}
+    made.cut("b")
+    for change in (NEW, OTHER):
+        edit(made, {**spec(change, maxUnavailable=1), "sites": both})
+        on(made, lambda: rollout(made).stable == revision(change))  # noqa: B023
+    made.mend("b")
+    made.cut("a")
+    made.now += timedelta(seconds=100)
+    made.step()
+    (only,) = made.clusters["b"].values()
+    assert (only.serving, only.status) == (revision(OLD), "RUNNING")
+
+
+@pytest.mark.parametrize("written", ["word", "team.other", "", ".x", 7])
+@pytest.mark.parametrize("name", [BASE, SECOND])
+def test_a_name_that_a_person_wrote_into_the_document_is_put_right_or_goes_with_the_deployment(
+    name: str, written: object
+) -> None:
+    made = world()
+    halfway(made)
+
+    def by_hand() -> None:
+        document = {"applications": [{**services(made)[name].config, "name": written}]}
+        spec = {**services(made)[name].manifest["spec"], "serveConfigV2": json.dumps(document)}
+        services(made)[name].manifest = {**services(made)[name].manifest, "spec": spec}
+
+    by_hand()
+    made.step()
+    assert services(made)[name].config["name"] == name
+    by_hand()
+    meta = made.deployment.metadata.model_copy(update={"deletion_timestamp": made.now})
+    plan = reconcile(made.deployment.model_copy(update={"metadata": meta}), made.observed(), made.now)
+    named = {names.of_unnamed(one.name) or names.ray_service(one.name, "a") for one in plan.applications}
+    assert named == {app.name for app in services(made).values()}, "each is found by what it is asked to go by"
+
+
+@pytest.mark.parametrize("document", ["", "{}", "[]"])
+def test_a_document_that_a_person_broke_on_the_way_is_put_right(document: str) -> None:
+    made = world()
+    halfway(made)
+    there = services(made)[BASE]
+    spec = {**there.manifest["spec"], "serveConfigV2": document}
+    broken = there.ray_service() | {"spec": spec}
+    found = observed.applications(replace(there.listing(), ray_services=[broken]), "a")
+    seen = made.observed()
+    apps = tuple(one for one in seen.sites[0].applications or () if one.name != BASE)
+    site = replace(seen.sites[0], applications=(*apps, *found))
+    (change,) = applied(reconcile(made.deployment, replace(seen, sites=(site,)), made.now))
+    assert change.name == BASE
+
+
+def test_a_rayservice_that_is_made_again_while_the_rollout_is_paused_leaves_the_other_one_its_room() -> None:
+    made = world(3)
+    made.figures = {revision(NEW): GOOD}
+    edit(made, spec(NEW, 3))
+    on(made, lambda: rollout(made).step_since is not None)
+    sizes = {name: app.replicas for name, app in services(made).items()}
+    assert sizes == {BASE: 2, SECOND: 2}
+    edit(made, spec(NEW, 3, paused=True))
+    on(made, lambda: rollout(made).phase == "Paused")
+    made.clusters["a"].pop(BASE)
+    for _ in range(4):
+        made.step()
+        made.settle()
+        made.now += timedelta(seconds=4)
+    assert {name: app.replicas for name, app in services(made).items()} == sizes
+    assert sum(app.held for app in services(made).values()) == 4
+
+
+def test_nothing_is_taken_away_while_a_rollout_is_paused() -> None:
+    made = world()
+    halfway(made)
+    on(made, lambda: rollout(made).stable == revision(NEW))
+    assert set(services(made)) == {BASE, SECOND}
+    edit(made, spec(OTHER, paused=True))
+    for _ in range(5):
+        made.step()
+        made.settle()
+        made.now += timedelta(seconds=4)
+    assert (rollout(made).phase, set(services(made))) == ("Paused", {BASE, SECOND})
+    edit(made, spec(NEW))
+    on(made, lambda: set(services(made)) == {SECOND})
 
 
 def test_deletion_takes_both_rayservices_away() -> None:

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from autoglm_operator.kuberay import observed
-from autoglm_operator.kuberay.names import WORKERS
+from autoglm_operator.kuberay.names import MANAGER, WORKERS
 from autoglm_operator.state import ApplicationStatus, ApplicationView
 
 Json = dict[str, Any]
@@ -27,6 +28,10 @@ class PodApplication:
     workers: int = 0
     pods: int = 0
     generation: int = 1
+    applied_at: datetime | None = None
+    """When the operator last changed it, where anybody asks."""
+    seen: int | None = None
+    """The generation that KubeRay has acted on, if not this one."""
     made_from: Mapping[str, Any] | None = None
     """The pod template of the workers that are there; other pods are another Ray cluster."""
 
@@ -70,6 +75,9 @@ class PodApplication:
     def ray_service(self) -> Json:
         """The RayService with KubeRay's report."""
         metadata = {**self.manifest["metadata"], "uid": self.uid, "generation": self.generation}
+        if self.applied_at is not None:
+            entry = {"manager": MANAGER, "operation": "Apply", "time": self.applied_at.isoformat()}
+            metadata["managedFields"] = [entry]
         if self.status == "DELETING":
             metadata["deletionTimestamp"] = "2026-03-01T11:59:00Z"
         told = {
@@ -78,7 +86,7 @@ class PodApplication:
             "serveDeploymentStatuses": {"Engine": {"status": "UPDATING" if self.message else "HEALTHY"}},
         }
         status = {
-            "observedGeneration": self.generation,
+            "observedGeneration": self.generation if self.seen is None else self.seen,
             "numServeEndpoints": self.ready,
             "activeServiceStatus": {
                 "rayClusterName": self.cluster,

@@ -98,6 +98,8 @@ class World:
     """Processors of each cluster, of which every replica takes one; None where clusters do not tell."""
     shrunk: dict[str, float] = field(default_factory=dict)
     """Processors of clusters that have lost machines; what ran there beyond them waits from then on."""
+    broken: dict[str, int] = field(default_factory=dict)
+    """How many replicas of a revision stay up, by revision: the others die again and again, and Serve says UNHEALTHY."""
     prices: dict[str, float] = field(default_factory=dict)
     """Prices of sites."""
     figures: dict[str, Any] = field(default_factory=dict)
@@ -165,11 +167,14 @@ class World:
         self, old: Application | PodApplication | None, change: ApplyApplication
     ) -> Application | PodApplication:
         if isinstance(old, PodApplication):
+            before = old.generation
             old.put(change.manifests, change.workers.get(old.cluster))
+            old.applied_at = self.now if old.generation != before else old.applied_at
             return old
         if change.site in self.kuberay:
             self.made += 1
-            return PodApplication(change.manifests[0], change.site, f"uid-of-ray-service-{self.made}")
+            uid = f"uid-of-ray-service-{self.made}"
+            return PodApplication(change.manifests[0], change.site, uid, applied_at=self.now)
         if old is not None:
             return replace(old, config=change.application, status="DEPLOYING")
         return Application(change.application)
@@ -184,6 +189,13 @@ class World:
             for app in apps.values():
                 if app.view().owner_uid is not None:
                     app.finish(self.shrunk.get(name, math.inf))
+                    self._break(app)
+
+    def _break(self, app: Application | PodApplication) -> None:
+        running = self.broken.get(app.serving or "")
+        if running is not None:
+            app.ready, app.status = min(app.ready, running), "UNHEALTHY"
+            app.message = "a replica died" if running else "all replicas died"
 
     def converge(self, limit: int = 12) -> Plan:
         """Steps and settles until a step changes nothing."""

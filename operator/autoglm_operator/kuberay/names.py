@@ -32,8 +32,14 @@ def ray_service(application: str, site: str) -> str:
     """Name of the RayService of a Serve application at a site: readable, unique, and a DNS-1035 label."""
     digest = hashlib.sha256(f"{application}@{site}".encode()).hexdigest()[:8]
     name = application.partition(".")[2].replace(".", "-")
-    head = name if name[0].isalpha() else f"d{name}"
+    head = name if name[:1].isalpha() else f"d{name}"
     return f"{head[: _LONGEST - 9].rstrip('-')}-{digest}"
+
+
+def is_application(name: str) -> bool:
+    """Whether it can be the name of an application of ours: a namespace and what is in it."""
+    namespace, _, rest = name.partition(".")
+    return bool(namespace and rest) and of_unnamed(name) is None
 
 
 def unnamed(ray_service: str) -> str:

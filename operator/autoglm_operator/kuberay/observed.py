@@ -47,8 +47,9 @@ def _view(raw: Json, found: Listing, site: str) -> ApplicationView:
         return ApplicationView(name, name, "RUNNING", ray_service=service)
     spec, status = raw.get("spec") or {}, raw.get("status") or {}
     config = _config(spec, annotations.get(DEPLOYMENT_UID))
-    name = str(config.get("name") or names.unnamed(metadata["name"]))
-    state, message = _state(raw, status, name)
+    told = str(config.get("name") or "")
+    name = told if _is_named(raw, told, site) else names.unnamed(metadata["name"])
+    state, message = _state(raw, status, told)
     target = _target(config)
     return ApplicationView(
         name=name,
@@ -69,6 +70,7 @@ def _view(raw: Json, found: Listing, site: str) -> ApplicationView:
             workers=_workers(found.ray_clusters, metadata["uid"]),
             upgrading=_has_two_clusters(status),
             pods=_pods(found.ray_clusters, metadata["uid"]),
+            told=_is_told(raw, status),
         ),
     )
 
@@ -92,6 +94,17 @@ def _config(spec: Json, uid: str | None) -> Json:
     return {"args": {"uid": uid}}
 
 
+def _is_named(raw: Json, name: str, site: str) -> bool:
+    """Whether the name in the document is that by which its RayService is found. A person may have written any other there.
+
+    Without its label it may be that of another site, which goes by another name than it would here.
+    """
+    if not names.is_application(name):
+        return False
+    labels = raw["metadata"].get("labels") or {}
+    return names.SITE not in labels or names.ray_service(name, site) == raw["metadata"]["name"]
+
+
 def _target(config: Json) -> int:
     for one in config.get("deployments") or ():
         if isinstance(one, Mapping) and one.get("name") == ENGINE and isinstance(one.get("num_replicas"), int):
@@ -106,7 +119,7 @@ def _state(raw: Json, status: Json, name: str) -> tuple[ApplicationStatus, str]:
     ready = _condition(status, "Ready")
     if ready.get("status") == "False" and ready.get("reason") in REFUSALS:
         return "DEPLOY_FAILED", f"KubeRay: {ready.get('message') or ready['reason']}"
-    if int(status.get("observedGeneration") or 0) < int(raw["metadata"].get("generation") or 0):
+    if not _is_told(raw, status):
         return "DEPLOYING", ""
     service = _serving(status)
     told = (service.get("applicationStatuses") or {}).get(name)
@@ -121,6 +134,11 @@ def _state(raw: Json, status: Json, name: str) -> tuple[ApplicationStatus, str]:
     ]
     state = told.get("status")
     return state if state in STATUSES else "NOT_STARTED", "\n".join(words)
+
+
+def _is_told(raw: Json, status: Json) -> bool:
+    """Whether what KubeRay says is about what is stored now."""
+    return int(status.get("observedGeneration") or 0) >= int(raw["metadata"].get("generation") or 0)
 
 
 def _serving(status: Json) -> Json:
@@ -193,7 +211,10 @@ def _workers(clusters: Iterable[Json], uid: str) -> dict[str, int]:
 
 
 def _pods(clusters: Iterable[Json], uid: str) -> int:
-    """Worker pods that hold their accelerators, or may: those that run also where they are not asked for any more."""
+    """Worker pods that hold their accelerators, or may: those that run also where they are not asked for any more.
+
+    KubeRay counts those in phase Running: one beyond the wanted number that still starts is not among them.
+    """
     return sum(
         max(
             0 if raw["metadata"].get("deletionTimestamp") else _most(raw),
