@@ -15,7 +15,7 @@ from autoglm_operator.api import (
     Reason,
     SiteCondition,
 )
-from autoglm_operator.state import Event, SiteOutcome, Verdict, clip
+from autoglm_operator.state import LEFT_OUT, Event, SiteOutcome, Verdict, clip
 
 ORDER: tuple[DeploymentConditionType, ...] = (
     "Ready", "SitesReady", "GatewayReady", "RolledOut", "ScalingActive", "Progressing", "Degraded",
@@ -31,9 +31,6 @@ _CALM: frozenset[Reason] = frozenset(
 
 _QUIET: frozenset[Reason] = frozenset({"Probing", "TablePending", "NotObserved"})
 """Steps on the way that are not worth an event."""
-
-_TOLD_BY_DEGRADED: frozenset[Reason] = frozenset({"TooManySites"})
-"""Reasons that Degraded alone tells: nothing that is used is out of order."""
 
 _MOVING = ("Pending", "Deploying", "Deleting")
 
@@ -149,14 +146,16 @@ def events(before: DeploymentStatus | None, after: Sequence[DeploymentCondition]
     told: dict[Reason, Event] = {}
     by_type = {condition.type: condition for condition in after}
     telling = [by_type["SitesReady"], by_type["GatewayReady"], by_type["Ready"]]
-    telling += [one for one in after if one.type == "Degraded" and one.reason in _TOLD_BY_DEGRADED]
     for condition in telling:
         old = find(before, condition.type)
         if (old and (old.status, old.reason) == (condition.status, condition.reason)) or condition.reason in _QUIET:
             continue
-        if condition.status == "True" and condition.type not in ("Ready", "Degraded"):
+        if condition.status == "True" and condition.type != "Ready":
             continue
         told.setdefault(condition.reason, event_of(condition.reason, condition.message))
+    degraded, old = by_type["Degraded"], find(before, "Degraded")
+    if degraded.message.startswith(LEFT_OUT) and not (old and old.message.startswith(LEFT_OUT)):
+        told.setdefault("TooManySites", event_of("TooManySites", degraded.message))
     return tuple(told.values())
 
 

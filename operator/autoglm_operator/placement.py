@@ -7,7 +7,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from autoglm_operator.api import AutoGLMSite, Reason, SitesSpec
-from autoglm_operator.state import InvalidSite, SiteView, Verdict
+from autoglm_operator.state import LEFT_OUT, InvalidSite, SiteView, Verdict
 
 MAX_SITES = 200
 """Sites of one deployment. The status has room for 256 entries, and sites that are being left need some."""
@@ -79,7 +79,7 @@ def beyond(selection: Selection) -> Verdict | None:
         return None
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     text = (
-        f"spec.sites matches {len(selection.views) + len(names)} sites, and a deployment uses at most {MAX_SITES}: the"
+        f"{LEFT_OUT}{len(selection.views) + len(names)} sites, and a deployment uses at most {MAX_SITES}: the"
         f" {len(names)} newest are not used ({', '.join(names[:_NAMED])}{more}); narrow spec.sites, or serve them by a second"
         " deployment with another spec.model.name"
     )

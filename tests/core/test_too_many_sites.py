@@ -85,6 +85,21 @@ def test_it_is_told_by_one_event_and_nothing_is_written_while_it_stays_so() -> N
     assert again.status == first.status
 
 
+def test_it_is_told_once_however_often_the_reason_of_a_site_comes_and_goes() -> None:
+    broken = view(USED[0], application(OF, "UNHEALTHY", message="CUDA error"))
+    sound = world(newcomer("new-1"))
+    failing = replace(sound, sites=(broken, *sound.sites[1:]))
+    for first, second in ((sound, failing), (failing, sound)):
+        of, told = OF, []
+        for seen in (first, second, first, second):
+            plan = reconcile(of, seen, NOW)
+            told += [event.reason for event in plan.events]
+            of = with_status(of, plan)
+        assert told.count("TooManySites") == 1
+    over = with_status(with_status(OF, reconcile(OF, sound, NOW)), reconcile(OF, world(), NOW))
+    assert [event.reason for event in reconcile(over, sound, NOW).events] == ["TooManySites"], "it was over meanwhile"
+
+
 def test_a_site_that_fails_meanwhile_keeps_its_reason_and_the_count_comes_first() -> None:
     broken = view(USED[0], application(OF, "UNHEALTHY", message="CUDA error"))
     seen = world(newcomer("new-1"))
