@@ -23,18 +23,29 @@ def objects() -> Objects:
     return Objects()
 
 
-def test_an_object_that_cannot_be_used_is_read_anew_each_time(objects: Objects) -> None:
+def test_an_object_that_cannot_be_used_is_read_anew(objects: Objects) -> None:
     objects.put_deployment(UNKNOWN)
-    assert objects.current(KEY) is None
+    assert objects.current(KEY, 0.0) is None
     objects.put_deployment(USABLE)
-    assert objects.current(KEY) is USABLE
+    assert objects.current(KEY, 0.0) is USABLE
+
+
+def test_it_is_not_read_at_each_look_but_after_a_while_and_when_it_changes(objects: Objects) -> None:
+    reads = []
+    for second in range(100):
+        if objects.current(KEY, float(second)) is None:
+            reads.append(second)
+            objects.put_deployment(copy.deepcopy(UNKNOWN))
+    assert reads == [0, 1, 31, 61, 91], "the first time nothing was known"
+    objects.stale.add(KEY)
+    assert objects.current(KEY, 99.0) is None
 
 
 def test_an_invalid_site_is_read_anew_too(objects: Objects) -> None:
     raw = manifests.site(formerHint="kept")
     raw["metadata"] |= {"uid": "uid-2", "generation": 1, "resourceVersion": "7"}
     objects.put_site(raw)
-    assert objects.current(ObjectKey(SITE, "", raw["metadata"]["name"])) is None
+    assert objects.current(ObjectKey(SITE, "", raw["metadata"]["name"]), 0.0) is None
 
 
 @pytest.mark.parametrize(

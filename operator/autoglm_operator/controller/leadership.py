@@ -219,7 +219,7 @@ class Leadership:
 
     async def _read(self, key: ObjectKey) -> JsonObject | None:
         """The object: as remembered when nothing says that it changed, else anew."""
-        known = self.objects.current(key)
+        known = self.objects.current(key, self.clock())
         if known is not None:
             return known
         self.objects.stale.discard(key)  # what happens from here on is not in the answer

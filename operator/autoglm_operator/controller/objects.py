@@ -21,6 +21,9 @@ from autoglm_operator.store import DEPLOYMENT, SITE, JsonObject, Kind, ObjectKey
 Deployment = AutoGLMDeployment | InvalidDeployment
 Site = AutoGLMSite | InvalidSite
 
+UNUSABLE_FOR_S = 30.0
+"""How long what cannot be used is remembered as such without another look."""
+
 
 def read_deployment(raw: JsonObject) -> Deployment:
     """A deployment, whatever is stored."""
@@ -66,15 +69,22 @@ class Objects:
     sites: dict[ObjectKey, Site] = field(default_factory=dict)
     stale: set[ObjectKey] = field(default_factory=set)
     _raw: dict[ObjectKey, JsonObject] = field(default_factory=dict)
+    _read_anew: dict[ObjectKey, float] = field(default_factory=dict)
     _by_model: dict[str, set[ObjectKey]] = field(default_factory=dict)
 
-    def current(self, key: ObjectKey) -> JsonObject | None:
-        """The object as stored, if nothing says that it may have changed.
+    def current(self, key: ObjectKey, now: float) -> JsonObject | None:
+        """The object as stored, if nothing says that it may have changed. `now` is a time in seconds that only grows.
 
-        What cannot be used may become usable while nobody touches it: another definition lets other fields through.
+        What cannot be used may become usable while nobody touches it: another definition lets other fields through. It is
+        read anew now and then, however often a site or a gateway wakes it.
         """
         item = self.deployments.get(key) if key.kind == DEPLOYMENT else self.sites.get(key)
-        return None if key in self.stale or (item is not None and problems_of(item)) else self._raw.get(key)
+        if key in self.stale:
+            return None
+        if item is not None and problems_of(item) and now - self._read_anew.get(key, float("-inf")) >= UNUSABLE_FOR_S:
+            self._read_anew[key] = now
+            return None
+        return self._raw.get(key)
 
     def generation(self, key: ObjectKey) -> int | None:
         """The generation that was last read; None for an object that is not known."""
@@ -138,6 +148,7 @@ class Objects:
     def _drop(self, key: ObjectKey) -> None:
         self._raw.pop(key, None)
         self.stale.discard(key)
+        self._read_anew.pop(key, None)
 
 
 def _reading(raw: JsonObject) -> tuple[object, object]:
