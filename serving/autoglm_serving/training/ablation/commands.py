@@ -118,7 +118,7 @@ def measure_natural(out: Path, uri: str, sides: Sequence[int], limit: int | None
     rows = list(natural.probe(trained, untrained, chosen_pictures, sides, (4, 3, 2)))
     limited = f" --limit {limit}" if limit else ""
     return natural.write(
-        out, rows, uri, f"autoglm eval natural {out.name} --sizes {','.join(map(str, sides))}{limited}"
+        out, rows, uri, f"autoglm eval natural {out.name} --model {uri} --sizes {','.join(map(str, sides))}{limited}"
     )
 
 
