@@ -145,8 +145,7 @@ def events(before: DeploymentStatus | None, after: Sequence[DeploymentCondition]
     """What happened between two statuses, told once and by the condition that knows. The same status again is no event."""
     told: dict[Reason, Event] = {}
     by_type = {condition.type: condition for condition in after}
-    telling = [by_type["SitesReady"], by_type["GatewayReady"], by_type["Ready"]]
-    for condition in telling:
+    for condition in (by_type["SitesReady"], by_type["GatewayReady"], by_type["Ready"]):
         old = find(before, condition.type)
         if (old and (old.status, old.reason) == (condition.status, condition.reason)) or condition.reason in _QUIET:
             continue

@@ -124,10 +124,15 @@ def _in_place(subject: Subject, before: RolloutStatus) -> Rolling:
     decision = terms.Decision(memory, "Stable", f"revision {name} goes in place: the spec has no steps")
     scene = record.Scene(before.application, before.revisions, ())
     base = applications.wanted(subject.config, 1).name
-    other = base + SECOND if before.application == base else base
+    other = _other_name(base, before.application)
     replicas = {view.name: _alone(subject, view, before.application, other) for view in subject.chosen}
     led = replace(subject, lead=Lead(subject.config, before.application, replicas))
     return Rolling(led, decision, None, record.status(before, decision, scene, subject.now))
+
+
+def _other_name(base: str, name: str) -> str:
+    """The other one of the two names that the revisions of a deployment take in turn."""
+    return base + SECOND if name == base else base
 
 
 def _alone(subject: Subject, view: SiteView, name: str, other: str) -> int:
@@ -224,10 +229,7 @@ class _Beginning:
         if self.before is None:
             return self.base
         promoted = memory.stable != self.memory.stable and memory.stable == self.memory.candidate
-        return self._other_name(self.before.application) if promoted else self.before.application
-
-    def _other_name(self, name: str) -> str:
-        return self.base + SECOND if name == self.base else self.base
+        return _other_name(self.base, self.before.application) if promoted else self.before.application
 
     def _remembered(self, decision: terms.Decision) -> tuple[KnownRevision, ...]:
         memory = decision.memory
@@ -307,7 +309,7 @@ class _Beginning:
         config = self.config(memory.candidate) if memory.candidate is not None else None
         if config is None or self.subject.stopped is not None:
             return None
-        name = self._other_name(self._application(memory))
+        name = _other_name(self.base, self._application(memory))
         worker = self._worker(config.revision)
         return candidate.Candidate(self.subject, config, name, self._application(memory), memory.goal, worker)
 
@@ -316,15 +318,16 @@ class _Beginning:
         memory, subject = decision.memory, self.subject
         config = self.config(memory.stable) or subject.config
         name, other = self._application(memory), self._candidate(memory)
+        beside = _other_name(self.base, name)
         replicas: dict[str, int] = {}
         for view in subject.chosen:
             if decision.phase == "Paused":
                 there = candidate.counts(views.placed(view, name))
-                replicas[view.name] = there.target or _alone(subject, view, name, self._other_name(name))
+                replicas[view.name] = there.target or _alone(subject, view, name, beside)
             elif other is not None:
                 replicas[view.name] = other.at(view).sizes.stable
             else:
-                replicas[view.name] = _alone(subject, view, name, self._other_name(name))
+                replicas[view.name] = _alone(subject, view, name, beside)
         worker = self._worker(config.revision)
         return replace(subject, lead=Lead(config, name, replicas, worker, accompanied=other is not None))
 

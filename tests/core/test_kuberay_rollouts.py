@@ -330,8 +330,8 @@ def test_pods_of_a_broken_revision_stay_while_kuberay_has_not_acted_on_what_it_w
     on(made, lambda: stable.workers == 1, limit=3)
 
 
-def test_a_site_that_missed_two_promotions_gets_the_pods_of_the_third_revision_when_it_is_back() -> None:
-    """Under the name of the revision that serves elsewhere it has pods of the one before the last."""
+def b_missed_two_promotions() -> World:
+    """Site b is cut off, with the pods of OLD, while a goes to NEW and then to OTHER."""
     both = {"names": ["a", "b"]}
     made = World(fleet.deployment({**spec(OLD, maxUnavailable=1), "sites": both}), {"a": {}, "b": {}})
     made.converge()
@@ -341,6 +341,12 @@ def test_a_site_that_missed_two_promotions_gets_the_pods_of_the_third_revision_w
         edit(made, {**spec(change, maxUnavailable=1), "sites": both})
         on(made, lambda: rollout(made).stable == revision(change))  # noqa: B023
         on(made, lambda: len(services(made)) == 1)
+    return made
+
+
+def test_a_site_that_missed_two_promotions_gets_the_pods_of_the_third_revision_when_it_is_back() -> None:
+    """Under the name of the revision that serves elsewhere it has pods of the one before the last."""
+    made = b_missed_two_promotions()
     assert set(services(made)) == {BASE}
     made.mend("b")
     made.converge()
@@ -352,14 +358,7 @@ def test_a_site_that_missed_two_promotions_gets_the_pods_of_the_third_revision_w
 
 
 def test_pods_that_answer_under_the_wanted_name_are_kept_where_no_other_site_has_the_wanted_revision() -> None:
-    both = {"names": ["a", "b"]}
-    made = World(fleet.deployment({**spec(OLD, maxUnavailable=1), "sites": both}), {"a": {}, "b": {}})
-    made.converge()
-    made.figures = {revision(NEW): GOOD, revision(OTHER): GOOD}
-    made.cut("b")
-    for change in (NEW, OTHER):
-        edit(made, {**spec(change, maxUnavailable=1), "sites": both})
-        on(made, lambda: rollout(made).stable == revision(change))  # noqa: B023
+    made = b_missed_two_promotions()
     made.mend("b")
     made.cut("a")
     made.now += timedelta(seconds=100)

@@ -118,8 +118,8 @@ def kuberay_objects(config: Path) -> list[dict[str, Any]]:
             # would be ended again and again. There is no second one that could lead.
             container.pop("resources", None)
             container["args"] = [*container.get("args", ()), "--enable-leader-election=false"]
-            for probe in ("livenessProbe", "readinessProbe"):
-                container[probe]["timeoutSeconds"] = 30
+            for check in ("livenessProbe", "readinessProbe"):
+                container[check]["timeoutSeconds"] = 30
     return found
 
 

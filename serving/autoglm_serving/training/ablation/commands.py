@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from autoglm_serving.training.recipe import LARGEST_SIDE
 from autoglm_serving.training.replies import Replier
 from autoglm_serving.training.study import run as studying
 from autoglm_serving.training.study.data import Study
+from autoglm_serving.vision.modules.variants import Options
 
 Tell = Callable[[int, int, str], None]
 
@@ -159,19 +161,18 @@ def tune(names: str, data: Path, out: Path, how: TuneOptions, tell: Tell) -> Non
         torch.set_num_threads(how.threads)
     screens = open_screens(data, side=2 * how.side)
     options = Settings(short_side=how.side).options
-    tuner, kept = None, None
-    for name in sorted(wanted, key=lambda name: (how.plan(name).steps, how.plan(name).examples)):
-        plan = how.plan(name)
-        if tuner is None or plan != kept:
-            tuner, kept = Tuner(locate(how.uri), screens, plan, how.device), plan
-        done = tuner.tune(
-            name,
-            options,
-            out,
-            lambda step, steps, loss, name=name: tell(step, steps, f"{name}, loss {loss:.3f}"),  # type: ignore[misc]
-        )
-        if done is None:
-            continue
+    for plan, alike in groupby(
+        sorted(wanted, key=lambda name: (how.plan(name).steps, how.plan(name).examples)), how.plan
+    ):
+        tuner = Tuner(locate(how.uri), screens, plan, how.device)
+        for name in alike:
+            _learn(tuner, name, options, out, tell)
+
+
+def _learn(tuner: Tuner, name: str, options: Options, out: Path, tell: Tell) -> None:
+    """Learn one technique's new weights and say what came of it; nothing where it has none."""
+    done = tuner.tune(name, options, out, lambda step, steps, loss: tell(step, steps, f"{name}, loss {loss:.3f}"))
+    if done is not None:
         click.echo(
             f"{name}: {done.new_weights:,} new weights, {done.steps} steps in {done.seconds:.0f} s, "
             f"loss {done.first:.3f} -> {done.last:.3f}"

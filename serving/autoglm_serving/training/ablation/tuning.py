@@ -55,9 +55,9 @@ def usual(name: str) -> Plan:
     """
     if name == "dynamic-normalisation" or name in ("scales-weights-early", "scales-weights-middle"):
         return Plan(steps=60, examples=30)
-    return (
-        Plan(steps=320, examples=80) if "queries" in name or name.startswith("tiles") else Plan(steps=200, examples=50)
-    )
+    if "queries" in name or name.startswith("tiles"):
+        return Plan(steps=320, examples=80)
+    return Plan(steps=200, examples=50)
 
 
 @dataclass(frozen=True)
